@@ -1,0 +1,122 @@
+"""Pinhole cameras with OpenCV axes, and rigs: named sets of cameras split into seen and novel ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from geo4d_bench.errors import ConfigError
+from geo4d_bench.geometry.se3 import Array, inverse, transform
+
+ViewSplit = Literal["seen", "novel"]
+
+
+def intrinsics(fovy_rad: float, height: int, width: int) -> Array:
+    """K (3, 3) of square pixels from the vertical field of view; the principal point is the image's middle.
+
+    Pixel (u, v) has its centre at (u, v), so the middle of the image is ((W - 1) / 2, (H - 1) / 2).
+    """
+    f = 0.5 * height / np.tan(0.5 * fovy_rad)
+    return np.array([[f, 0.0, (width - 1) / 2], [0.0, f, (height - 1) / 2], [0.0, 0.0, 1.0]])
+
+
+def look_at(eye: npt.ArrayLike, target: npt.ArrayLike, up: npt.ArrayLike = (0.0, 0.0, 1.0)) -> Array:
+    """T_world_cam (4, 4) of a camera at ``eye`` that looks at ``target`` with ``up`` upwards in the image."""
+    eye, target = np.asarray(eye, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    z = target - eye
+    z /= np.linalg.norm(z)
+    x = np.cross(z, np.asarray(up, dtype=np.float64))
+    if np.linalg.norm(x) < 1e-9:
+        raise ConfigError("look_at: the viewing direction is parallel to 'up'; give another 'up'")
+    x /= np.linalg.norm(x)
+    T = np.eye(4)
+    T[:3, :3] = np.stack([x, np.cross(z, x), z], axis=1)
+    T[:3, 3] = eye
+    return T
+
+
+def depth_to_points(depth: npt.NDArray[np.floating], K: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Pointmap (..., H, W, 3) float32 in the camera's frame from depth (..., H, W), metres along z; NaN stays NaN."""
+    K = np.asarray(K, dtype=np.float64)
+    h, w = depth.shape[-2:]
+    x = ((np.arange(w) - K[0, 2]) / K[0, 0]).astype(np.float32)
+    y = ((np.arange(h) - K[1, 2]) / K[1, 1]).astype(np.float32)
+    depth = depth.astype(np.float32, copy=False)
+    return np.stack([x[None, :] * depth, y[:, None] * depth, depth], axis=-1)
+
+
+def project(points_cam: npt.NDArray[np.floating], K: npt.ArrayLike) -> npt.NDArray[np.floating]:
+    """Pixels (..., 2) as (u, v) of points (..., 3) in the camera's frame; NaN for points not in front of it."""
+    K = np.asarray(K, dtype=points_cam.dtype)
+    z = np.where(points_cam[..., 2] > 1e-6, points_cam[..., 2], np.nan)
+    u = K[0, 0] * points_cam[..., 0] / z + K[0, 2]
+    v = K[1, 1] * points_cam[..., 1] / z + K[1, 2]
+    return np.stack([u, v], axis=-1)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One fixed pinhole camera, independent of resolution.
+
+    Attributes:
+        name: ``cam00`` ...
+        T_world_cam: (4, 4), OpenCV axes.
+        fovy_rad: vertical field of view.
+        split: ``seen`` cameras may be trained on, ``novel`` ones never.
+    """
+
+    name: str
+    T_world_cam: Array
+    fovy_rad: float
+    split: ViewSplit = "seen"
+
+    def K(self, height: int, width: int) -> Array:
+        """(3, 3) intrinsics at a resolution."""
+        return intrinsics(self.fovy_rad, height, width)
+
+    def project_world(
+        self, points_world: npt.NDArray[np.floating], height: int, width: int
+    ) -> npt.NDArray[np.floating]:
+        """Pixels (..., 2) of world points (..., 3); NaN behind the camera."""
+        return project(transform(inverse(self.T_world_cam), points_world), self.K(height, width))
+
+
+@dataclass(frozen=True)
+class Rig:
+    """A named set of cameras. ``target`` (3,) is the point of the world that view angles are measured about."""
+
+    name: str
+    cameras: tuple[Camera, ...]
+    target: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        names = [c.name for c in self.cameras]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"rig '{self.name}' has two cameras of one name")
+
+    def __getitem__(self, name: str) -> Camera:
+        for camera in self.cameras:
+            if camera.name == name:
+                return camera
+        raise ConfigError(f"rig '{self.name}' has no camera '{name}'; it has {', '.join(c.name for c in self.cameras)}")
+
+    def views(self, split: ViewSplit) -> tuple[Camera, ...]:
+        """The cameras of one split, in the rig's order."""
+        return tuple(c for c in self.cameras if c.split == split)
+
+    def view_angle_deg(self, name: str) -> float:
+        """Angle in degrees, about ``target``, between a camera and the nearest seen camera; 0 for a seen one."""
+        camera = self[name]
+        if camera.split == "seen":
+            return 0.0
+        target = np.asarray(self.target)
+
+        def direction(c: Camera) -> Array:
+            d: Array = c.T_world_cam[:3, 3] - target
+            return d / np.linalg.norm(d)
+
+        cosines = [float(direction(camera) @ direction(c)) for c in self.views("seen")]
+        return float(np.degrees(np.arccos(np.clip(max(cosines), -1.0, 1.0))))

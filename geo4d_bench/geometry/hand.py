@@ -1,0 +1,62 @@
+"""A parallel-jaw hand as a surface point cloud in the end-effector's frame: what trackers register and masks test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from geo4d_bench.geometry.se3 import Array, inverse, transform
+
+HAND, LEFT_FINGER, RIGHT_FINGER = 0, 1, 2
+PART_NAMES = ("hand", "finger_left", "finger_right")
+
+
+@dataclass(frozen=True)
+class HandModel:
+    """Surface samples of a hand and its two fingers.
+
+    Attributes:
+        points: (P, 3) float64 metres, end-effector frame, fingers closed (opening 0).
+        normals: (P, 3) float64 outward unit normals.
+        part: (P,) uint8, one of HAND, LEFT_FINGER, RIGHT_FINGER.
+        finger_axis: (3,) unit vector along which the left finger moves when the hand opens; the right one
+            moves the other way. At opening o metres each finger has moved by o / 2.
+        max_opening_m: the opening of the open hand.
+    """
+
+    points: Array
+    normals: Array
+    part: npt.NDArray[np.uint8]
+    finger_axis: Array
+    max_opening_m: float
+
+    def at_opening(self, opening_m: float) -> Array:
+        """(P, 3) points in the end-effector's frame with the fingers ``opening_m`` apart."""
+        sign = np.where(self.part == LEFT_FINGER, 1.0, np.where(self.part == RIGHT_FINGER, -1.0, 0.0))
+        return self.points + 0.5 * opening_m * sign[:, None] * self.finger_axis
+
+    def visible_mask(
+        self,
+        points_world: npt.NDArray[np.floating],
+        T_world_ee: npt.ArrayLike,
+        opening_m: float,
+        tolerance_m: float = 0.012,
+    ) -> npt.NDArray[np.bool_]:
+        """Which points (..., 3) of a pointmap lie on the hand, from proprioception alone.
+
+        A point counts when it is within ``tolerance_m`` of a surface sample; NaN points never count.
+        """
+        from scipy.spatial import cKDTree
+
+        flat = points_world.reshape(-1, 3)
+        mask = np.zeros(len(flat), dtype=bool)
+        p_ee = transform(inverse(np.asarray(T_world_ee, dtype=np.float64)), flat.astype(np.float64))
+        surface = self.at_opening(opening_m)
+        lo, hi = surface.min(0) - tolerance_m, surface.max(0) + tolerance_m
+        near = np.flatnonzero(np.all((p_ee >= lo) & (p_ee <= hi), axis=1))  # NaN compares false
+        if len(near):
+            distance, _ = cKDTree(surface).query(p_ee[near], distance_upper_bound=tolerance_m)
+            mask[near[np.isfinite(distance)]] = True
+        return mask.reshape(points_world.shape[:-1])

@@ -1,0 +1,153 @@
+"""The policy protocol: what a policy is told, what it sees, what it returns.
+
+A policy sees an allow-list and nothing else: no object poses, no view name, no split. Oracles are handed the
+simulator explicitly, through :class:`SimulatorAccess`, and are marked ``privileged`` in every row.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from geo4d_bench.errors import PolicyError
+from geo4d_bench.geometry.hand import HandModel
+from geo4d_bench.geometry.se3 import Array
+from geo4d_bench.model.video import Video4D
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What every policy may know about a task before it starts.
+
+    Attributes:
+        id, version: ``store_cereal``, ``v1``.
+        arms: names of the arms, in the order of their labels in images.
+        language: the instruction.
+        control_hz: rate of the controller.
+        closed_below_m: a gripper whose opening is below this is closed or holding something.
+        hand: the hand's surface model, the same for every arm.
+    """
+
+    id: str
+    version: str
+    arms: tuple[str, ...]
+    language: str
+    control_hz: float
+    closed_below_m: float
+    hand: HandModel
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Two calibrated RGB-D views (index 0 is the reference view n, 1 is m) and proprioception.
+
+    Attributes:
+        rgb: (2, H, W, 3) uint8.  depth: (2, H, W) float32 metres along z, NaN where invalid.
+        K: (2, 3, 3).  T_world_cam_n: (4, 4), the reference view's pose; view m's is not given.
+        T_world_ee: (4, 4) for each arm.  opening_m: metres between the fingers, for each arm.
+        language: the instruction.
+    """
+
+    rgb: npt.NDArray[np.uint8]
+    depth: npt.NDArray[np.float32]
+    K: Array
+    T_world_cam_n: Array
+    T_world_ee: dict[str, Array]
+    opening_m: dict[str, float]
+    language: str
+
+
+@dataclass(frozen=True)
+class ActionChunk:
+    """Absolute end-effector targets. Waypoint i is due (i + 1) * dt_s after the observation; the harness
+    interpolates between waypoints and runs the controller, then asks for the next chunk.
+
+    Attributes:
+        T_world_ee: (N, 4, 4) for each arm.  opening_m: (N,) for each arm.  dt_s: seconds between waypoints.
+    """
+
+    T_world_ee: dict[str, Array]
+    opening_m: dict[str, Array]
+    dt_s: float
+
+    def check(self, arms: Sequence[str]) -> None:
+        """PolicyError unless every arm has N finite rigid poses and N finite openings, N >= 1."""
+        if not self.dt_s > 0:
+            raise PolicyError(f"action chunk: dt_s is {self.dt_s}, expected seconds > 0")
+        lengths = set()
+        for arm in arms:
+            if arm not in self.T_world_ee or arm not in self.opening_m:
+                raise PolicyError(f"action chunk: arm '{arm}' is missing; the task's arms are {', '.join(arms)}")
+            T, o = np.asarray(self.T_world_ee[arm]), np.asarray(self.opening_m[arm])
+            if T.ndim != 3 or T.shape[1:] != (4, 4) or o.shape != (len(T),) or len(T) == 0:
+                raise PolicyError(
+                    f"action chunk: {arm} has poses {T.shape} and openings {o.shape}, not (N, 4, 4), (N,)"
+                )
+            if not (np.isfinite(T).all() and np.isfinite(o).all()):
+                raise PolicyError(f"action chunk: {arm} has values that are not finite")
+            R = T[:, :3, :3]
+            if not np.allclose(R @ R.transpose(0, 2, 1), np.eye(3), atol=1e-4) or np.any(np.linalg.det(R) < 0):
+                raise PolicyError(f"action chunk: {arm} has a rotation that is not orthonormal")
+            lengths.add(len(T))
+        if len(lengths) > 1:
+            raise PolicyError(f"action chunk: arms have chunks of different lengths {sorted(lengths)}")
+
+
+@dataclass(frozen=True)
+class Future:
+    """What the expert would do from the present state: poses and openings that are REACHED, not commanded.
+
+    Attributes:
+        T_world_ee: (N, 4, 4) for each arm.  opening_m: (N,) for each arm.  dt_s: waypoint i is (i + 1) * dt_s ahead.
+        video: the true frames of the two views of the episode at the same times, where asked for.
+        T_n_ee: (N, 4, 4) for each arm: the true poses in camera n's frame.
+    """
+
+    T_world_ee: dict[str, Array]
+    opening_m: dict[str, Array]
+    dt_s: float
+    T_n_ee: dict[str, Array]
+    video: Video4D | None
+
+
+class SimulatorAccess(Protocol):
+    """What an oracle may do with the simulator. Nothing here changes the live simulation."""
+
+    def expert_action(self) -> ActionChunk:
+        """The scripted expert's command for the next control step (N = 1, dt_s = 1 / control_hz)."""
+        ...
+
+    def expert_future(self, frames: int, dt_s: float, video: bool) -> Future:
+        """Runs the expert on a copy of the present state for ``frames * dt_s`` seconds; renders if ``video``."""
+        ...
+
+
+class Policy(ABC):
+    """A policy for one episode at a time.
+
+    The harness calls ``reset`` once an episode, then ``act`` whenever the last chunk has been carried out.
+    """
+
+    privileged: ClassVar[bool] = False
+    """Oracles are handed the simulator before ``reset`` (attribute ``simulator``) and marked in every row."""
+    needs_images: ClassVar[bool] = True
+    """Where False the harness renders nothing: ``rgb``, ``depth`` have zero height and width."""
+    simulator: SimulatorAccess | None = None
+
+    @abstractmethod
+    def reset(self, task: TaskInfo, seed: int) -> None:
+        """Start an episode; ``seed`` is all the randomness a policy may use."""
+
+    @abstractmethod
+    def act(self, obs: Observation) -> ActionChunk:
+        """Plan from one observation."""
+
+    @classmethod
+    def act_many(cls, policies: Sequence[Policy], observations: Sequence[Observation]) -> list[ActionChunk]:
+        """Plan for several episodes at once; override where one call of a model can serve them all."""
+        return [p.act(o) for p, o in zip(policies, observations, strict=True)]

@@ -1,0 +1,133 @@
+"""The contract of a task: a seeded simulation with absolute end-effector control, phases and an expert."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from geo4d_bench.geometry.se3 import Array
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What does not change between episodes.
+
+    Attributes:
+        id, version: ``store_cereal``, ``v1``; the Gymnasium id is made of both.
+        language: the instruction.
+        arms: names of the arms (robosuite's: ``right``).
+        control_hz: control steps a second.
+        max_seconds: an episode longer than this is a timeout.
+        phases: sub-goals in their order, the last is ``task``.
+        closed_below_m: a gripper opening below this counts as closed or holding.
+        workspace: (3,) point of the world that camera rigs look at, metres.
+        objects: names of the movable objects.
+    """
+
+    id: str
+    version: str
+    language: str
+    arms: tuple[str, ...]
+    control_hz: float
+    max_seconds: float
+    phases: tuple[str, ...]
+    closed_below_m: float
+    workspace: tuple[float, float, float]
+    objects: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """``store_cereal-v1``, the name that seeds are derived from."""
+        return f"{self.id}-{self.version}"
+
+
+@dataclass(frozen=True)
+class Command:
+    """Targets of one control step: T_world_ee (4, 4) and finger opening in metres for each arm."""
+
+    T_world_ee: dict[str, Array]
+    opening_m: dict[str, float]
+
+
+class Expert(ABC):
+    """A scripted expert that acts on the state it sees, so that it recovers from disturbances."""
+
+    @abstractmethod
+    def command(self) -> Command:
+        """The command for the next control step, from the task's present state; advances the expert's own memory
+        (only what smoothness needs: the last commanded pose and speed)."""
+
+
+class Task(ABC):
+    """A running simulation of one task; built once, reset many times."""
+
+    spec: TaskSpec
+
+    @abstractmethod
+    def reset(self, seed: int, split: str) -> None:
+        """A new episode: every random number comes from ``seeding.generator(spec.key, split, seed, stream)``."""
+
+    @abstractmethod
+    def step(self, command: Command) -> None:
+        """One control step (1 / control_hz seconds) towards absolute targets."""
+
+    @abstractmethod
+    def action(self, command: Command) -> Array:
+        """(A,) what the controller was given for a command, as stored in datasets."""
+
+    @abstractmethod
+    def physics_state(self) -> Array:
+        """(nstate,) mjSTATE_FULLPHYSICS: enough to render the moment, also on another machine."""
+
+    @abstractmethod
+    def snapshot(self) -> Any:
+        """All of the simulation, controllers and counters included, so that ``restore`` continues to the bit."""
+
+    @abstractmethod
+    def restore(self, snapshot: Any) -> None: ...
+
+    @abstractmethod
+    def ee_poses(self) -> dict[str, Array]:
+        """T_world_ee (4, 4) of each arm: the grip site, z along the approach, y along the fingers' axis."""
+
+    @abstractmethod
+    def openings(self) -> dict[str, float]:
+        """Metres between the fingers of each arm, 0 when closed."""
+
+    @abstractmethod
+    def object_poses(self) -> dict[str, Array]:
+        """T_world_obj (4, 4) of each movable object."""
+
+    @abstractmethod
+    def success(self) -> dict[str, bool]:
+        """Each phase of ``spec.phases`` and whether it has been reached in this episode; ``task`` is the whole."""
+
+    @abstractmethod
+    def failure(self) -> str | None:
+        """Why the episode cannot succeed any more (the object lies on the floor), or None."""
+
+    @abstractmethod
+    def scene_xml(self) -> str:
+        """The MJCF of the present model; its mesh and texture files may be absolute paths of this machine."""
+
+    @abstractmethod
+    def expert(self) -> Expert:
+        """A fresh expert that starts from the present state."""
+
+    @abstractmethod
+    def disturb(self, rng: np.random.Generator) -> str | None:
+        """Apply one physical disturbance now (hand pushed aside, object slipped); its name, or None where the
+        present phase has none."""
+
+    def phase(self) -> str:
+        """The last phase reached in order, ``start`` where none was."""
+        done = self.success()
+        reached = "start"
+        for name in self.spec.phases:
+            if not done[name]:
+                break
+            reached = name
+        return reached
