@@ -85,9 +85,7 @@ class ActionChunk:
                 raise PolicyError(f"action chunk: arm '{arm}' is missing; the task's arms are {', '.join(arms)}")
             T, o = np.asarray(self.T_world_ee[arm]), np.asarray(self.opening_m[arm])
             if T.ndim != 3 or T.shape[1:] != (4, 4) or o.shape != (len(T),) or len(T) == 0:
-                raise PolicyError(
-                    f"action chunk: {arm} has poses {T.shape} and openings {o.shape}, not (N, 4, 4), (N,)"
-                )
+                raise PolicyError(f"action chunk: {arm} has poses {T.shape}, openings {o.shape}; not (N, 4, 4), (N,)")
             if not (np.isfinite(T).all() and np.isfinite(o).all()):
                 raise PolicyError(f"action chunk: {arm} has values that are not finite")
             R = T[:, :3, :3]

@@ -50,7 +50,7 @@ class Window:
         rgb: (2, 1 + T, H, W, 3) uint8.
         points: (2, 1 + T, H, W, 3) float32 metres, each view's in its OWN camera frame, NaN where invalid.
             Training targets of view m are ``transform(T_n_m, points[1])``; its condition stays in its own frame.
-        parts: (2, 1 + T, H, W) uint8, 0 or ``model.video.part_label(arm, part)``.
+        parts: (2, 1 + T, H, W) uint8, 0 or ``geometry.hand.part_label(arm, part)``.
         hand_mask: (H, W) bool: view n's first-frame hand pixels from proprioception (HandModel.visible_mask),
             exactly what a policy computes at run time.
         K: (2, 3, 3).  T_n_m: (4, 4) pose of camera m in camera n.

@@ -11,6 +11,12 @@ from geo4d_bench.geometry.se3 import Array, inverse, transform
 
 HAND, LEFT_FINGER, RIGHT_FINGER = 0, 1, 2
 PART_NAMES = ("hand", "finger_left", "finger_right")
+NO_PART = 0
+
+
+def part_label(arm: int, part: int) -> int:
+    """The label in part images of a hand part (HAND, LEFT_FINGER, RIGHT_FINGER) of the arm with that index; 0 is none."""
+    return 1 + 3 * arm + part
 
 
 @dataclass(frozen=True)

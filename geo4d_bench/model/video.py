@@ -9,13 +9,6 @@ import numpy.typing as npt
 
 from geo4d_bench.geometry.se3 import Array
 
-BACKGROUND_PART = 0
-
-
-def part_label(arm: int, part: int) -> int:
-    """The label in ``Video4D.parts`` of a hand part (``geometry.hand.HAND`` ...) of the arm with that index."""
-    return 1 + 3 * arm + part
-
 
 @dataclass(frozen=True)
 class FirstFrames:
@@ -41,7 +34,7 @@ class Video4D:
     Attributes:
         rgb: (2, T, H, W, 3) uint8.
         points: (2, T, H, W, 3) float32 metres, BOTH views' in camera n's frame, NaN where invalid.
-        parts: (2, T, H, W) uint8, 0 or ``part_label(arm, part)``: where the hands are seen.
+        parts: (2, T, H, W) uint8, 0 or ``geometry.hand.part_label(arm, part)``: where the hands are seen.
         K: (2, 3, 3) float64.
         dt_s: seconds between frames; frame 0 is dt_s after the first frames.
     """
