@@ -15,7 +15,7 @@ NO_PART = 0
 
 
 def part_label(arm: int, part: int) -> int:
-    """The label in part images of a hand part (HAND, LEFT_FINGER, RIGHT_FINGER) of the arm with that index; 0 is none."""
+    """The label in part images of a part (HAND, LEFT_FINGER, RIGHT_FINGER) of the arm with that index; 0 is none."""
     return 1 + 3 * arm + part
 
 
