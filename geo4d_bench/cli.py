@@ -1,1 +1,104 @@
-def main() -> None: ...
+"""The command line: one table of commands, each a frozen dataclass and a ``run(config)`` somewhere below.
+
+Only the chosen command's module is imported, so that ``--help`` answers at once. Exit codes: 0 done, 1 a check failed,
+2 wrong arguments or input (one sentence on stderr), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from geo4d_bench import __version__
+from geo4d_bench.errors import Geo4DError
+from geo4d_bench.registry import Registry
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a command lives: ``module`` has the dataclass ``config`` and the function ``run``."""
+
+    module: str
+    config: str
+    help: str
+
+
+COMMANDS: Registry[Entry] = Registry("command")
+for _name, _entry in {
+    "doctor": Entry("harness.doctor", "DoctorConfig", "check that this machine can render, simulate and train"),
+    "tasks": Entry("tasks.listing", "TasksConfig", "list the tasks and camera rigs"),
+    "datagen": Entry("datagen.job", "DatagenConfig", "collect demonstrations and render them from a camera rig"),
+    "verify": Entry("dataset.verify", "VerifyConfig", "check a dataset: exit 0 when whole, 1 with a line a fault"),
+    "train": Entry("training.train", "TrainConfig", "train the generator"),
+    "evaluate": Entry("harness.evaluate", "EvaluateConfig", "score generated video on held-out demonstrations"),
+    "rollout": Entry("harness.rollout", "RolloutConfig", "run a policy from seen or novel views"),
+    "leaderboard": Entry("harness.leaderboard", "LeaderboardConfig", "rank runs from their episode rows"),
+    "report": Entry("harness.report", "ReportConfig", "gather results and pictures on one page"),
+    "bench": Entry("harness.bench", "BenchConfig", "measure speed against references, side by side"),
+}.items():
+    COMMANDS.register(_name, _entry)
+
+_ORDER = ("doctor", "tasks", "datagen", "verify", "train", "evaluate", "rollout", "leaderboard", "report", "bench")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if args[0] == "--version":
+        print(f"geo4d-bench {__version__}")
+        return 0
+    # Set before anything imports mujoco: most machines that run a benchmark have no screen.
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    try:
+        return _run(args[0], args[1:])
+    except Geo4DError as error:
+        print(f"geo4d-bench {args[0]}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"geo4d-bench {args[0]}: {_sentence(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def _run(name: str, args: list[str]) -> int:
+    entry = COMMANDS.get(name)
+    import tyro
+
+    module = importlib.import_module(f"geo4d_bench.{entry.module}")
+    config = tyro.cli(
+        getattr(module, entry.config), prog=f"geo4d-bench {name}", description=entry.help.capitalize() + ".", args=args
+    )
+    result = module.run(config)
+    print(result)
+    return int(getattr(result, "exit_code", 0))
+
+
+def _usage() -> str:
+    lines = "\n".join(f"  {name:<12} {COMMANDS.get(name).help}" for name in _ORDER)
+    return (
+        "usage: geo4d-bench COMMAND [options]\n\n"
+        "Does a policy that plans by generating 4D video still work when the cameras move?\n\n"
+        f"commands:\n{lines}\n\n"
+        "'geo4d-bench COMMAND --help' lists a command's options. A first run: datagen, train, evaluate, rollout, report."
+    )
+
+
+def _sentence(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"the disk is full{where}; what was finished is kept: free some space and type the same command again"
+    return f"{error.strerror or error}{where}"
+
+
+def console() -> None:
+    """The ``geo4d-bench`` script."""
+    sys.exit(main())

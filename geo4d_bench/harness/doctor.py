@@ -1,0 +1,115 @@
+"""Does this machine have what the benchmark needs? Each check does the real thing, small."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """Checks take no options."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """One line a check: (name, what was found, whether it is well)."""
+
+    checks: tuple[tuple[str, str, bool], ...]
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if all(well for _, _, well in self.checks) else 1
+
+    def __str__(self) -> str:
+        lines = [f"{'ok  ' if well else 'FAIL'}  {name:<10} {found}" for name, found, well in self.checks]
+        closing = (
+            "all is well; begin with: geo4d-bench datagen --task store_cereal"
+            if self.exit_code == 0
+            else "mend what failed, then type 'geo4d-bench doctor' again"
+        )
+        return "\n".join([*lines, closing])
+
+
+def run(config: DoctorConfig) -> Diagnosis:
+    """Run every check; a check that raises has failed, with its error as what was found."""
+    checks = {
+        "python": _python,
+        "packages": _packages,
+        "rendering": _rendering,
+        "simulator": _simulator,
+        "training": _training,
+        "video": _video,
+        "disk": _disk,
+    }
+    return Diagnosis(tuple((name, *_attempt(check)) for name, check in checks.items()))
+
+
+def _attempt(check: Callable[[], str]) -> tuple[str, bool]:
+    try:
+        return check(), True
+    except Exception as error:  # a check must never stop the others; its error is the finding
+        return f"{type(error).__name__}: {error}", False
+
+
+def _python() -> str:
+    if sys.version_info < (3, 11):
+        raise RuntimeError(f"Python {sys.version.split()[0]}; 3.11 or later is needed")
+    return f"{sys.version.split()[0]}, {os.cpu_count()} cores"
+
+
+def _packages() -> str:
+    names = ("mujoco", "robosuite", "torch", "numpy", "diffusers", "small_gicp")
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+
+
+def _rendering() -> str:
+    import mujoco
+
+    xml = "<mujoco><worldbody><light pos='0 0 3'/><geom type='sphere' size='1' rgba='1 0 0 1'/></worldbody></mujoco>"
+    model = mujoco.MjModel.from_xml_string(xml)
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    with mujoco.Renderer(model, 32, 32) as renderer:
+        renderer.update_scene(data)
+        red = renderer.render()[16, 16]
+    if not (red[0] > 50 and red[1] < 50):
+        raise RuntimeError(f"a red sphere came out as {red.tolist()}; MUJOCO_GL={os.environ.get('MUJOCO_GL')}")
+    return f"MUJOCO_GL={os.environ.get('MUJOCO_GL')}, a red sphere is red"
+
+
+def _simulator() -> str:
+    from geo4d_bench import tasks
+
+    name = next(iter(tasks.names()))
+    task = tasks.make(name)
+    task.reset(seed=0, split="train")
+    task.step(task.expert().command())
+    return f"{name} takes a step"
+
+
+def _training() -> str:
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+    x = torch.ones(8, 8, requires_grad=True)
+    (x @ x).sum().backward()  # type: ignore[no-untyped-call]
+    return f"gradients on {device}"
+
+
+def _video() -> str:
+    import imageio_ffmpeg
+
+    return f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()}"
+
+
+def _disk() -> str:
+    free_gb = shutil.disk_usage(Path.cwd()).free / 1e9
+    if free_gb < 2:
+        raise RuntimeError(f"{free_gb:.1f} GB free here; the demo writes about 1 GB, keep 2")
+    return f"{free_gb:.0f} GB free"
