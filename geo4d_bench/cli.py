@@ -27,8 +27,7 @@ class Entry:
     help: str
 
 
-COMMANDS: Registry[Entry] = Registry("command")
-for _name, _entry in {
+_TABLE = {
     "doctor": Entry("harness.doctor", "DoctorConfig", "check that this machine can render, simulate and train"),
     "tasks": Entry("tasks.listing", "TasksConfig", "list the tasks and camera rigs"),
     "datagen": Entry("datagen.job", "DatagenConfig", "collect demonstrations and render them from a camera rig"),
@@ -39,10 +38,10 @@ for _name, _entry in {
     "leaderboard": Entry("harness.leaderboard", "LeaderboardConfig", "rank runs from their episode rows"),
     "report": Entry("harness.report", "ReportConfig", "gather results and pictures on one page"),
     "bench": Entry("harness.bench", "BenchConfig", "measure speed against references, side by side"),
-}.items():
+}
+COMMANDS: Registry[Entry] = Registry("command")
+for _name, _entry in _TABLE.items():
     COMMANDS.register(_name, _entry)
-
-_ORDER = ("doctor", "tasks", "datagen", "verify", "train", "evaluate", "rollout", "leaderboard", "report", "bench")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,12 +82,12 @@ def _run(name: str, args: list[str]) -> int:
 
 
 def _usage() -> str:
-    lines = "\n".join(f"  {name:<12} {COMMANDS.get(name).help}" for name in _ORDER)
+    lines = "\n".join(f"  {name:<12} {entry.help}" for name, entry in _TABLE.items())
     return (
         "usage: geo4d-bench COMMAND [options]\n\n"
         "Does a policy that plans by generating 4D video still work when the cameras move?\n\n"
         f"commands:\n{lines}\n\n"
-        "'geo4d-bench COMMAND --help' lists a command's options. A first run: datagen, train, evaluate, rollout, report."
+        "'geo4d-bench COMMAND --help' lists the options. A first run: datagen, train, evaluate, rollout, report."
     )
 
 

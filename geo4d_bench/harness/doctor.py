@@ -58,8 +58,6 @@ def _attempt(check: Callable[[], str]) -> tuple[str, bool]:
 
 
 def _python() -> str:
-    if sys.version_info < (3, 11):
-        raise RuntimeError(f"Python {sys.version.split()[0]}; 3.11 or later is needed")
     return f"{sys.version.split()[0]}, {os.cpu_count()} cores"
 
 
