@@ -1,0 +1,245 @@
+"""The leaderboard: success rates with intervals and significance letters, computed from episode rows alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from geo4d_bench.errors import LedgerError
+from geo4d_bench.harness.ledger import EpisodeRow, Ledger, canonical_sha256
+
+FLOOR_AND_CEILING = ("random", "expert")
+"""Policies that stand on every board, so that a rate can be read."""
+
+
+@dataclass(frozen=True)
+class LeaderboardConfig:
+    runs: Positional[tuple[Path, ...]]
+    """Rollout folders or their episodes.csv; a folder without one is searched for rollouts below it."""
+    out: Path = Path("leaderboard.csv")
+    """The CSV to write."""
+
+
+@dataclass(frozen=True)
+class BoardRow:
+    """One run on the board.
+
+    Attributes:
+        n, k: episodes and successes.  ci_low, ci_high: 95 % Wilson interval of the success rate k / n.
+        group: policies of one task and one choice of views that share a letter do not differ at 0.05 (exact
+            McNemar on the seeds both have, Holm-corrected).
+        privileged: whether the policy was handed the simulator.
+        rows_sha256: of the episode rows behind the line, wall times left out.
+    """
+
+    task: str
+    task_version: str
+    policy: str
+    checkpoint: str
+    views: str
+    n: int
+    k: int
+    success_rate: float
+    ci_low: float
+    ci_high: float
+    group: str
+    privileged: bool
+    rows_sha256: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Unranked:
+    """A run that is not on the board, because episodes of it crashed."""
+
+    policy: str
+    views: str
+    seeds: tuple[int, ...]
+    source: Path
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The board, best first within a task and a choice of views, and what is missing from it."""
+
+    rows: tuple[BoardRow, ...]
+    unranked: tuple[Unranked, ...]
+    out: Path
+
+    @property
+    def exit_code(self) -> int:
+        """1 where a run could not be ranked."""
+        return 1 if self.unranked else 0
+
+    def __str__(self) -> str:
+        return "\n".join([*self.table(), *self.notes(), f"leaderboard: {self.out}"])
+
+    def table(self) -> list[str]:
+        """The board as lines of text."""
+        header = ("task", "views", "policy", "checkpoint", "k/n", "success", "95 % interval", "group", "")
+        cells = [
+            (
+                f"{row.task}-{row.task_version}",
+                row.views,
+                row.policy,
+                row.checkpoint[:8],
+                f"{row.k}/{row.n}",
+                f"{row.success_rate:.2f}",
+                f"{row.ci_low:.2f} to {row.ci_high:.2f}",
+                row.group,
+                "oracle" if row.privileged else "",
+            )
+            for row in self.rows
+        ]
+        widths = [max(len(line[i]) for line in [header, *cells]) for i in range(len(header))]
+        return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in [header, *cells]]
+
+    def notes(self) -> list[str]:
+        """What a reader must know: runs left out, and missing floor or ceiling rows."""
+        notes = [
+            f"NOT RANKED: {run.policy} on {run.views} views, {len(run.seeds)} crashed (seed "
+            f"{', '.join(map(str, run.seeds))}); see {run.source.parent / 'crashes.log'} and run the same rollout again"
+            for run in self.unranked
+        ]
+        for key in sorted({(row.task, row.views) for row in self.rows}):
+            there = {row.policy for row in self.rows if (row.task, row.views) == key}
+            missing = [policy for policy in FLOOR_AND_CEILING if policy not in there]
+            if missing and len(there) > 1:
+                notes.append(
+                    f"no {' and no '.join(missing)} row on {key[1]} views: the board lacks its floor or ceiling"
+                )
+        return notes
+
+
+def run(config: LeaderboardConfig) -> Leaderboard:
+    """Read the ledgers, compute the board and write it; LedgerError where there is nothing to rank."""
+    paths = [path for given in config.runs for path in find_ledgers(given)]
+    if not paths:
+        given = ", ".join(map(str, config.runs)) or "nothing"
+        raise LedgerError(f"no episodes.csv in {given}; 'geo4d-bench rollout' writes one")
+    board = compute(read_all(paths), config.out)
+    write(board)
+    return board
+
+
+def find_ledgers(path: Path) -> list[Path]:
+    """The ledger that a path names: itself, the one inside a folder, or all those below."""
+    if path.is_file():
+        return [path]
+    if (path / "episodes.csv").is_file():
+        return [path / "episodes.csv"]
+    return sorted(path.rglob("episodes.csv"))
+
+
+def read_all(paths: Iterable[Path]) -> dict[EpisodeRow, Path]:
+    """Rows of several ledgers with where they come from; a row given twice counts once.
+
+    LedgerError where two ledgers tell different outcomes of the same episode of the same run.
+    """
+    found: dict[tuple[str, int], EpisodeRow] = {}
+    sources: dict[EpisodeRow, Path] = {}
+    for path in dict.fromkeys(p.resolve() for p in paths):
+        for row in Ledger(path).read().rows:
+            other = found.get((row.run_id, row.seed))
+            if other is not None and canonical_sha256([other]) != canonical_sha256([row]):
+                raise LedgerError(
+                    f"{path} and {sources[other]} differ on seed {row.seed} of run {row.run_id}, which must be the "
+                    "same everywhere; leave one of them out"
+                )
+            if other is None:
+                found[row.run_id, row.seed] = row
+                sources[row] = path
+    return sources
+
+
+def compute(rows: dict[EpisodeRow, Path], out: Path) -> Leaderboard:
+    """The board of episode rows."""
+    runs: dict[tuple[str, ...], list[EpisodeRow]] = {}
+    for row in rows:
+        runs.setdefault(_run_key(row), []).append(row)
+    unranked = []
+    ranked: dict[tuple[str, ...], list[EpisodeRow]] = {}
+    for key, members in sorted(runs.items()):
+        _refuse_doubled_seeds(members)
+        crashed = tuple(sorted(row.seed for row in members if row.status == "crash"))
+        if crashed:
+            unranked.append(Unranked(members[0].policy, members[0].views, crashed, rows[members[0]]))
+        else:
+            ranked[key] = members
+    letters = _letters(ranked)
+    board = [_board_row(members, letters[key]) for key, members in ranked.items()]
+    board.sort(key=lambda row: (row.task, row.task_version, row.views, -row.success_rate, row.policy))
+    return Leaderboard(tuple(board), tuple(unranked), out)
+
+
+def write(board: Leaderboard) -> None:
+    """Write the CSV under a temporary name, then rename it: a file that exists is whole."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([f.name for f in fields(BoardRow)])
+    for row in board.rows:
+        writer.writerow([_cell(value) for value in astuple(row)])
+    board.out.parent.mkdir(parents=True, exist_ok=True)
+    fresh = board.out.with_name(f"{board.out.name}.new")
+    fresh.write_text(buffer.getvalue(), encoding="utf-8")
+    fresh.replace(board.out)
+
+
+def _run_key(row: EpisodeRow) -> tuple[str, ...]:
+    return (row.task, row.task_version, row.views, row.split, row.policy, row.checkpoint, row.fingerprint)
+
+
+def _refuse_doubled_seeds(members: Sequence[EpisodeRow]) -> None:
+    by_seed: dict[int, EpisodeRow] = {}
+    for row in members:
+        other = by_seed.setdefault(row.seed, row)
+        if other is not row:
+            raise LedgerError(
+                f"{row.policy} on {row.views} views has seed {row.seed} twice, in runs {other.run_id} and {row.run_id} "
+                "with different settings; a board row must come from one of them: leave the other out"
+            )
+
+
+def _letters(ranked: dict[tuple[str, ...], list[EpisodeRow]]) -> dict[tuple[str, ...], str]:
+    from geo4d_bench.evaluation.statistics import significance_groups
+
+    letters: dict[tuple[str, ...], str] = {}
+    for setting in sorted({key[:4] for key in ranked}):
+        rivals = {"/".join(key): key for key in ranked if key[:4] == setting}
+        outcomes = {name: {row.seed: row.success for row in ranked[key]} for name, key in rivals.items()}
+        letters |= {rivals[name]: group for name, group in significance_groups(outcomes).items()}
+    return letters
+
+
+def _board_row(members: Sequence[EpisodeRow], group: str) -> BoardRow:
+    from geo4d_bench.evaluation.statistics import wilson
+
+    first, n, k = members[0], len(members), sum(row.success for row in members)
+    low, high = wilson(k, n)
+    return BoardRow(
+        task=first.task,
+        task_version=first.task_version,
+        policy=first.policy,
+        checkpoint=first.checkpoint,
+        views=first.views,
+        n=n,
+        k=k,
+        success_rate=k / n,
+        ci_low=low,
+        ci_high=high,
+        group=group,
+        privileged=first.privileged,
+        rows_sha256=canonical_sha256(members),
+        fingerprint=first.fingerprint,
+    )
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

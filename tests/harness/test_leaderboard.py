@@ -1,0 +1,88 @@
+"""Leaderboards from episode rows alone."""
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from geo4d_bench.errors import LedgerError
+from geo4d_bench.evaluation.statistics import wilson
+from geo4d_bench.harness.leaderboard import LeaderboardConfig, run
+from geo4d_bench.harness.ledger import EpisodeRow, Ledger
+
+COLUMNS = (
+    "task,task_version,policy,checkpoint,views,n,k,success_rate,ci_low,ci_high,group,privileged,rows_sha256,fingerprint"
+)
+
+
+def ledger(folder: Path, policy: str, successes: int, n: int = 20, **changes: object) -> Path:
+    for seed in range(1000, 1000 + n):
+        success = seed - 1000 < successes
+        row = EpisodeRow(
+            run_id=policy.ljust(16, "0"), task="store_cereal", task_version="v1", policy=policy, checkpoint="",
+            views="novel", camera_n="cam03", camera_m="cam07", view_angle_deg=20.0, split="eval", seed=seed,
+            episode=seed - 1000, status="success" if success else "timeout", success=success, phase="task", plans=9,
+            control_steps=240, wall_s=1.5, generate_ms=0.0, track_ms=0.0, privileged=policy == "expert",
+            fingerprint="f" * 16, commit="abc",
+        )  # fmt: skip
+        Ledger(folder / policy / "episodes.csv").append(dataclasses.replace(row, **changes))
+    return folder / policy
+
+
+def test_the_board_says_rates_intervals_and_groups(tmp_path: Path) -> None:
+    runs = tuple(ledger(tmp_path, policy, k) for policy, k in (("random", 0), ("mine", 12), ("expert", 20)))
+    board = run(LeaderboardConfig(runs, tmp_path / "board.csv"))
+    assert [(row.policy, row.k, row.n, row.group) for row in board.rows] == [
+        ("expert", 20, 20, "a"),
+        ("mine", 12, 20, "b"),
+        ("random", 0, 20, "c"),
+    ]
+    assert (board.rows[1].ci_low, board.rows[1].ci_high) == wilson(12, 20)
+    lines = (tmp_path / "board.csv").read_text().splitlines()
+    assert lines[0] == COLUMNS
+    written = list(csv.DictReader(lines))
+    assert [w["privileged"] for w in written] == ["true", "false", "false"]
+    assert "12/20" in str(board)
+    assert board.exit_code == 0
+
+
+def test_a_run_with_a_crash_is_not_ranked_until_run_again(tmp_path: Path) -> None:
+    runs = (ledger(tmp_path, "expert", 20), ledger(tmp_path, "mine", 3, n=6, status="crash", success=False))
+    config = LeaderboardConfig(runs, tmp_path / "board.csv")
+    board = run(config)
+    assert [row.policy for row in board.rows] == ["expert"]
+    assert board.exit_code == 1
+    assert "NOT RANKED: mine on novel views, 6 crashed (seed 1000, 1001" in str(board)
+    ledger(tmp_path, "mine", 3, n=6)
+    assert [(row.policy, row.n) for row in run(config).rows] == [("expert", 20), ("mine", 6)]
+
+
+def test_wall_times_do_not_change_the_hash(tmp_path: Path) -> None:
+    boards = [
+        run(LeaderboardConfig((ledger(tmp_path / name, "mine", 3, wall_s=wall_s),), tmp_path / f"{name}.csv"))
+        for name, wall_s in (("slow", 9.0), ("fast", 1.0))
+    ]
+    assert boards[0].rows == boards[1].rows
+    assert (tmp_path / "slow.csv").read_bytes() == (tmp_path / "fast.csv").read_bytes()
+
+
+def test_a_run_given_twice_counts_once_but_a_contradiction_is_refused(tmp_path: Path) -> None:
+    one = ledger(tmp_path / "a", "mine", 3)
+    assert run(LeaderboardConfig((one, one / "episodes.csv", tmp_path / "a"), tmp_path / "b.csv")).rows[0].n == 20
+    other = ledger(tmp_path / "b", "mine", 4)
+    with pytest.raises(LedgerError, match="differ on seed 1003"):
+        run(LeaderboardConfig((one, other), tmp_path / "b.csv"))
+    settings = ledger(tmp_path / "c", "mine", 4, run_id="f" * 16)
+    with pytest.raises(LedgerError, match="seed 1000 twice"):
+        run(LeaderboardConfig((one, settings), tmp_path / "b.csv"))
+
+
+def test_nothing_to_rank_is_said(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match=r"no episodes\.csv in"):
+        run(LeaderboardConfig((tmp_path,), tmp_path / "b.csv"))
+
+
+def test_a_missing_floor_is_said(tmp_path: Path) -> None:
+    runs = (ledger(tmp_path, "expert", 20), ledger(tmp_path, "mine", 3))
+    assert "no random row on novel views" in str(run(LeaderboardConfig(runs, tmp_path / "board.csv")))
