@@ -1,5 +1,151 @@
-"""Policies: the protocol, geo4d, trackers, oracles, floors. A policy sees observations only."""
+"""Policies: the protocol, the oracle ladder, the floor, and the policy that plans by generating 4D video.
 
+``make_policy(name, checkpoint)`` gives a factory; each call of the factory gives one episode's own policy object, and
+all of them share what is expensive (the loaded generator). Names are looked up here without importing any policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from geo4d_bench.errors import CheckpointError, ConfigError
 from geo4d_bench.policies.protocol import ActionChunk, Future, Observation, Policy, SimulatorAccess, TaskInfo
+from geo4d_bench.registry import Registry
 
-__all__ = ["ActionChunk", "Future", "Observation", "Policy", "SimulatorAccess", "TaskInfo"]
+__all__ = [
+    "ActionChunk",
+    "Future",
+    "Observation",
+    "Policy",
+    "PolicyFactory",
+    "SimulatorAccess",
+    "TaskInfo",
+    "make_policy",
+    "names",
+]
+
+DEFAULT_EXECUTE = 4
+"""Waypoints carried out of each plan before the next one."""
+
+
+@dataclass(frozen=True)
+class PolicyFactory:
+    """Makes policy objects, one an episode.
+
+    Attributes:
+        name: as registered.
+        privileged: it is handed the simulator, and every row of its says so.
+        needs_images: where False, observations need no rendered images.
+        needs_checkpoint: it was loaded from a checkpoint folder.
+        checkpoint_sha256: of the checkpoint, 64 hex digits; empty where there is none.
+        image_size: (H, W) that its observations must have; None where any size serves.
+        build: makes one policy.
+    """
+
+    name: str
+    privileged: bool
+    needs_images: bool
+    needs_checkpoint: bool
+    checkpoint_sha256: str
+    image_size: tuple[int, int] | None
+    build: Callable[[], Policy] = field(repr=False)
+
+    def __call__(self) -> Policy:
+        """A policy object for one episode."""
+        return self.build()
+
+
+def names() -> tuple[str, ...]:
+    """The registered policies, in alphabetical order."""
+    return tuple(_POLICIES)
+
+
+def make_policy(name: str, checkpoint: Path | None = None, execute: int = DEFAULT_EXECUTE) -> PolicyFactory:
+    """The factory of a policy; loads the checkpoint of those that have one, once.
+
+    Args:
+        name: one of :func:`names`.
+        checkpoint: folder of a trained generator, for policies that need one; others ignore it.
+        execute: waypoints of each plan that are carried out before the next one.
+
+    Raises:
+        UnknownNameError: no such policy, with a suggestion.
+        CheckpointError: the policy needs a checkpoint and there is none, or it is incomplete.
+        ConfigError: ``execute`` is not positive.
+    """
+    if execute < 1:
+        raise ConfigError(f"execute is {execute}, expected at least 1 waypoint of each plan")
+    return _POLICIES.get(name)(checkpoint, execute)
+
+
+_Maker = Callable[[Path | None, int], PolicyFactory]
+_POLICIES: Registry[_Maker] = Registry("policy")
+
+
+def _expert(checkpoint: Path | None, execute: int) -> PolicyFactory:
+    from geo4d_bench.policies.oracles import Expert
+
+    return _plain("expert", Expert)
+
+
+def _oracle_pose(checkpoint: Path | None, execute: int) -> PolicyFactory:
+    from geo4d_bench.policies.oracles import OraclePose
+
+    return _plain("oracle_pose", OraclePose, lambda: OraclePose(execute))
+
+
+def _oracle_video(checkpoint: Path | None, execute: int) -> PolicyFactory:
+    from geo4d_bench.policies.oracles import OracleVideo
+
+    return _plain("oracle_video", OracleVideo, lambda: OracleVideo(execute))
+
+
+def _random(checkpoint: Path | None, execute: int) -> PolicyFactory:
+    from geo4d_bench.policies.random import Random
+
+    return _plain("random", Random)
+
+
+def _geo4d(checkpoint: Path | None, execute: int) -> PolicyFactory:
+    if checkpoint is None or not checkpoint.is_dir():
+        got = "none was given" if checkpoint is None else f"{checkpoint} is not a folder"
+        raise CheckpointError(
+            f"policy 'geo4d' needs a generator's checkpoint folder and {got}; make one with "
+            "'geo4d-bench train --data data/store_cereal --preset nano'"
+        )
+    from geo4d_bench.policies.geo4d import Geo4D, load_generator
+
+    loaded = load_generator(checkpoint)
+    return PolicyFactory(
+        name="geo4d",
+        privileged=Geo4D.privileged,
+        needs_images=Geo4D.needs_images,
+        needs_checkpoint=True,
+        checkpoint_sha256=loaded.sha256,
+        image_size=loaded.image_size,
+        build=lambda: Geo4D(loaded, execute),
+    )
+
+
+def _plain(name: str, policy: type[Policy], build: Callable[[], Policy] | None = None) -> PolicyFactory:
+    return PolicyFactory(
+        name=name,
+        privileged=policy.privileged,
+        needs_images=policy.needs_images,
+        needs_checkpoint=False,
+        checkpoint_sha256="",
+        image_size=None,
+        build=build or policy,
+    )
+
+
+for _name, _maker in (
+    ("expert", _expert),
+    ("oracle_pose", _oracle_pose),
+    ("oracle_video", _oracle_video),
+    ("geo4d", _geo4d),
+    ("random", _random),
+):
+    _POLICIES.register(_name, _maker)

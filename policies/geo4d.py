@@ -1,0 +1,118 @@
+"""The policy of the paper: generate the next seconds as 4D video, track the hand through it, move along, plan again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from geo4d_bench.errors import PolicyError
+from geo4d_bench.geometry import depth_to_points, transform
+from geo4d_bench.model.video import FirstFrames
+from geo4d_bench.policies.protocol import ActionChunk, Observation, Policy, TaskInfo
+from geo4d_bench.policies.video_policy import VideoPolicy
+from geo4d_bench.seeding import derive_seed
+
+if TYPE_CHECKING:
+    from geo4d_bench.model.generator import Generator
+
+
+@dataclass(frozen=True)
+class LoadedGenerator:
+    """A generator in memory, shared by the policies of all episodes.
+
+    Attributes:
+        generator: the model.  sha256: of its checkpoint.  image_size: (H, W) that it was trained at.
+        batch: first frames in every call; fewer are filled up, so that a plan does not depend on its company.
+    """
+
+    generator: Generator
+    sha256: str
+    image_size: tuple[int, int]
+    batch: int
+
+
+class Geo4D(VideoPolicy):
+    """Plans with a generator; knows the reference camera's pose only to take its plan to the world.
+
+    Args:
+        loaded: the generator, shared between episodes.
+        execute: waypoints of each plan that are carried out before the next one.
+    """
+
+    def __init__(self, loaded: LoadedGenerator, execute: int) -> None:
+        super().__init__(execute)
+        self.loaded = loaded
+
+    def reset(self, task: TaskInfo, seed: int) -> None:
+        super().reset(task, seed)
+        self._plans = 0
+
+    def act(self, obs: Observation) -> ActionChunk:
+        return self.act_many([self], [obs])[0]
+
+    @classmethod
+    def act_many(cls, policies: Sequence[Policy], observations: Sequence[Observation]) -> list[ActionChunk]:
+        mine = [p for p in policies if isinstance(p, Geo4D)]
+        if len(mine) != len(policies) or any(p.loaded is not mine[0].loaded for p in mine):
+            raise PolicyError("Geo4D.act_many: the policies must come from one factory, so that they share a generator")
+        chunks: list[ActionChunk] = []
+        for i in range(0, len(mine), mine[0].loaded.batch if mine else 1):
+            chunks += _plan(mine[i : i + mine[0].loaded.batch], observations[i : i + mine[0].loaded.batch])
+        return chunks
+
+    def next_seed(self) -> int:
+        """The seed of the next plan: its own for every plan of an episode, the same in every rerun."""
+        seed = derive_seed(f"{self.task.id}-{self.task.version}", "plan", self.seed, f"generate{self._plans}")
+        self._plans += 1
+        return seed
+
+
+def load_generator(checkpoint: Path, batch: int = 1) -> LoadedGenerator:
+    """Load a checkpoint folder once for all episodes; CheckpointError where it is incomplete.
+
+    Args:
+        checkpoint: a folder written by training.
+        batch: first frames in every call of the model.
+    """
+    from geo4d_bench.model.generator import Generator
+
+    generator = Generator.from_pretrained(checkpoint)
+    return LoadedGenerator(generator, generator.sha256, generator.image_size, batch)
+
+
+def first_frames(obs: Observation, task: TaskInfo) -> FirstFrames:
+    """The first frames of an observation: points in each view's own frame, hand pixels of view n from the poses."""
+    points = np.stack([depth_to_points(obs.depth[v], obs.K[v]) for v in (0, 1)])
+    mask = np.zeros(points.shape[1:3], dtype=bool)
+    points_world = transform(obs.T_world_cam_n, points[0])
+    for arm in task.arms:
+        mask |= task.hand.visible_mask(points_world, obs.T_world_ee[arm], obs.opening_m[arm])
+    return FirstFrames(rgb=obs.rgb, points=points, K=obs.K, hand_mask=mask)
+
+
+def _plan(policies: Sequence[Geo4D], observations: Sequence[Observation]) -> list[ActionChunk]:
+    """One call of the generator for at most a batch of episodes, then each episode's own tracking."""
+    loaded = policies[0].loaded
+    for obs in observations:
+        if obs.rgb.shape[1:3] != loaded.image_size:
+            height, width = loaded.image_size
+            raise PolicyError(
+                f"geo4d: images are {obs.rgb.shape[1]} x {obs.rgb.shape[2]}, the checkpoint was trained at "
+                f"{height} x {width}; render observations at that size"
+            )
+    began = time.perf_counter()
+    firsts = [first_frames(obs, policy.task) for policy, obs in zip(policies, observations, strict=True)]
+    seeds = [policy.next_seed() for policy in policies]
+    missing = loaded.batch - len(firsts)
+    videos = loaded.generator.generate(firsts + [firsts[-1]] * missing, seeds + [seeds[-1]] * missing)
+    generate_ms = 1e3 * (time.perf_counter() - began) / len(policies)
+    chunks = []
+    for policy, obs, video in zip(policies, observations, videos, strict=False):
+        policy.timings["generate_ms"] = generate_ms
+        chunks.append(policy.chunk_from_video(video, obs))
+    return chunks

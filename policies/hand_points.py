@@ -1,0 +1,94 @@
+"""From a frame of a 4D video to the points of one hand: labels, removal of flying pixels, finger distance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from geo4d_bench.geometry.hand import LEFT_FINGER, RIGHT_FINGER, HandModel, part_label
+from geo4d_bench.geometry.se3 import Array
+
+NEIGHBOUR_RADIUS_M = 0.03
+"""A hand is one connected surface: a point without neighbours this near is a flying pixel."""
+MIN_NEIGHBOURS = 2
+MAX_REACH_M = 0.2
+"""No point of a hand lies further than this from the median of its points."""
+MIN_FINGER_POINTS = 3
+
+
+@dataclass(frozen=True)
+class HandPoints:
+    """The points of one hand in one frame, of both views, in camera n's frame.
+
+    Attributes:
+        points: (N, 3) float64 metres.  part: (N,) uint8, HAND, LEFT_FINGER or RIGHT_FINGER.
+        view: (N,) uint8, 0 for n and 1 for m.
+    """
+
+    points: Array
+    part: npt.NDArray[np.uint8]
+    view: npt.NDArray[np.uint8]
+
+    def displacement_from(self, earlier: HandPoints) -> Array | None:
+        """(3,) how far the points have moved, by views that see the hand in both frames; None where none does.
+
+        View by view, because a hand that leaves one view moves the centroid of both.
+        """
+        total, weight = np.zeros(3), 0.0
+        for view in (0, 1):
+            now, then = self.points[self.view == view], earlier.points[earlier.view == view]
+            w = float(min(len(now), len(then)))
+            if w >= MIN_FINGER_POINTS:
+                total += w * (np.median(now, axis=0) - np.median(then, axis=0))
+                weight += w
+        return total / weight if weight else None
+
+
+def hand_points(
+    points_n: npt.NDArray[np.float32], parts: npt.NDArray[np.uint8], arm: int, clean: bool = True
+) -> HandPoints:
+    """Points of arm ``arm`` in pointmaps (2, H, W, 3) labelled by ``parts`` (2, H, W); NaN points are left out.
+
+    With ``clean``, flying pixels (blends of hand and background at the hand's edges) are left out too.
+    """
+    part = parts.astype(np.int64) - part_label(arm, 0)
+    chosen = (part >= 0) & (part <= RIGHT_FINGER) & np.isfinite(points_n).all(axis=-1)
+    view = np.nonzero(chosen)[0].astype(np.uint8)
+    hand = HandPoints(points_n[chosen].astype(np.float64), part[chosen].astype(np.uint8), view)
+    if not clean or len(hand.points) == 0:
+        return hand
+    keep = _dense(hand.points)
+    return HandPoints(hand.points[keep], hand.part[keep], hand.view[keep])
+
+
+def finger_distance(hand: HandModel, seen: HandPoints, R_n_ee: Array) -> float | None:
+    """Opening in metres from the distance between the fingers' points along the finger axis; None where unseen.
+
+    Each view's two fingers are seen from nearly the same side, so what the side hides of a finger's thickness
+    cancels in their difference. It does not depend on where the hand is.
+    """
+    axis = R_n_ee @ hand.finger_axis
+    closed = _mean_along(hand, LEFT_FINGER) - _mean_along(hand, RIGHT_FINGER)
+    total, weight = 0.0, 0.0
+    for view in (0, 1):
+        left, right = (seen.points[(seen.view == view) & (seen.part == p)] for p in (LEFT_FINGER, RIGHT_FINGER))
+        w = float(min(len(left), len(right)))
+        if w >= MIN_FINGER_POINTS:
+            total += w * float(np.median(left @ axis) - np.median(right @ axis) - closed)
+            weight += w
+    return total / weight if weight else None
+
+
+def _mean_along(hand: HandModel, part: int) -> float:
+    return float((hand.points[hand.part == part] @ hand.finger_axis).mean())
+
+
+def _dense(points: Array) -> npt.NDArray[np.bool_]:
+    from scipy.spatial import cKDTree
+
+    near_median = np.linalg.norm(points - np.median(points, axis=0), axis=1) < MAX_REACH_M
+    neighbours = cKDTree(points).query_ball_point(points, NEIGHBOUR_RADIUS_M, return_length=True) - 1
+    dense: npt.NDArray[np.bool_] = near_median & (neighbours >= MIN_NEIGHBOURS)
+    return dense

@@ -1,0 +1,71 @@
+"""The oracle ladder: policies that are handed the simulator, so that a loss can be pinned to a stage.
+
+``expert`` → ``oracle_pose`` → ``oracle_video`` → ``geo4d``: each rung replaces one true thing by what the real
+pipeline makes of it, and what falls between two rungs belongs to the stage between them.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from geo4d_bench.errors import PolicyError
+from geo4d_bench.policies.protocol import ActionChunk, Observation, Policy, SimulatorAccess, TaskInfo
+from geo4d_bench.policies.video_policy import VideoPolicy
+
+PLAN_FRAMES, PLAN_DT_S = 10, 0.4
+
+
+def _simulator(policy: Policy) -> SimulatorAccess:
+    if policy.simulator is None:
+        raise PolicyError(f"{type(policy).__name__} is an oracle: set its attribute 'simulator' before act()")
+    return policy.simulator
+
+
+class Expert(Policy):
+    """The scripted expert, one control step at a time: the ceiling."""
+
+    privileged: ClassVar[bool] = True
+    needs_images: ClassVar[bool] = False
+
+    def reset(self, task: TaskInfo, seed: int) -> None:
+        """Nothing to remember: the expert acts on the state it sees."""
+
+    def act(self, obs: Observation) -> ActionChunk:
+        return _simulator(self).expert_action()
+
+
+class OraclePose(Policy):
+    """The true future poses that the expert would reach, at the rate and horizon of a generated plan.
+
+    Args:
+        execute: waypoints of each plan that are carried out before the next one.
+    """
+
+    privileged: ClassVar[bool] = True
+    needs_images: ClassVar[bool] = False
+
+    def __init__(self, execute: int) -> None:
+        self.execute = execute
+
+    def reset(self, task: TaskInfo, seed: int) -> None:
+        """Nothing to remember."""
+
+    def act(self, obs: Observation) -> ActionChunk:
+        future = _simulator(self).expert_future(PLAN_FRAMES, PLAN_DT_S, video=False)
+        return ActionChunk(
+            {arm: T[: self.execute] for arm, T in future.T_world_ee.items()},
+            {arm: o[: self.execute] for arm, o in future.opening_m.items()},
+            future.dt_s,
+        )
+
+
+class OracleVideo(VideoPolicy):
+    """The true future frames, with their true labels, through the tracker that ``geo4d`` uses."""
+
+    privileged: ClassVar[bool] = True
+
+    def act(self, obs: Observation) -> ActionChunk:
+        future = _simulator(self).expert_future(PLAN_FRAMES, PLAN_DT_S, video=True)
+        if future.video is None:
+            raise PolicyError("oracle_video: the simulator's expert_future(video=True) gave no video")
+        return self.chunk_from_video(future.video, obs)

@@ -1,0 +1,177 @@
+"""Registers points to a hand model: small_gicp from several starts, then a robust fit held by a prior.
+
+The registration alone is under-determined where few, noisy or blurred points show a flat side of the hand: the last
+step weighs it against the start it came from, so that it moves as far as the evidence carries and no further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
+
+from geo4d_bench.geometry.hand import LEFT_FINGER, RIGHT_FINGER, HandModel
+from geo4d_bench.geometry.se3 import Array, inverse, pose, transform
+from geo4d_bench.policies.hand_points import MIN_FINGER_POINTS, HandPoints
+
+OPENING_STEP_M = 0.002
+"""Models are kept for openings on this grid: half of it is far below a pixel's width."""
+COARSE_M, FINE_M = 0.06, 0.03
+"""Largest distances between a point and its match, in the two passes of the registration."""
+PART_WEIGHT_M = 0.03
+"""A match to another part of the hand costs as much as this distance: labels may be wrong at seams."""
+PRIOR_ROTATION_RAD, PRIOR_TRANSLATION_M = 0.15, 0.02
+"""How far the truth usually lies from the best start (standard deviations)."""
+NOISE_FLOOR_M = 0.004
+POINTS_PER_INDEPENDENT = 8.0
+"""Errors of neighbouring pixels go together: this many points weigh as much as one independent measurement."""
+FIT_ITERATIONS = 5
+
+
+@dataclass(frozen=True)
+class Registered:
+    """Where the hand is, and how well that explains the points.
+
+    Attributes:
+        T_n_ee: (4, 4).  inlier_share: share of points within the inlier distance of the model's surface.
+        rms_m: of the inliers' distances to the surface.
+    """
+
+    T_n_ee: Array
+    inlier_share: float
+    rms_m: float
+
+
+class _Model:
+    """The hand at one opening, ready to be searched."""
+
+    def __init__(self, hand: HandModel, opening_m: float) -> None:
+        import small_gicp
+
+        self.points = hand.at_opening(opening_m)
+        self.normals = hand.normals
+        self.cloud: Any = small_gicp.PointCloud(self.points)
+        # small_gicp only takes normals that it estimates itself; PLANE_ICP reads them as they are.
+        small_gicp.estimate_normals(self.cloud, num_neighbors=10)
+        self.gicp_tree: Any = small_gicp.KdTree(self.cloud)
+        self.tree = cKDTree(np.column_stack([self.points, PART_WEIGHT_M * _part_axes(hand.part)]))
+
+
+class HandRegistration:
+    """Registration of points to one hand, at any opening."""
+
+    def __init__(self, hand: HandModel) -> None:
+        self.hand = hand
+        self._models: dict[int, _Model] = {}
+
+    def best(self, seen: HandPoints, starts: Sequence[Array], opening_m: float, inlier_m: float) -> Registered:
+        """The best registration among those from ``starts`` (T_n_ee each)."""
+        import small_gicp
+
+        model = self._model(opening_m)
+        best: Registered | None = None
+        best_start = starts[0]
+        source = small_gicp.PointCloud(seen.points)
+        for start in starts:
+            T_ee_n = inverse(start)
+            for reach in (COARSE_M, FINE_M):
+                result = small_gicp.align(
+                    model.cloud,
+                    source,
+                    model.gicp_tree,
+                    init_T_target_source=T_ee_n,
+                    registration_type="PLANE_ICP",
+                    max_correspondence_distance=reach,
+                    max_iterations=15,
+                )
+                T_ee_n = result.T_target_source
+            candidate = self._score(model, seen, inverse(T_ee_n), inlier_m)
+            if best is None or _value(candidate, inlier_m) > _value(best, inlier_m):
+                best, best_start = candidate, start
+        assert best is not None
+        T = self._fit(model, seen, best.T_n_ee, best_start)
+        return self._score(model, seen, T, inlier_m)
+
+    def visible_offset(self, T_n_ee: Array, seen: HandPoints, opening_m: float) -> Array:
+        """(3,) from the place where a hand at a pose would show its points to view n, to where they are.
+
+        By view n alone, whose camera is at the origin: the model's points that face it. Zero where it sees none.
+        """
+        observed = seen.points[seen.view == 0]
+        if len(observed) < MIN_FINGER_POINTS:
+            return np.zeros(3)
+        p = transform(T_n_ee, self.hand.at_opening(opening_m))
+        facing = np.einsum("ij,ij->i", p, self.hand.normals @ T_n_ee[:3, :3].T) < 0
+        offset: Array = observed.mean(axis=0) - p[facing].mean(axis=0)
+        return offset
+
+    def one_finger_opening(self, seen: HandPoints, T_n_ee: Array, opening_m: float) -> float | None:
+        """Opening from the fingers that are seen, one by one, against the hand's own frame; None where none is."""
+        p_ee = transform(inverse(T_n_ee), seen.points)
+        surface = self.hand.at_opening(opening_m)
+        total, weight = 0.0, 0.0
+        for part, sign in ((LEFT_FINGER, 1.0), (RIGHT_FINGER, -1.0)):
+            mine = p_ee[seen.part == part]
+            if len(mine) < MIN_FINGER_POINTS:
+                continue
+            of_part = surface[self.hand.part == part]
+            _, match = cKDTree(of_part).query(mine)
+            shift = float(np.median((mine - of_part[match]) @ self.hand.finger_axis))
+            total += len(mine) * (opening_m + 2.0 * sign * shift)
+            weight += len(mine)
+        return total / weight if weight else None
+
+    def _model(self, opening_m: float) -> _Model:
+        key = round(opening_m / OPENING_STEP_M)
+        if key not in self._models:
+            self._models[key] = _Model(self.hand, key * OPENING_STEP_M)
+        return self._models[key]
+
+    def _match(self, model: _Model, seen: HandPoints, T_ee_n: Array) -> tuple[Array, Array, Array]:
+        """Points (N, 3), matched normals (N, 3), signed distances (N,) to the matched planes, in the hand's frame."""
+        p = transform(T_ee_n, seen.points)
+        _, index = model.tree.query(np.column_stack([p, PART_WEIGHT_M * _part_axes(seen.part)]))
+        normals = model.normals[index]
+        return p, normals, np.einsum("ij,ij->i", p - model.points[index], normals)
+
+    def _score(self, model: _Model, seen: HandPoints, T_n_ee: Array, inlier_m: float) -> Registered:
+        distance, _ = model.tree.query(
+            np.column_stack([transform(inverse(T_n_ee), seen.points), PART_WEIGHT_M * _part_axes(seen.part)])
+        )
+        inlier = distance < inlier_m
+        rms = float(np.sqrt(np.mean(distance[inlier] ** 2))) if inlier.any() else inlier_m
+        return Registered(T_n_ee, float(inlier.mean()), rms)
+
+    def _fit(self, model: _Model, seen: HandPoints, T_n_ee: Array, T_prior: Array) -> Array:
+        """Gauss-Newton on Huber-weighted point-to-plane distances and a Gaussian prior about ``T_prior``."""
+        T_ee_n, T_prior_inv = inverse(T_n_ee), inverse(T_prior)
+        prior = np.diag([PRIOR_ROTATION_RAD**-2] * 3 + [PRIOR_TRANSLATION_M**-2] * 3)
+        for _ in range(FIT_ITERATIONS):
+            p, n, r = self._match(model, seen, T_ee_n)
+            sigma = max(NOISE_FLOOR_M, 1.48 * float(np.median(np.abs(r))))
+            w = np.minimum(1.0, 1.5 * sigma / np.maximum(np.abs(r), 1e-9)) / (sigma**2 * POINTS_PER_INDEPENDENT)
+            J = np.column_stack([np.cross(p, n), n])
+            # The prior's residual: the small motion, in the hand's frame, from the prior to the present estimate.
+            delta = T_ee_n @ inverse(T_prior_inv)
+            e = np.concatenate([Rotation.from_matrix(delta[:3, :3]).as_rotvec(), delta[:3, 3]])
+            A = (J * w[:, None]).T @ J + prior
+            step = -np.linalg.solve(A, (J * w[:, None]).T @ r + prior @ e)
+            T_ee_n = pose(Rotation.from_rotvec(step[:3]).as_matrix(), step[3:]) @ T_ee_n
+            if np.abs(step).max() < 1e-4:
+                break
+        return inverse(T_ee_n)
+
+
+def _value(found: Registered, inlier_m: float) -> float:
+    """What hypotheses are compared by: explained share, less the inliers' own misfit."""
+    return found.inlier_share * (1.0 - 0.5 * (found.rms_m / inlier_m) ** 2)
+
+
+def _part_axes(part: Any) -> Array:
+    """(N, 2) coordinates that set the three parts one unit apart from one another."""
+    corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
+    return corners[np.asarray(part, dtype=np.int64)]

@@ -1,0 +1,155 @@
+"""Follows a hand through a 4D video on the CPU: registration of its surface model to the points labelled as hand.
+
+Both views' points are already in camera n's frame, so one registration a frame serves them together. Plans come at
+2.5 frames a second and hands move tens of centimetres between two of them: every frame is therefore started from
+several hypotheses, and the one that explains the most points wins. Only the near side of a hand has points, so points
+are registered to the full model, never the model to the points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from geo4d_bench.geometry.hand import HandModel
+from geo4d_bench.geometry.se3 import Array, pose, pose_error, rotation_angle
+from geo4d_bench.model.video import Video4D
+from geo4d_bench.policies.hand_points import HandPoints, finger_distance, hand_points
+from geo4d_bench.policies.registration import HandRegistration
+
+
+@dataclass(frozen=True)
+class HandTrack:
+    """One hand's way through a video of T frames.
+
+    Attributes:
+        T_n_ee: (T, 4, 4) float64 end-effector poses in camera n's frame.
+        opening_m: (T,) metres between the fingers.
+        confidence: (T,) in [0, 1], comparable between frames and videos; 0 where lost.
+        lost: (T,) bool, True where the frame had too little evidence and its pose is extrapolated.
+    """
+
+    T_n_ee: Array
+    opening_m: Array
+    confidence: Array
+    lost: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """Settings of the tracker; lengths in metres, angles in radians."""
+
+    min_points: int = 8
+    """Fewer hand points than this in a frame: lost."""
+    inlier_m: float = 0.02
+    """A point this near the registered model's surface counts as explained."""
+    min_inlier_share: float = 0.5
+    """A registration that explains a smaller share of the points than this: lost."""
+    full_evidence_points: int = 60
+    """Number of points from which on confidence no longer rises."""
+    rms_scale_m: float = 0.02
+    """Confidence falls by 1 / e^(1/2) where the residual's rms reaches this."""
+    max_speed_m: float = 0.5
+    """A hand that moves further than this between two frames is not believed: lost."""
+
+
+@dataclass
+class _State:
+    """What the next frame is predicted from."""
+
+    T: Array
+    opening: float
+    velocity: Array = field(default_factory=lambda: np.zeros(3))
+    seen: HandPoints | None = None
+    T_seen: Array | None = None
+
+
+class PointTracker:
+    """Tracks one kind of hand; holds the registration's search trees, so keep it for a whole episode.
+
+    Args:
+        hand: the hand's surface model, end-effector frame.
+        config: thresholds.
+    """
+
+    def __init__(self, hand: HandModel, config: TrackerConfig | None = None) -> None:
+        self.hand = hand
+        self.config = config or TrackerConfig()
+        self._registration = HandRegistration(hand)
+
+    def track(self, video: Video4D, T_n_ee_start: Array, opening_start_m: float, arm: int = 0) -> HandTrack:
+        """Follow one arm's hand from a known pose through all frames.
+
+        Args:
+            video: T frames; ``parts`` must carry the labels of ``part_label(arm, ...)``.
+            T_n_ee_start: (4, 4) the pose ``dt_s`` before frame 0, from forward kinematics, camera n's frame.
+            opening_start_m: the opening at that time.
+            arm: index of the arm among the task's.
+        """
+        frames = video.points.shape[1]
+        T_n_ee = np.tile(np.eye(4), (frames, 1, 1))
+        opening, confidence = np.zeros(frames), np.zeros(frames)
+        lost = np.ones(frames, dtype=bool)
+        state = _State(np.array(T_n_ee_start, dtype=np.float64), float(opening_start_m))
+        for t in range(frames):
+            seen = hand_points(video.points[:, t], video.parts[:, t], arm)
+            confidence[t] = self._advance(state, seen)
+            lost[t] = confidence[t] == 0.0
+            T_n_ee[t], opening[t] = state.T, state.opening
+        return HandTrack(T_n_ee, opening, confidence, lost)
+
+    def _advance(self, state: _State, seen: HandPoints) -> float:
+        """Move ``state`` to the next frame; returns the confidence, 0 where the frame could not be used."""
+        config = self.config
+        if len(seen.points) >= config.min_points:
+            opening = self._opening_before(state, seen)
+            starts = self._hypotheses(state, seen, opening)
+            found = self._registration.best(seen, starts, opening, config.inlier_m)
+            T = nearest_symmetric(found.T_n_ee, state.T)
+            distance, _ = pose_error(T, state.T)
+            if found.inlier_share >= config.min_inlier_share and distance <= config.max_speed_m:
+                opening = self._opening_after(opening, seen, T)
+                state.velocity = T[:3, 3] - state.T[:3, 3]
+                state.T, state.opening, state.seen, state.T_seen = T, opening, seen, T
+                evidence = min(1.0, len(seen.points) / config.full_evidence_points) ** 0.5
+                return float(evidence * found.inlier_share * np.exp(-0.5 * (found.rms_m / config.rms_scale_m) ** 2))
+        # Coast on, and slow down: an unseen hand has more likely stopped behind something than flown off.
+        state.T = pose(state.T[:3, :3], state.T[:3, 3] + state.velocity)
+        state.velocity = 0.5 * state.velocity
+        return 0.0
+
+    def _hypotheses(self, state: _State, seen: HandPoints, opening: float) -> list[Array]:
+        R, p = state.T[:3, :3], state.T[:3, 3]
+        starts = [p + self._registration.visible_offset(state.T, seen, opening), p + state.velocity, p]
+        if state.seen is not None and state.T_seen is not None:
+            shift = seen.displacement_from(state.seen)
+            if shift is not None:
+                starts.insert(0, state.T_seen[:3, 3] + shift)
+        return [pose(R, s) for s in starts]
+
+    def _opening_before(self, state: _State, seen: HandPoints) -> float:
+        """The opening from the fingers' distance alone, which needs the axis' direction but not the hand's place."""
+        measured = finger_distance(self.hand, seen, state.T[:3, :3])
+        return state.opening if measured is None else self._clip(measured)
+
+    def _opening_after(self, before: float, seen: HandPoints, T: Array) -> float:
+        measured = finger_distance(self.hand, seen, T[:3, :3])
+        if measured is None:
+            measured = self._registration.one_finger_opening(seen, T, before)
+        return before if measured is None else self._clip(measured)
+
+    def _clip(self, opening_m: float) -> float:
+        return float(np.clip(opening_m, 0.0, self.hand.max_opening_m))
+
+
+def nearest_symmetric(T: Array, T_reference: Array) -> Array:
+    """Of a pose and the same turned by 180° about the approach axis z, the one nearer in rotation to a reference.
+
+    A parallel-jaw hand looks alike in both, so a registration may fall into either.
+    """
+    turned = T @ np.diag([-1.0, -1.0, 1.0, 1.0])
+    if rotation_angle(turned[:3, :3], T_reference[:3, :3]) < rotation_angle(T[:3, :3], T_reference[:3, :3]):
+        return turned
+    return T

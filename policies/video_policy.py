@@ -1,0 +1,52 @@
+"""From a 4D video to actions: the one path that generated and true videos share."""
+
+from __future__ import annotations
+
+import time
+
+from geo4d_bench.geometry.se3 import inverse
+from geo4d_bench.model.video import Video4D
+from geo4d_bench.policies.protocol import ActionChunk, Observation, Policy, TaskInfo
+from geo4d_bench.policies.trackers import HandTrack, PointTracker
+
+
+class VideoPolicy(Policy):
+    """A policy whose plan is a Video4D: tracks every arm's hand through it and returns the first waypoints.
+
+    Waypoints are the poses that the video shows, thus poses reached; they are commanded as they are, and the
+    controller's lag is made good by planning again from where the hand is.
+
+    Attributes:
+        last_video, last_tracks: the latest plan and each arm's track through it; None before the first.
+        timings: milliseconds of the latest plan, ``generate_ms`` (where it generates) and ``track_ms``.
+
+    Args:
+        execute: waypoints of each plan that are carried out before the next one.
+    """
+
+    def __init__(self, execute: int) -> None:
+        self.execute = execute
+        self.last_video: Video4D | None = None
+        self.last_tracks: dict[str, HandTrack] | None = None
+        self.timings: dict[str, float] = {}
+
+    def reset(self, task: TaskInfo, seed: int) -> None:
+        self.task, self.seed = task, seed
+        self.tracker = PointTracker(task.hand)
+        self.last_video, self.last_tracks, self.timings = None, None, {}
+
+    def chunk_from_video(self, video: Video4D, obs: Observation) -> ActionChunk:
+        """Track from where forward kinematics says the hands are now, then take the poses to the world."""
+        began = time.perf_counter()
+        T_n_world = inverse(obs.T_world_cam_n)
+        tracks = {
+            arm: self.tracker.track(video, T_n_world @ obs.T_world_ee[arm], obs.opening_m[arm], index)
+            for index, arm in enumerate(self.task.arms)
+        }
+        self.last_video, self.last_tracks = video, tracks
+        self.timings["track_ms"] = 1e3 * (time.perf_counter() - began)
+        return ActionChunk(
+            {arm: obs.T_world_cam_n @ track.T_n_ee[: self.execute] for arm, track in tracks.items()},
+            {arm: track.opening_m[: self.execute] for arm, track in tracks.items()},
+            video.dt_s,
+        )
