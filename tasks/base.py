@@ -91,7 +91,7 @@ class Task(ABC):
 
     @abstractmethod
     def ee_poses(self) -> dict[str, Array]:
-        """T_world_ee (4, 4) of each arm: the grip site, z along the approach, y along the fingers' axis."""
+        """T_world_ee (4, 4) of each arm: robosuite's grip site, z along the approach, x along the fingers' axis."""
 
     @abstractmethod
     def openings(self) -> dict[str, float]:
