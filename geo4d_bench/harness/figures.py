@@ -1,0 +1,139 @@
+"""Charts of the report: success per rung, gripper error per frame, training. Pictures of images: ``pictures``.
+
+Colours are Okabe and Ito's and Tol's, which colour-blind readers can tell apart; shapes and labels repeat what they say.
+Nothing here goes through pyplot, so no global figure or backend is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#8A8F98", "#22262B"
+VIEW_COLOURS = {"seen": BLUE, "novel": ORANGE}
+VIEW_MARKERS = {"seen": "o", "novel": "D"}
+SOURCE_STYLES = {
+    "copy_first_frame": ("copy first frame (floor)", GREY, "s", (0, (4, 2))),
+    "generated": ("generated", PURPLE, "o", "-"),
+    "true_frames": ("true frames (the tracker's own error)", GREEN, "^", (0, (1, 1.5))),
+}
+LADDER = ("random", "geo4d", "oracle_video", "oracle_pose", "expert")
+
+
+@contextmanager
+def figure(width_in: float, height_in: float, path: Path) -> Iterator[Any]:
+    """A figure of that size with the report's typography; saved to ``path`` (PNG, 160 dpi) when the block ends."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rc = {
+        "font.family": "DejaVu Sans",
+        "font.size": 9.5,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": "#B5BAC1",
+        "axes.titlesize": 10.5,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "xtick.color": "#555B63",
+        "ytick.color": "#555B63",
+        "grid.color": "#E6E8EB",
+        "legend.frameon": False,
+        "figure.facecolor": "white",
+        "lines.linewidth": 1.8,
+    }
+    with matplotlib.rc_context(rc):
+        fig = Figure(figsize=(width_in, height_in), layout="constrained")
+        FigureCanvasAgg(fig)
+        yield fig
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fig.savefig(path, dpi=160)
+
+
+def caption(fig: Any, text: str) -> None:
+    """A small grey line under the figure that says how it was made."""
+    fig.supxlabel(text, fontsize=8, color="#6B7178", x=0.01, ha="left")
+
+
+def success_chart(rows: pd.DataFrame, path: Path) -> None:
+    """Success rate of every policy with its 95 % Wilson interval, seen beside novel views.
+
+    Args:
+        rows: leaderboard rows with ``policy, views, n, k, success_rate, ci_low, ci_high, privileged``.
+    """
+    policies = _ladder_order(rows["policy"].unique().tolist())
+    views = [v for v in ("seen", "novel") if v in set(rows["views"])] + sorted(set(rows["views"]) - {"seen", "novel"})
+    with figure(7.6, 1.3 + 0.62 * len(policies), path) as fig:
+        ax = fig.subplots()
+        spread = 0.36 / max(1, len(views) - 1) if len(views) > 1 else 0.0
+        for j, view in enumerate(views):
+            colour, marker = VIEW_COLOURS.get(view, GREEN), VIEW_MARKERS.get(view, "s")
+            mine = rows[rows["views"] == view]
+            y = np.array([policies.index(p) for p in mine["policy"]]) - (j - (len(views) - 1) / 2) * spread
+            ax.hlines(y, mine["ci_low"], mine["ci_high"], color=colour, lw=5, alpha=0.28)
+            rate = mine["success_rate"]
+            ax.plot(rate, y, marker, color=colour, ms=7, mec="white", mew=0.8, label=f"{view} views", clip_on=False)
+            for k, n, at in zip(mine["k"], mine["n"], y, strict=True):
+                ax.text(1.03, at, f"{int(k)} / {int(n)}", va="center", fontsize=8.5, color=colour)
+        privileged = set(rows[rows["privileged"].astype(str).str.lower() == "true"]["policy"])
+        ax.set_yticks(range(len(policies)), [f"{p} *" if p in privileged else p for p in policies])
+        ax.set_ylim(-0.55, len(policies) - 0.45)
+        ax.set_xlim(0, 1)
+        ax.set_xticks(np.linspace(0, 1, 6), [f"{x:.0%}" for x in np.linspace(0, 1, 6)])
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+        ax.grid(axis="x")
+        fig.suptitle("Task success on each rung of the oracle ladder", x=0.01, ha="left", fontsize=11, weight="bold")
+        ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, borderaxespad=0.2, handletextpad=0.1)
+        caption(
+            fig, "Bars: 95 % Wilson intervals.   Right: successes / episodes.   * is given the simulator (privileged)."
+        )
+
+
+def gripper_error_chart(by_frame: pd.DataFrame, path: Path) -> None:
+    """Gripper position error over the generated frames, one panel a view split.
+
+    Args:
+        by_frame: ``views, source, frame, time_s, gripper_cm, gripper_cm_low, gripper_cm_high``.
+    """
+    views = [v for v in ("seen", "novel") if v in set(by_frame["views"])]
+    with figure(8.4, 3.5, path) as fig:
+        axes = np.atleast_1d(fig.subplots(1, len(views), sharey=True))
+        for ax, view in zip(axes, views, strict=True):
+            for source, (label, colour, marker, dashes) in SOURCE_STYLES.items():
+                rows = by_frame[(by_frame["views"] == view) & (by_frame["source"] == source)].sort_values("frame")
+                if rows.empty:
+                    continue
+                ax.fill_between(
+                    rows["time_s"], rows["gripper_cm_low"], rows["gripper_cm_high"], color=colour, alpha=0.18, lw=0
+                )
+                ax.plot(rows["time_s"], rows["gripper_cm"], color=colour, marker=marker, ms=4.5, ls=dashes, label=label)
+            ax.set_title(f"{view} views")
+            ax.set_xlabel("seconds after the first frame")
+            ax.set_ylim(0, None)
+            ax.locator_params(axis="x", integer=True)
+            ax.grid(axis="y")
+        axes[0].set_ylabel("gripper position error (cm)")
+        handles, labels = axes[0].get_legend_handles_labels()
+        fig.legend(handles, labels, loc="outside upper center", ncols=3)
+        windows = int(by_frame["windows"].max())
+        caption(
+            fig, f"Held-out demonstrations, {windows} windows a panel; bands: 95 % bootstrap intervals over episodes."
+        )
+
+
+def _ladder_order(policies: Sequence[str]) -> list[str]:
+    """Bottom rung first; policies that aren't rungs stand between the floor and the oracles, by name."""
+    known = {name: i for i, name in enumerate(LADDER)}
+    return sorted(policies, key=lambda p: (known.get(p, known["geo4d"]), p))

@@ -1,0 +1,173 @@
+"""Pictures of images: the contact sheet of a rig's views, and film strips of generated against true frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geo4d_bench.harness.example import Example
+from geo4d_bench.harness.figures import GREEN, GREY, PURPLE, VIEW_COLOURS, figure
+
+Image = npt.NDArray[np.uint8]
+DPI = 160
+INVALID = (222, 224, 227)
+"""Light grey: a pixel without depth, a colour that the depth map does not have."""
+
+
+def contact_sheet(rgb: Image, names: Sequence[str], splits: Sequence[str], title: str, path: Path) -> None:
+    """All cameras' images of one moment, seen and novel ones told apart by frame, symbol and word.
+
+    Args:
+        rgb: (V, H, W, 3) uint8.  names, splits: of the V cameras, ``seen`` or ``novel``.
+    """
+    views, h, w = rgb.shape[:3]
+    columns = int(np.ceil(np.sqrt(views)))
+    rows = int(np.ceil(views / columns))
+    gap, label, header = max(10, w // 24), max(22, h // 9), max(46, h // 4)
+    width, height = columns * (w + gap) + gap, header + rows * (h + gap + label) + gap
+    with figure(width / DPI, height / DPI, path) as fig:
+        ax = _canvas(fig, width, height)
+        size = 72 / DPI * max(13.0, h / 14)
+        ax.text(gap, header * 0.5, title, fontsize=1.35 * size, weight="bold", va="center")
+        count = {s: list(splits).count(s) for s in ("seen", "novel")}
+        for k, (split, what) in enumerate((("seen", "trained on"), ("novel", "never trained on"))):
+            x = width - gap - (1 - k) * 0.23 * width
+            text = f"{_symbol(split)} {count[split]} {split}: {what}"
+            ax.text(x, header * 0.5, text, fontsize=size, color=VIEW_COLOURS[split], ha="right", va="center")
+        for i in range(views):
+            x, y = gap + (i % columns) * (w + gap), header + (i // columns) * (h + gap + label)
+            colour = VIEW_COLOURS[splits[i]]
+            _paste(ax, rgb[i], x, y)
+            _frame(ax, x, y, w, h, colour, 3.5 if splits[i] == "novel" else 1.2)
+            text = f"{_symbol(splits[i])} {names[i]}" + ("  novel" if splits[i] == "novel" else "")
+            weight = "bold" if splits[i] == "novel" else "normal"
+            ax.text(x, y + h + label * 0.55, text, fontsize=size, color=colour, va="center", weight=weight)
+
+
+def film_strip(example: Example, path: Path) -> None:
+    """True frames above generated ones: colour, depth and hand of both views, from the first frame to the last."""
+    h, w = example.first_rgb.shape[1:3]
+    scale = int(np.ceil(150 / w))
+    frames = example.rgb.shape[2]
+    cell_h, cell_w, gap = h * scale, w * scale, 5
+    left, right, header, block_title = 250, 170, 92, 62
+    row = cell_h + gap
+    block = block_title + 6 * row + 3 * 9
+    width = left + (frames + 1) * (cell_w + gap) + right
+    height = header + 2 * block + 54
+    with figure(width / DPI, height / DPI, path) as fig:
+        ax = _canvas(fig, width, height)
+        size = 72 / DPI * 24
+        ax.text(20, 34, f"Generated against true frames, {example.views} views", fontsize=1.4 * size, weight="bold")
+        ax.text(20, 70, example.chosen, fontsize=0.92 * size, color="#6B7178")
+        for v, name in enumerate("nm"):
+            top = header + v * block
+            ax.text(20, top + 42, f"view {name}: {example.cameras[v]}", fontsize=1.1 * size, weight="bold")
+            for t in range(frames + 1):
+                x = left + t * (cell_w + gap) + cell_w / 2
+                text = "given" if t == 0 else f"{t * example.dt_s:.1f} s"
+                ax.text(x, top + 42, text, fontsize=0.92 * size, ha="center", color="#6B7178")
+            depth_range = _depth_range(example, v)
+            for r, (kind, which) in enumerate(
+                (k, w) for k in ("colour", "depth", "hand") for w in ("true", "generated")
+            ):
+                y = top + block_title + r * row + (r // 2) * 9
+                colour = GREEN if which == "true" else PURPLE
+                ax.text(left - 14, y + cell_h / 2, which, fontsize=size, color=colour, ha="right", va="center")
+                if which == "true":
+                    ax.text(20, y + row - gap / 2, kind, fontsize=size, va="center", weight="bold")
+                for t in range(frames + 1):
+                    image = _cell(example, v, kind, which, t, depth_range)
+                    if image is not None:
+                        _paste(ax, np.kron(image, np.ones((scale, scale, 1), np.uint8)), left + t * (cell_w + gap), y)
+            y = top + block_title + 2 * row + 9
+            _colour_bar(fig, (width - right + 24, y, 22, 2 * row - gap), (width, height), depth_range, size)
+        ax.text(
+            20,
+            height - 22,
+            "Depth: z in camera n's frame for both views, as the generator is asked for it; light grey is invalid. "
+            "Hand: from the simulator above, the generator's own labels below.",
+            fontsize=0.86 * size,
+            color="#6B7178",
+        )
+
+
+def _cell(example: Example, view: int, kind: str, which: str, t: int, depth_range: tuple[float, float]) -> Image | None:
+    """The (H, W, 3) picture of one cell; None where there is nothing generated (the first frame is given)."""
+    if t == 0 and which == "generated":
+        return None
+    i = 0 if which == "true" else 1
+    rgb = example.first_rgb[view] if t == 0 else example.rgb[i, view, t - 1]
+    if kind == "colour":
+        return rgb
+    if kind == "depth":
+        return colour_depth(example.first_depth[view] if t == 0 else example.depth[i, view, t - 1], depth_range)
+    mask = example.first_hand[view] if t == 0 else example.hand[i, view, t - 1]
+    tint = np.array([int(c[j : j + 2], 16) for c in (GREEN if i == 0 else PURPLE,) for j in (1, 3, 5)])
+    grey = np.repeat(255 - 0.45 * (255 - rgb.mean(-1, keepdims=True)), 3, axis=-1)
+    return np.where(mask[..., None], 0.15 * grey + 0.85 * tint, grey).astype(np.uint8)
+
+
+def colour_depth(depth: npt.NDArray[np.floating], limits: tuple[float, float]) -> Image:
+    """(H, W, 3) uint8 from metres (H, W): near is bright, invalid is light grey."""
+    import matplotlib
+
+    low, high = limits
+    colours = matplotlib.colormaps["viridis_r"]((np.nan_to_num(depth, nan=low) - low) / (high - low))[..., :3]
+    return np.where(np.isfinite(depth)[..., None], 255 * colours, INVALID).astype(np.uint8)
+
+
+def _depth_range(example: Example, view: int) -> tuple[float, float]:
+    true = example.depth[0, view]
+    true = true[np.isfinite(true)]
+    if not len(true):
+        return 0.0, 1.0
+    low, high = (float(x) for x in np.percentile(true, [1, 99]))
+    return low, max(high, low + 0.01)
+
+
+def _canvas(fig: Any, width: int, height: int) -> Any:
+    """Axes over the whole figure whose data coordinates are its pixels, y downwards."""
+    fig.set_layout_engine("none")
+    ax = fig.add_axes((0, 0, 1, 1))
+    ax.set_xlim(0, width)
+    ax.set_ylim(height, 0)
+    ax.axis("off")
+    return ax
+
+
+def _paste(ax: Any, image: Image, x: float, y: float) -> None:
+    h, w = image.shape[:2]
+    ax.imshow(image, extent=(x, x + w, y + h, y), interpolation="nearest", aspect="auto", zorder=1)
+
+
+def _frame(ax: Any, x: float, y: float, w: int, h: int, colour: str, line: float) -> None:
+    from matplotlib.patches import Rectangle
+
+    ax.add_patch(Rectangle((x, y), w, h, fill=False, edgecolor=colour, lw=line, zorder=2))
+
+
+def _symbol(split: str) -> str:
+    return "●" if split == "seen" else "◆"
+
+
+def _colour_bar(
+    fig: Any, box: tuple[float, float, float, float], size_px: tuple[int, int], limits: tuple[float, float], size: float
+) -> None:
+    import matplotlib
+
+    x, y, w, h = box
+    ax = fig.add_axes((x / size_px[0], 1 - (y + h) / size_px[1], w / size_px[0], h / size_px[1]))
+    ramp = matplotlib.colormaps["viridis_r"](np.linspace(0, 1, 256))[:, None, :3]
+    ax.imshow(ramp, aspect="auto", extent=(0, 1, limits[1], limits[0]))
+    ax.set_xticks([])
+    ax.yaxis.tick_right()
+    ax.locator_params(axis="y", nbins=5)
+    ax.tick_params(labelsize=0.85 * size, length=3)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    ax.set_title("m", fontsize=0.9 * size, loc="center", weight="normal", color=GREY)

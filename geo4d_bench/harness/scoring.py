@@ -1,0 +1,147 @@
+"""Scores of one window: a 4D video and the hand tracked through it, against what really happened."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from geo4d_bench.dataset.types import Window
+from geo4d_bench.evaluation import metrics
+from geo4d_bench.geometry.se3 import Array, inverse, pose_error, transform
+from geo4d_bench.model.video import FirstFrames, Video4D
+from geo4d_bench.policies.trackers import HandTrack
+
+NEAR_FRAMES = 4
+"""The first frames, those that a policy carries out before it plans again."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One window's numbers; NaN where a metric does not apply.
+
+    Attributes:
+        gripper_cm: distance of the tracked to the true gripper, mean over frames and arms; frames where the tracker
+            is lost keep the pose that it extrapolates.  gripper_cm_frames_1_4: over the first four frames.
+        rotation_deg: angle between tracked and true orientation.  opening_cm: error of the fingers' distance.
+        lost_share: share of frames where the tracker is lost.
+        abs_rel_*, d1_*: depth errors, see ``evaluation.metrics.depth_score``.  missing_*: share of the true pixels
+            that the video leaves invalid.
+        psnr_*_db, ssim_*: of RGB.
+        miou: cross-view overlap of the gripper.  view_gap_cm: distance of the two views' pointmaps where they see
+            the same surface, hand_view_gap_cm: the same on the hand alone.
+    """
+
+    gripper_cm: float
+    gripper_cm_frames_1_4: float
+    rotation_deg: float
+    opening_cm: float
+    lost_share: float
+    abs_rel_n: float
+    abs_rel_m: float
+    abs_rel_m_paper_compat: float
+    d1_n: float
+    d1_m: float
+    d1_m_paper_compat: float
+    missing_n: float
+    missing_m: float
+    psnr_n_db: float
+    psnr_m_db: float
+    ssim_n: float
+    ssim_m: float
+    miou: float
+    view_gap_cm: float
+    hand_view_gap_cm: float
+
+
+METRICS = tuple(f.name for f in fields(Scores))
+
+
+def first_frames(window: Window) -> FirstFrames:
+    """What a generator is given of a window: exactly what a policy has at run time."""
+    return FirstFrames(rgb=window.rgb[:, 0], points=window.points[:, 0], K=window.K, hand_mask=window.hand_mask)
+
+
+def true_video(window: Window) -> Video4D:
+    """The window's future as it was, view m's points taken to camera n's frame."""
+    points = np.stack([window.points[0, 1:], transform(window.T_n_m, window.points[1, 1:])])
+    return Video4D(window.rgb[:, 1:], points, window.parts[:, 1:], window.K, window.dt_s)
+
+
+def copied_first_frame(window: Window) -> Video4D:
+    """The floor for images: the first frame of both views, unchanged, at every future time.
+
+    It is a floor of *motion* and is told the rest: view m's points are taken to camera n's frame by the true pose,
+    and the hand is labelled by the simulator.
+    """
+    future = window.rgb.shape[1] - 1
+    first = np.stack([window.points[0, 0], transform(window.T_n_m, window.points[1, 0])])
+
+    def repeat(images: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        return np.repeat(images[:, None], future, axis=1)
+
+    return Video4D(repeat(window.rgb[:, 0]), repeat(first), repeat(window.parts[:, 0]), window.K, window.dt_s)
+
+
+def standing_still(window: Window) -> list[HandTrack]:
+    """The floor for actions: every hand keeps its true first pose and opening; no tracker takes part."""
+    arms, frames = window.T_n_ee.shape[0], window.T_n_ee.shape[1] - 1
+    nothing = np.zeros(frames, dtype=bool)
+    return [
+        HandTrack(
+            np.repeat(window.T_n_ee[a, :1], frames, axis=0),
+            np.repeat(window.opening_m[a, :1], frames),
+            np.full(frames, np.nan),
+            nothing,
+        )
+        for a in range(arms)
+    ]
+
+
+def position_errors_cm(window: Window, tracks: Sequence[HandTrack]) -> Array:
+    """(T,) centimetres between the tracked and the true gripper in each frame, mean over arms."""
+    errors = [pose_error(t.T_n_ee, window.T_n_ee[a, 1:])[0] for a, t in enumerate(tracks)]
+    return 100.0 * np.mean(errors, axis=0)
+
+
+def score(window: Window, video: Video4D, tracks: Sequence[HandTrack]) -> Scores:
+    """Every metric of one window.
+
+    Args:
+        window: the truth.
+        video: what is scored; ``parts`` are its own segmentation of the hands.
+        tracks: each arm's track through ``video``, in the order of ``window.T_n_ee``.
+    """
+    truth = true_video(window)
+    position = position_errors_cm(window, tracks)
+    rotation = [pose_error(t.T_n_ee, window.T_n_ee[a, 1:])[1] for a, t in enumerate(tracks)]
+    opening = [np.abs(t.opening_m - window.opening_m[a, 1:]) for a, t in enumerate(tracks)]
+    n, m = (metrics.depth_score(video.points[v], truth.points[v]) for v in (0, 1))
+    compat = metrics.depth_score_paper_compat(video.points[1], window.points[1, 1:], window.T_n_m)
+    hand = video.parts > 0
+    both = metrics.seen_by_both(truth.points[0], truth.points[1], window.K[0])
+    return Scores(
+        gripper_cm=float(position.mean()),
+        gripper_cm_frames_1_4=float(position[:NEAR_FRAMES].mean()),
+        rotation_deg=math.degrees(float(np.mean(rotation))),
+        opening_cm=100.0 * float(np.mean(opening)),
+        lost_share=float(np.mean([t.lost for t in tracks])),
+        abs_rel_n=n.abs_rel,
+        abs_rel_m=m.abs_rel,
+        abs_rel_m_paper_compat=compat.abs_rel,
+        d1_n=n.d1,
+        d1_m=m.d1,
+        d1_m_paper_compat=compat.d1,
+        missing_n=n.missing,
+        missing_m=m.missing,
+        psnr_n_db=metrics.psnr_db(video.rgb[0], truth.rgb[0]),
+        psnr_m_db=metrics.psnr_db(video.rgb[1], truth.rgb[1]),
+        ssim_n=metrics.ssim(video.rgb[0], truth.rgb[0]),
+        ssim_m=metrics.ssim(video.rgb[1], truth.rgb[1]),
+        miou=metrics.cross_view_miou(video.points[0], hand[0], hand[1], inverse(window.T_n_m), window.K[1])[0],
+        view_gap_cm=100.0 * metrics.view_gap_m(video.points[0], video.points[1], both, window.K[0]),
+        hand_view_gap_cm=100.0
+        * metrics.view_gap_m(video.points[0], video.points[1], both & (truth.parts[1] > 0), window.K[0]),
+    )
