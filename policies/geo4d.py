@@ -20,6 +20,9 @@ from geo4d_bench.seeding import derive_seed
 if TYPE_CHECKING:
     from geo4d_bench.model.generator import Generator
 
+THREADS = 2
+"""Sums in another order round differently, and a ledger must not depend on how many cores a machine has."""
+
 
 @dataclass(frozen=True)
 class LoadedGenerator:
@@ -27,13 +30,11 @@ class LoadedGenerator:
 
     Attributes:
         generator: the model.  sha256: of its checkpoint.  image_size: (H, W) that it was trained at.
-        batch: first frames in every call; fewer are filled up, so that a plan does not depend on its company.
     """
 
     generator: Generator
     sha256: str
     image_size: tuple[int, int]
-    batch: int
 
 
 class Geo4D(VideoPolicy):
@@ -57,13 +58,34 @@ class Geo4D(VideoPolicy):
 
     @classmethod
     def act_many(cls, policies: Sequence[Policy], observations: Sequence[Observation]) -> list[ActionChunk]:
+        """One call of the generator for all episodes, then each episode's own tracking.
+
+        The generator gives every sample what it would give it alone, so a plan doesn't depend on its company.
+        """
         mine = [p for p in policies if isinstance(p, Geo4D)]
         if len(mine) != len(policies) or any(p.loaded is not mine[0].loaded for p in mine):
             raise PolicyError("Geo4D.act_many: the policies must come from one factory, so that they share a generator")
-        chunks: list[ActionChunk] = []
-        for i in range(0, len(mine), mine[0].loaded.batch if mine else 1):
-            chunks += _plan(mine[i : i + mine[0].loaded.batch], observations[i : i + mine[0].loaded.batch])
+        if not mine:
+            return []
+        began = time.perf_counter()
+        firsts = [p.first_frames(obs) for p, obs in zip(mine, observations, strict=True)]
+        videos = mine[0].loaded.generator.generate(firsts, [p.next_seed() for p in mine])
+        generate_ms = 1e3 * (time.perf_counter() - began) / len(mine)
+        chunks = []
+        for policy, obs, video in zip(mine, observations, videos, strict=True):
+            policy.timings["generate_ms"] = generate_ms
+            chunks.append(policy.chunk_from_video(video, obs))
         return chunks
+
+    def first_frames(self, obs: Observation) -> FirstFrames:
+        """What the generator sees; PolicyError where the images are not of the size that it was trained at."""
+        height, width = self.loaded.image_size
+        if obs.rgb.shape[1:3] != (height, width):
+            raise PolicyError(
+                f"geo4d: images are {obs.rgb.shape[1]} x {obs.rgb.shape[2]}, the checkpoint was trained at "
+                f"{height} x {width}; render observations at that size"
+            )
+        return first_frames(obs, self.task)
 
     def next_seed(self) -> int:
         """The seed of the next plan: its own for every plan of an episode, the same in every rerun."""
@@ -72,17 +94,17 @@ class Geo4D(VideoPolicy):
         return seed
 
 
-def load_generator(checkpoint: Path, batch: int = 1) -> LoadedGenerator:
-    """Load a checkpoint folder once for all episodes; CheckpointError where it is incomplete.
+def load_generator(checkpoint: Path) -> LoadedGenerator:
+    """Load a checkpoint folder once for all episodes; CheckpointError where it is incomplete."""
+    import torch
 
-    Args:
-        checkpoint: a folder written by training.
-        batch: first frames in every call of the model.
-    """
+    from geo4d_bench.model.checkpoint import checkpoint_sha256
     from geo4d_bench.model.generator import Generator
 
+    torch.set_num_threads(THREADS)
     generator = Generator.from_pretrained(checkpoint)
-    return LoadedGenerator(generator, generator.sha256, generator.image_size, batch)
+    config = generator.config
+    return LoadedGenerator(generator, checkpoint_sha256(checkpoint), (config.height, config.width))
 
 
 def first_frames(obs: Observation, task: TaskInfo) -> FirstFrames:
@@ -93,26 +115,3 @@ def first_frames(obs: Observation, task: TaskInfo) -> FirstFrames:
     for arm in task.arms:
         mask |= task.hand.visible_mask(points_world, obs.T_world_ee[arm], obs.opening_m[arm])
     return FirstFrames(rgb=obs.rgb, points=points, K=obs.K, hand_mask=mask)
-
-
-def _plan(policies: Sequence[Geo4D], observations: Sequence[Observation]) -> list[ActionChunk]:
-    """One call of the generator for at most a batch of episodes, then each episode's own tracking."""
-    loaded = policies[0].loaded
-    for obs in observations:
-        if obs.rgb.shape[1:3] != loaded.image_size:
-            height, width = loaded.image_size
-            raise PolicyError(
-                f"geo4d: images are {obs.rgb.shape[1]} x {obs.rgb.shape[2]}, the checkpoint was trained at "
-                f"{height} x {width}; render observations at that size"
-            )
-    began = time.perf_counter()
-    firsts = [first_frames(obs, policy.task) for policy, obs in zip(policies, observations, strict=True)]
-    seeds = [policy.next_seed() for policy in policies]
-    missing = loaded.batch - len(firsts)
-    videos = loaded.generator.generate(firsts + [firsts[-1]] * missing, seeds + [seeds[-1]] * missing)
-    generate_ms = 1e3 * (time.perf_counter() - began) / len(policies)
-    chunks = []
-    for policy, obs, video in zip(policies, observations, videos, strict=False):
-        policy.timings["generate_ms"] = generate_ms
-        chunks.append(policy.chunk_from_video(video, obs))
-    return chunks
