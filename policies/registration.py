@@ -33,15 +33,25 @@ FIT_ITERATIONS = 5
 
 
 @dataclass(frozen=True)
+class Opening:
+    """What is known of the opening before the hand is registered: mean and standard deviation, metres."""
+
+    mean_m: float
+    sigma_m: float
+
+
+@dataclass(frozen=True)
 class Registered:
     """Where the hand is, and how well that explains the points.
 
     Attributes:
-        T_n_ee: (4, 4).  inlier_share: share of points within the inlier distance of the model's surface.
+        T_n_ee: (4, 4).  opening_m: metres between the fingers.
+        inlier_share: share of points within the inlier distance of the model's surface.
         rms_m: of the inliers' distances to the surface.
     """
 
     T_n_ee: Array
+    opening_m: float
     inlier_share: float
     rms_m: float
 
@@ -66,13 +76,14 @@ class HandRegistration:
 
     def __init__(self, hand: HandModel) -> None:
         self.hand = hand
+        self._opening_sign = np.select([hand.part == LEFT_FINGER, hand.part == RIGHT_FINGER], [1.0, -1.0])
         self._models: dict[int, _Model] = {}
 
-    def best(self, seen: HandPoints, starts: Sequence[Array], opening_m: float, inlier_m: float) -> Registered:
+    def best(self, seen: HandPoints, starts: Sequence[Array], opening: Opening, inlier_m: float) -> Registered:
         """The best registration among those from ``starts`` (T_n_ee each)."""
         import small_gicp
 
-        model = self._model(opening_m)
+        model = self._model(opening.mean_m)
         best: Registered | None = None
         best_start = starts[0]
         source = small_gicp.PointCloud(seen.points)
@@ -89,12 +100,12 @@ class HandRegistration:
                     max_iterations=15,
                 )
                 T_ee_n = result.T_target_source
-            candidate = self._score(model, seen, inverse(T_ee_n), inlier_m)
+            candidate = self._score(seen, inverse(T_ee_n), opening.mean_m, inlier_m)
             if best is None or _value(candidate, inlier_m) > _value(best, inlier_m):
                 best, best_start = candidate, start
         assert best is not None
-        T = self._fit(model, seen, best.T_n_ee, best_start)
-        return self._score(model, seen, T, inlier_m)
+        T, gap = self._fit(seen, best, best_start, opening)
+        return self._score(seen, T, gap, inlier_m)
 
     def visible_offset(self, T_n_ee: Array, seen: HandPoints, opening_m: float) -> Array:
         """(3,) from the place where a hand at a pose would show its points to view n, to where they are.
@@ -109,61 +120,49 @@ class HandRegistration:
         offset: Array = observed.mean(axis=0) - p[facing].mean(axis=0)
         return offset
 
-    def one_finger_opening(self, seen: HandPoints, T_n_ee: Array, opening_m: float) -> float | None:
-        """Opening from the fingers that are seen, one by one, against the hand's own frame; None where none is."""
-        p_ee = transform(inverse(T_n_ee), seen.points)
-        surface = self.hand.at_opening(opening_m)
-        total, weight = 0.0, 0.0
-        for part, sign in ((LEFT_FINGER, 1.0), (RIGHT_FINGER, -1.0)):
-            mine = p_ee[seen.part == part]
-            if len(mine) < MIN_FINGER_POINTS:
-                continue
-            of_part = surface[self.hand.part == part]
-            _, match = cKDTree(of_part).query(mine)
-            shift = float(np.median((mine - of_part[match]) @ self.hand.finger_axis))
-            total += len(mine) * (opening_m + 2.0 * sign * shift)
-            weight += len(mine)
-        return total / weight if weight else None
-
     def _model(self, opening_m: float) -> _Model:
         key = round(opening_m / OPENING_STEP_M)
         if key not in self._models:
             self._models[key] = _Model(self.hand, key * OPENING_STEP_M)
         return self._models[key]
 
-    def _match(self, model: _Model, seen: HandPoints, T_ee_n: Array) -> tuple[Array, Array, Array]:
-        """Points (N, 3), matched normals (N, 3), signed distances (N,) to the matched planes, in the hand's frame."""
+    def _search(self, seen: HandPoints, T_ee_n: Array, opening_m: float) -> tuple[_Model, Array, Array, Array]:
+        """The model at an opening, points (N, 3) in the hand's frame, distances (N,) and matches (N,) to it."""
+        model = self._model(opening_m)
         p = transform(T_ee_n, seen.points)
-        _, index = model.tree.query(np.column_stack([p, PART_WEIGHT_M * _part_axes(seen.part)]))
-        normals = model.normals[index]
-        return p, normals, np.einsum("ij,ij->i", p - model.points[index], normals)
+        distance, index = model.tree.query(np.column_stack([p, PART_WEIGHT_M * _part_axes(seen.part)]))
+        return model, p, np.asarray(distance), np.asarray(index)
 
-    def _score(self, model: _Model, seen: HandPoints, T_n_ee: Array, inlier_m: float) -> Registered:
-        distance, _ = model.tree.query(
-            np.column_stack([transform(inverse(T_n_ee), seen.points), PART_WEIGHT_M * _part_axes(seen.part)])
-        )
+    def _score(self, seen: HandPoints, T_n_ee: Array, opening_m: float, inlier_m: float) -> Registered:
+        _, _, distance, _ = self._search(seen, inverse(T_n_ee), opening_m)
         inlier = distance < inlier_m
         rms = float(np.sqrt(np.mean(distance[inlier] ** 2))) if inlier.any() else inlier_m
-        return Registered(T_n_ee, float(inlier.mean()), rms)
+        return Registered(T_n_ee, opening_m, float(inlier.mean()), rms)
 
-    def _fit(self, model: _Model, seen: HandPoints, T_n_ee: Array, T_prior: Array) -> Array:
-        """Gauss-Newton on Huber-weighted point-to-plane distances and a Gaussian prior about ``T_prior``."""
-        T_ee_n, T_prior_inv = inverse(T_n_ee), inverse(T_prior)
-        prior = np.diag([PRIOR_ROTATION_RAD**-2] * 3 + [PRIOR_TRANSLATION_M**-2] * 3)
+    def _fit(self, seen: HandPoints, found: Registered, T_prior: Array, opening: Opening) -> tuple[Array, float]:
+        """Pose and opening: Gauss-Newton on Huber-weighted point-to-plane distances and a Gaussian prior."""
+        T_ee_n, gap = inverse(found.T_n_ee), found.opening_m
+        sigmas = np.array([PRIOR_ROTATION_RAD] * 3 + [PRIOR_TRANSLATION_M] * 3 + [opening.sigma_m])
+        prior = np.diag(sigmas**-2)
         for _ in range(FIT_ITERATIONS):
-            p, n, r = self._match(model, seen, T_ee_n)
+            model, p, _, index = self._search(seen, T_ee_n, gap)
+            n = model.normals[index]
+            r = np.einsum("ij,ij->i", p - model.points[index], n)
             sigma = max(NOISE_FLOOR_M, 1.48 * float(np.median(np.abs(r))))
             w = np.minimum(1.0, 1.5 * sigma / np.maximum(np.abs(r), 1e-9)) / (sigma**2 * POINTS_PER_INDEPENDENT)
-            J = np.column_stack([np.cross(p, n), n])
+            moves = -0.5 * self._opening_sign[index] * (n @ self.hand.finger_axis)
+            J = np.column_stack([np.cross(p, n), n, moves])
             # The prior's residual: the small motion, in the hand's frame, from the prior to the present estimate.
-            delta = T_ee_n @ inverse(T_prior_inv)
-            e = np.concatenate([Rotation.from_matrix(delta[:3, :3]).as_rotvec(), delta[:3, 3]])
+            delta = T_ee_n @ T_prior
+            turn = Rotation.from_matrix(delta[:3, :3]).as_rotvec()
+            e = np.concatenate([turn, delta[:3, 3], [gap - opening.mean_m]])
             A = (J * w[:, None]).T @ J + prior
             step = -np.linalg.solve(A, (J * w[:, None]).T @ r + prior @ e)
-            T_ee_n = pose(Rotation.from_rotvec(step[:3]).as_matrix(), step[3:]) @ T_ee_n
+            T_ee_n = pose(Rotation.from_rotvec(step[:3]).as_matrix(), step[3:6]) @ T_ee_n
+            gap = float(np.clip(gap + step[6], 0.0, self.hand.max_opening_m))
             if np.abs(step).max() < 1e-4:
                 break
-        return inverse(T_ee_n)
+        return inverse(T_ee_n), gap
 
 
 def _value(found: Registered, inlier_m: float) -> float:

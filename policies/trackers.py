@@ -17,7 +17,7 @@ from geo4d_bench.geometry.hand import HandModel
 from geo4d_bench.geometry.se3 import Array, pose, pose_error, rotation_angle
 from geo4d_bench.model.video import Video4D
 from geo4d_bench.policies.hand_points import HandPoints, finger_distance, hand_points
-from geo4d_bench.policies.registration import HandRegistration
+from geo4d_bench.policies.registration import HandRegistration, Opening
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,12 @@ class TrackerConfig:
     """Number of points from which on confidence no longer rises."""
     rms_scale_m: float = 0.02
     """Confidence falls by 1 / e^(1/2) where the residual's rms reaches this."""
+    opening_noise_m: float = 0.006
+    """Standard deviation of the opening as measured by the distance between both fingers' points."""
+    opening_change_m: float = 0.03
+    """Standard deviation of its change between two frames, where at most one finger is seen."""
+    same_start_m: float = 0.008
+    """Hypotheses nearer to one another than this are one."""
     max_speed_m: float = 0.5
     """A hand that moves further than this between two frames is not believed: lost."""
 
@@ -104,15 +110,14 @@ class PointTracker:
         """Move ``state`` to the next frame; returns the confidence, 0 where the frame could not be used."""
         config = self.config
         if len(seen.points) >= config.min_points:
-            opening = self._opening_before(state, seen)
-            starts = self._hypotheses(state, seen, opening)
+            opening = self._opening(state, seen)
+            starts = self._hypotheses(state, seen, opening.mean_m)
             found = self._registration.best(seen, starts, opening, config.inlier_m)
             T = nearest_symmetric(found.T_n_ee, state.T)
             distance, _ = pose_error(T, state.T)
             if found.inlier_share >= config.min_inlier_share and distance <= config.max_speed_m:
-                opening = self._opening_after(opening, seen, T)
                 state.velocity = T[:3, 3] - state.T[:3, 3]
-                state.T, state.opening, state.seen, state.T_seen = T, opening, seen, T
+                state.T, state.opening, state.seen, state.T_seen = T, found.opening_m, seen, T
                 evidence = min(1.0, len(seen.points) / config.full_evidence_points) ** 0.5
                 return float(evidence * found.inlier_share * np.exp(-0.5 * (found.rms_m / config.rms_scale_m) ** 2))
         # Coast on, and slow down: an unseen hand has more likely stopped behind something than flown off.
@@ -127,21 +132,18 @@ class PointTracker:
             shift = seen.displacement_from(state.seen)
             if shift is not None:
                 starts.insert(0, state.T_seen[:3, 3] + shift)
-        return [pose(R, s) for s in starts]
+        apart: list[Array] = []
+        for start in starts:
+            if all(np.linalg.norm(start - other) > self.config.same_start_m for other in apart):
+                apart.append(start)
+        return [pose(R, start) for start in apart]
 
-    def _opening_before(self, state: _State, seen: HandPoints) -> float:
+    def _opening(self, state: _State, seen: HandPoints) -> Opening:
         """The opening from the fingers' distance alone, which needs the axis' direction but not the hand's place."""
         measured = finger_distance(self.hand, seen, state.T[:3, :3])
-        return state.opening if measured is None else self._clip(measured)
-
-    def _opening_after(self, before: float, seen: HandPoints, T: Array) -> float:
-        measured = finger_distance(self.hand, seen, T[:3, :3])
         if measured is None:
-            measured = self._registration.one_finger_opening(seen, T, before)
-        return before if measured is None else self._clip(measured)
-
-    def _clip(self, opening_m: float) -> float:
-        return float(np.clip(opening_m, 0.0, self.hand.max_opening_m))
+            return Opening(state.opening, self.config.opening_change_m)
+        return Opening(float(np.clip(measured, 0.0, self.hand.max_opening_m)), self.config.opening_noise_m)
 
 
 def nearest_symmetric(T: Array, T_reference: Array) -> Array:
