@@ -48,20 +48,23 @@ def mesh_asset(model: Any, name: str, file: str, budget: MeshBudget) -> tuple[st
     return f"{_stem(name)}-{hashlib.sha256(content).hexdigest()[:8]}.stl", content
 
 
-def mesh_geometry(model: Any, index: int) -> tuple[_FloatArray, _IntArray]:
+def mesh_geometry(model: Any, index: int, *, compiled_frame: bool = False) -> tuple[_FloatArray, _IntArray]:
     """Vertices (N, 3) in the frame of the mesh's file (scale applied) and faces (F, 3) of a compiled model's mesh.
 
-    MuJoCo moves meshes to their centre of mass and principal axes when it compiles; this is undone.
+    MuJoCo moves meshes to their centre of mass and principal axes when it compiles; this is undone, unless
+    ``compiled_frame`` asks for the frame in which geoms place them.
     """
     import mujoco
 
     first, count = model.mesh_vertadr[index], model.mesh_vertnum[index]
-    rotation = np.zeros(9)
-    mujoco.mju_quat2Mat(rotation, model.mesh_quat[index])
-    vertices = model.mesh_vert[first : first + count].astype(np.float64) @ rotation.reshape(3, 3).T
+    vertices = model.mesh_vert[first : first + count].astype(np.float64)
+    if not compiled_frame:
+        rotation = np.zeros(9)
+        mujoco.mju_quat2Mat(rotation, model.mesh_quat[index])
+        vertices = vertices @ rotation.reshape(3, 3).T + model.mesh_pos[index]
     first_face = model.mesh_faceadr[index]
     faces = model.mesh_face[first_face : first_face + model.mesh_facenum[index]]
-    return vertices + model.mesh_pos[index], np.array(faces, dtype=np.int32)
+    return vertices, np.array(faces, dtype=np.int32)
 
 
 def simplify(vertices: _FloatArray, faces: _IntArray, budget: MeshBudget) -> tuple[_FloatArray, _IntArray]:
@@ -82,7 +85,7 @@ def _simplify_cached(vertex_bytes: bytes, face_bytes: bytes, budget: MeshBudget)
     # MuJoCo keeps a vertex for every normal; seams would be torn open, so equal positions are joined first.
     _, first, inverse = np.unique(vertices.round(6), axis=0, return_index=True, return_inverse=True)
     joined, joined_faces = vertices[first], inverse.reshape(-1)[faces].astype(np.int32)
-    points, _ = _surface_grid(vertices[faces], count=4096)
+    points, _ = surface_grid(vertices[faces], count=4096)
     allowed = max(budget.error_m, budget.error_relative * float(np.ptp(vertices, axis=0).max()))
     target = budget.faces
     while target < len(joined_faces):
@@ -103,7 +106,7 @@ def surface_error(points: _FloatArray, vertices: _FloatArray, faces: _IntArray, 
     from scipy.spatial import cKDTree
 
     triangles = vertices[faces]
-    samples, owner = _surface_grid(triangles, count=4096)
+    samples, owner = surface_grid(triangles, count=4096)
     _, candidates = cKDTree(samples).query(points, k=near)
     best = np.full(len(points), np.inf)
     for column in range(near):
@@ -112,7 +115,7 @@ def surface_error(points: _FloatArray, vertices: _FloatArray, faces: _IntArray, 
     return best
 
 
-def _surface_grid(triangles: _FloatArray, count: int) -> tuple[_FloatArray, npt.NDArray[np.intp]]:
+def surface_grid(triangles: _FloatArray, count: int) -> tuple[_FloatArray, npt.NDArray[np.intp]]:
     """About ``count`` points spread evenly over triangles (F, 3, 3), at least one on each, and whose each one is."""
     ab, ac = triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]
     area = 0.5 * np.linalg.norm(np.cross(ab, ac), axis=1)

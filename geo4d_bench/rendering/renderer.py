@@ -6,6 +6,7 @@ the scene is built once a moment; then each camera costs one draw for RGB and de
 
 from __future__ import annotations
 
+import atexit
 import os
 import weakref
 from collections.abc import Sequence
@@ -53,7 +54,6 @@ class Renderer:
         self.quality, self.max_depth_m = quality, max_depth_m
         self._context: Any = None
         owned: list[Any] = []
-        # Runs when the renderer is closed, collected, or the interpreter ends, while OpenGL can still be called.
         self._finalizer = weakref.finalize(self, _free, owned)
         model = scene.model
         visual = model.vis.global_
@@ -61,6 +61,7 @@ class Renderer:
         try:
             self._gl = mujoco.GLContext(self.width, self.height)
             owned.append(self._gl)
+            _close_at_exit(self)
             self._gl.make_current()
             # The context copies these from the model; another renderer may share the model.
             visual.offheight, visual.offwidth = self.height, self.width
@@ -192,6 +193,26 @@ class Renderer:
         mujoco.mjr_readPixels(self._rgb, None, self._viewport, self._context)
         red = self._rgb[::-1, :, 0]
         return np.where(red > 0, red - 1, 0).astype(np.uint8)
+
+
+_open: weakref.WeakSet[Renderer] = weakref.WeakSet()
+
+
+def _close_at_exit(renderer: Renderer) -> None:
+    """Close what is still open when the interpreter ends, before MuJoCo shuts EGL down.
+
+    Exit handlers run last in, first out, and MuJoCo adds its own when it makes its first context: ours must be added
+    after that, which is why this is not left to the finalizer.
+    """
+    if not _open:
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
+    _open.add(renderer)
+
+
+def _close_all() -> None:
+    for renderer in list(_open):
+        renderer.close()
 
 
 def _free(owned: list[Any]) -> None:
