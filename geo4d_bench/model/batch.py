@@ -1,0 +1,71 @@
+"""Windows and first frames as tensors. The one place where view m's targets are moved to camera n's frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geo4d_bench.dataset.types import Window
+from geo4d_bench.errors import DatasetError
+from geo4d_bench.geometry.camera import depth_to_points
+from geo4d_bench.geometry.se3 import transform
+from geo4d_bench.model.video import FirstFrames
+
+
+def batch_from_windows(windows: Sequence[Window]) -> dict[str, Tensor]:
+    """A training batch: the condition of both views, and the targets with all points in camera n's frame.
+
+    Returns:
+        first_rgb (B, 2, H, W, 3) uint8; first_points (B, 2, H, W, 3) float32 m, each view's OWN frame, 0 where
+        invalid; first_valid (B, 2, H, W) bool; hand_mask (B, H, W) bool; rays (B, 2, H, W, 3) float32, z = 1;
+        rgb (B, 2, T, H, W, 3) uint8; points (B, 2, T, H, W, 3) float32 m, camera n's frame, 0 where invalid;
+        valid (B, 2, T, H, W) bool; parts (B, 2, T, H, W) uint8; hand (B, arms, T, 3) float32 m, camera n's frame.
+
+    Raises:
+        DatasetError: no windows, or windows of different shapes.
+    """
+    if not windows:
+        raise DatasetError("a batch needs at least one window, got none")
+    shapes = {w.rgb.shape for w in windows}
+    if len(shapes) > 1:
+        raise DatasetError(f"the windows of a batch have different shapes {sorted(shapes)}; render them at one size")
+    batch = batch_from_first_frames(
+        [FirstFrames(rgb=w.rgb[:, 0], points=w.points[:, 0], K=w.K, hand_mask=w.hand_mask) for w in windows]
+    )
+    points = np.stack([_points_in_n(w) for w in windows])
+    valid = np.isfinite(points).all(-1)
+    points[~valid] = 0.0
+    batch |= {
+        "rgb": torch.from_numpy(np.stack([w.rgb[:, 1:] for w in windows])),
+        "points": torch.from_numpy(points),
+        "valid": torch.from_numpy(valid),
+        "parts": torch.from_numpy(np.stack([w.parts[:, 1:] for w in windows])),
+        "hand": torch.from_numpy(np.stack([w.T_n_ee[:, 1:, :3, 3] for w in windows]).astype(np.float32)),
+    }
+    return batch
+
+
+def batch_from_first_frames(conditions: Sequence[FirstFrames]) -> dict[str, Tensor]:
+    """The condition part of a batch (keys ``first_*``, ``hand_mask``, ``rays``); an unknown hand mask is empty."""
+    points = np.stack([c.points for c in conditions]).astype(np.float32)
+    valid = np.isfinite(points).all(-1)
+    points[~valid] = 0.0
+    height, width = points.shape[2:4]
+    plane = np.ones((height, width), np.float32)
+    empty = np.zeros((height, width), bool)
+    rays = np.stack([[depth_to_points(plane, K) for K in c.K] for c in conditions])
+    return {
+        "first_rgb": torch.from_numpy(np.stack([c.rgb for c in conditions])),
+        "first_points": torch.from_numpy(points),
+        "first_valid": torch.from_numpy(valid),
+        "hand_mask": torch.from_numpy(np.stack([empty if c.hand_mask is None else c.hand_mask for c in conditions])),
+        "rays": torch.from_numpy(rays),
+    }
+
+
+def _points_in_n(window: Window) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """(2, T, H, W, 3): view n's points as they are, view m's moved from frame m to frame n."""
+    return np.stack([window.points[0, 1:], transform(window.T_n_m, window.points[1, 1:])])

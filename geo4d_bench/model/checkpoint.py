@@ -1,0 +1,87 @@
+"""Checkpoint folders: ``config.json`` + ``model.safetensors``. Files are written aside and renamed: a file that
+exists is whole, and a full disk costs nothing that was there before."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from geo4d_bench.errors import CheckpointError, ConfigError
+from geo4d_bench.model.config import GeneratorConfig
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+
+
+def checkpoint_sha256(folder: Path) -> str:
+    """64 hex digits over config and weights, the name of a checkpoint in ledgers."""
+    digest = hashlib.sha256()
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        digest.update(_existing(folder, name).read_bytes())
+    return digest.hexdigest()
+
+
+def save_checkpoint(folder: Path, config: GeneratorConfig, weights: dict[str, Tensor]) -> None:
+    """Write a checkpoint; CheckpointError where the disk refuses, and what was there stays."""
+    write_aside(folder / WEIGHTS_NAME, save({k: v.detach().cpu().contiguous() for k, v in weights.items()}))
+    write_aside(folder / CONFIG_NAME, config.to_json().encode())
+
+
+def load_config(folder: Path) -> GeneratorConfig:
+    """The config of a checkpoint folder; CheckpointError where there is none or it is of another kind."""
+    path = _existing(folder, CONFIG_NAME)
+    try:
+        return GeneratorConfig.from_json(path.read_text())
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}; train again with this version") from None
+
+
+def load_weights(folder: Path, module: nn.Module) -> None:
+    """Fill a module from ``model.safetensors``; CheckpointError where names, shapes or bytes don't fit."""
+    path = _existing(folder, WEIGHTS_NAME)
+    weights = read_tensors(path)
+    expected = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+    got = {k: tuple(v.shape) for k, v in weights.items()}
+    wrong = sorted(k for k in expected.keys() | got.keys() if expected.get(k) != got.get(k))
+    if wrong:
+        raise CheckpointError(
+            f"{path}: '{wrong[0]}' is {got.get(wrong[0], 'missing')}, config.json asks for "
+            f"{expected.get(wrong[0], 'no such tensor')} ({len(wrong)} such tensors); the files are of different models"
+        )
+    module.load_state_dict(weights)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; CheckpointError where it is cut off."""
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({error}); train or copy it again") from None
+    return tensors
+
+
+def write_aside(path: Path, content: bytes) -> None:
+    """Write a file so that it appears whole or not at all; CheckpointError where it cannot be written."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror}); free space and run again") from None
+
+
+def _existing(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; 'geo4d-bench train' makes a checkpoint")
+    return path

@@ -1,0 +1,104 @@
+"""Sizes and settings of a generator, and the presets that are known by name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from geo4d_bench.errors import ConfigError
+from geo4d_bench.registry import Registry
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Everything that a checkpoint must know besides its weights, normalisation included.
+
+    Attributes:
+        height, width: image size in pixels.
+        frames: predicted frames T.
+        dt_s: seconds between frames.
+        arms: number of arms.
+        patch: a token is patch x patch pixels of all T frames of one view.
+        dim, heads: width of a token and attention heads.
+        trunk_layers: blocks shared by the views.  decoder_layers: blocks that each view has to itself.
+        cross_view_attention: where False nothing flows between the views (the ablation of the paper).
+        pure_noise_share: share of the training samples at pure noise, where one-step generation works.
+        sample_steps: Euler steps of ``generate``.
+        hand_weight: added loss weight of pixels within ``hand_dilation`` pixels of a hand.
+        part_weight: weight of hand pixels in the loss of the part labels; above 1, uncertain hands still show.
+        point_mean_m, point_scale_m: points p are seen by the network as (p - mean) / scale.
+        motion_scale_m: unit of the hands' predicted motion.
+    """
+
+    height: int
+    width: int
+    dim: int
+    heads: int
+    trunk_layers: int
+    decoder_layers: int
+    frames: int = 10
+    dt_s: float = 0.4
+    arms: int = 1
+    patch: int = 8
+    cross_view_attention: bool = True
+    pure_noise_share: float = 0.7
+    sample_steps: int = 1
+    hand_weight: float = 4.0
+    hand_dilation: int = 2
+    part_weight: float = 3.0
+    point_mean_m: tuple[float, float, float] = (0.0, 0.0, 0.8)
+    point_scale_m: float = 0.3
+    motion_scale_m: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.height % self.patch or self.width % self.patch:
+            raise ConfigError(
+                f"generator: {self.height} x {self.width} pixels don't divide into patches of {self.patch}; "
+                "choose multiples of the patch"
+            )
+        if self.dim % self.heads:
+            raise ConfigError(f"generator: dim {self.dim} does not divide into {self.heads} heads")
+        if min(self.frames, self.arms, self.decoder_layers, self.sample_steps) < 1 or self.trunk_layers < 0:
+            raise ConfigError("generator: frames, arms, decoder_layers and sample_steps must be at least 1")
+        if not (0.0 <= self.pure_noise_share <= 1.0):
+            raise ConfigError(f"generator: pure_noise_share is {self.pure_noise_share}, expected 0 to 1")
+        if min(self.dt_s, self.point_scale_m, self.motion_scale_m, self.part_weight) <= 0 or self.hand_weight < 0:
+            raise ConfigError("generator: dt_s, scales and weights must be positive")
+        if len(self.point_mean_m) != 3:
+            raise ConfigError(f"generator: point_mean_m has {len(self.point_mean_m)} numbers, expected 3")
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one view."""
+        return (self.height // self.patch) * (self.width // self.patch)
+
+    @property
+    def part_classes(self) -> int:
+        """Part labels including 0, none."""
+        return 1 + 3 * self.arms
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> GeneratorConfig:
+        """The config written by :meth:`to_json`; ConfigError where it is another kind of file."""
+        try:
+            values: Any = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"generator config is not JSON ({error})") from None
+        names = {f.name for f in fields(cls)}
+        if not isinstance(values, dict) or set(values) != names:
+            got = set(values) if isinstance(values, dict) else set()
+            raise ConfigError(f"generator config: fields differ from this version's: {', '.join(sorted(got ^ names))}")
+        values["point_mean_m"] = tuple(values["point_mean_m"])
+        return cls(**values)
+
+
+PRESETS: Registry[GeneratorConfig] = Registry("preset")
+PRESETS.register(
+    "debug",
+    GeneratorConfig(height=16, width=24, dim=32, heads=2, trunk_layers=1, decoder_layers=1, frames=3, patch=8),
+)
+PRESETS.register("nano", GeneratorConfig(height=64, width=80, dim=256, heads=4, trunk_layers=4, decoder_layers=2))

@@ -1,0 +1,298 @@
+"""The 4D video generator: first RGB-D frames of two views in, T frames of RGB, points, validity and hand parts out.
+
+No camera pose goes in. View m's points come out in camera n's frame, which training on such targets teaches (paper,
+section 3). Rectified flow: x_t = (1 - t) x + t noise; the network predicts the clean x at every t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from geo4d_bench.errors import ConfigError
+from geo4d_bench.geometry.hand import part_label
+from geo4d_bench.model import checkpoint
+from geo4d_bench.model.batch import batch_from_first_frames
+from geo4d_bench.model.config import GeneratorConfig
+from geo4d_bench.model.patches import from_patches, to_patches
+from geo4d_bench.model.tokens import Layers, TokenNetwork
+from geo4d_bench.model.video import FirstFrames, Video4D
+
+_EPSILON_M = 1e-3  # where the distance losses turn from quadratic to linear
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The training loss (scalar, differentiable) and its parts, unweighted floats without gradient."""
+
+    total: Tensor
+    parts: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Condition:
+    """The first frames in patches (B, 2, N, C, 1, patch²), with a T axis to broadcast over."""
+
+    rgb: Tensor
+    depth: Tensor
+    valid: Tensor
+    hand: Tensor
+    rays: Tensor
+    anchor_m: Tensor  # (B, 2, 3) where the hands are at first, camera n's frame
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """The layers as colours and points, (B, 2, N, C, T, patch²), metres in camera n's frame."""
+
+    rgb: Tensor
+    background: Tensor
+    hands: Tensor  # C = 3 * arms
+
+
+class Generator(nn.Module):
+    """A generator of 4D video; see the module's docstring. Build it from a preset or :meth:`from_pretrained`."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.network = TokenNetwork(config)
+
+    def loss(self, batch: dict[str, Tensor], rng: torch.Generator) -> Loss:
+        """Loss of a batch from :func:`batch_from_windows`; pixels that are invalid take no part in it.
+
+        Args:
+            batch: tensors on this module's device.
+            rng: decides noise levels and noise; on the CPU.
+
+        Raises:
+            ConfigError: the batch has another size, number of frames or of arms than the config.
+        """
+        self._check(batch)
+        c = self.config
+        condition = self._condition(batch)
+        x, device = self._clean(batch), batch["rgb"].device
+        time = self._sample_times(len(x), rng).to(device)
+        noise = torch.randn(x.shape, generator=rng, dtype=torch.float32).to(device)
+        t = time.view(-1, 1, 1, 1, 1)
+        layers = self._network(condition, torch.lerp(x, noise, t), time)
+        scene = self._compose(layers, condition)
+
+        rgb = self._frames_apart(x[:, :, :, :3])
+        points = self._pixels(batch["points"])
+        valid = self._pixels(batch["valid"][..., None])
+        parts = self._pixels(batch["parts"][..., None])[:, :, :, 0].long()
+        near = self._pixels(self._near_hand(batch["parts"])[..., None])
+        weight = 1.0 + c.hand_weight * near
+
+        on_hand = (parts > 0)[:, :, :, None] & valid
+        arm = torch.div(parts - 1, 3, rounding_mode="floor")
+        hand_points = torch.stack([scene.hands[:, :, :, 3 * a : 3 * a + 3] for a in range(c.arms)])
+        hand_error = sum(_distance(hand_points[a], points) * (arm == a)[:, :, :, None] for a in range(c.arms))
+        hand_true = batch["hand"][:, None]
+        position = condition.anchor_m[:, :, None, None] + c.motion_scale_m * layers.position
+        logits = self._frames_apart(layers.parts)
+        part_weight = torch.full((c.part_classes,), c.part_weight, device=device)
+        part_weight[0] = 1.0
+
+        terms = {
+            "rgb": _mean((scene.rgb - rgb).square().add(1e-4).sqrt(), weight),
+            "background": _mean(_distance(scene.background, points), weight * (valid & ~on_hand)) / c.point_scale_m,
+            "hand": _mean(torch.as_tensor(hand_error), on_hand.float()) / c.motion_scale_m,
+            "position": _distance(position, hand_true, dim=-1).mean() / c.motion_scale_m,
+            "parts": F.cross_entropy(logits.movedim(3, 1).float(), parts, weight=part_weight),
+            "valid": F.binary_cross_entropy_with_logits(self._frames_apart(layers.valid).float(), valid.float()),
+        }
+        weights = {"rgb": 1.0, "background": 2.0, "hand": 0.5, "position": 0.5, "parts": 2.0, "valid": 0.5}
+        total = torch.stack([weights[k] * v for k, v in terms.items()]).sum()
+        return Loss(total=total, parts={k: float(v.detach()) for k, v in terms.items()})
+
+    @torch.no_grad()
+    def generate(
+        self, conditions: Sequence[FirstFrames], seeds: Sequence[int], steps: int | None = None
+    ) -> list[Video4D]:
+        """Futures of several first frames; each is a pure function of its condition, its seed and ``steps``.
+
+        One sample at a time, so that a result never depends on what else is in the batch, to the bit: two cores
+        gain nothing from larger batches, and a ledger must not depend on how episodes were grouped.
+
+        Args:
+            conditions: first frames of the config's size.
+            seeds: one for each.
+            steps: Euler steps, the config's where None.
+
+        Raises:
+            ConfigError: images of another size, or not as many seeds as conditions.
+        """
+        if len(conditions) != len(seeds):
+            raise ConfigError(f"generate: {len(conditions)} first frames but {len(seeds)} seeds; give one for each")
+        return [
+            self._generate_one(f, s, steps or self.config.sample_steps) for f, s in zip(conditions, seeds, strict=True)
+        ]
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write ``config.json`` and ``model.safetensors``; a checkpoint that was there stays whole until the end."""
+        checkpoint.save_checkpoint(folder, self.config, self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, device: str = "cpu") -> Generator:
+        """The generator saved in ``folder``, in evaluation mode; CheckpointError where it is missing or not whole."""
+        config = checkpoint.load_config(folder)
+        generator = cls(config)
+        checkpoint.load_weights(folder, generator)
+        return generator.to(device).eval()
+
+    # ---- one sample -------------------------------------------------------------------------------------------
+
+    def _generate_one(self, first: FirstFrames, seed: int, steps: int) -> Video4D:
+        c = self.config
+        batch = batch_from_first_frames([first])
+        self._check(batch)
+        device = next(self.parameters()).device
+        condition = self._condition({k: v.to(device) for k, v in batch.items()})
+        rng = torch.Generator().manual_seed(seed)
+        x = torch.randn((1, 2, c.tokens, 6, c.frames * c.patch**2), generator=rng).to(device)
+        times = torch.linspace(1.0, 0.0, steps + 1).tolist()
+        for now, later in pairwise(times):
+            layers = self._network(condition, x, torch.full((1,), now, device=device))
+            scene = self._compose(layers, condition)
+            labels = self._frames_apart(layers.parts).float().argmax(3)
+            points, valid = self._flatten(scene, labels), self._frames_apart(layers.valid) > 0
+            clean = torch.cat([scene.rgb, self._normalise(points, 3) * valid], 3).flatten(4)
+            x = clean + (x - clean) * (later / now)
+        points = torch.where(valid, points, torch.nan)
+        rgb = ((scene.rgb.clamp(-1, 1) + 1.0) * 127.5).round().to(torch.uint8)
+        return Video4D(
+            rgb=self._images(rgb),
+            points=self._images(points),
+            parts=self._images(labels[:, :, :, None].to(torch.uint8))[..., 0],
+            K=np.asarray(first.K, dtype=np.float64),
+            dt_s=c.dt_s,
+        )
+
+    def _flatten(self, scene: _Scene, labels: Tensor) -> Tensor:
+        """Points (B, 2, N, 3, T, patch²) of what is seen: a hand's own points where a pixel shows it."""
+        points = scene.background
+        for arm in range(self.config.arms):
+            first = part_label(arm, 0)
+            mask = ((labels >= first) & (labels < first + 3))[:, :, :, None]
+            points = torch.where(mask, scene.hands[:, :, :, 3 * arm : 3 * arm + 3], points)
+        return points
+
+    # ---- between batches and layers ---------------------------------------------------------------------------
+
+    def _network(self, condition: _Condition, noisy: Tensor, time: Tensor) -> Layers:
+        c = self.config
+        own_points = self._normalise(condition.rays * condition.depth, 3) * condition.valid
+        inputs = torch.cat([condition.rgb, own_points, condition.valid, condition.hand], 3).squeeze(4)
+        anchor = (condition.anchor_m - torch.tensor(c.point_mean_m, device=noisy.device)) / c.point_scale_m
+        layers: Layers = self.network(inputs, noisy, time, anchor)
+        return layers
+
+    def _compose(self, layers: Layers, condition: _Condition) -> _Scene:
+        c = self.config
+        keep = torch.sigmoid(self._frames_apart(layers.keep).float())
+        rgb = torch.lerp(self._frames_apart(layers.rgb).float(), condition.rgb, keep)
+        keep = keep * condition.valid  # there is no depth to keep where the first frame has none
+        new = self._frames_apart(layers.depth).float() * c.point_scale_m + c.point_mean_m[2]
+        own = condition.rays * torch.lerp(new, condition.depth.expand_as(new), keep)
+        moved = torch.einsum("bij,bnjta->bnita", layers.R_n_m, own[:, 1]) + layers.t_n_m[:, None, :, None, None]
+        # (B, 2, A, T, 3) -> (B, 2, 1, A * 3, T, 1)
+        centre = condition.anchor_m[:, :, None, None] + c.motion_scale_m * layers.position
+        centre = centre.transpose(3, 4).flatten(2, 3)[:, :, None, :, :, None]
+        hands = centre + c.motion_scale_m * self._frames_apart(layers.hand).float()
+        return _Scene(rgb=rgb, background=torch.stack([own[:, 0], moved], 1), hands=hands)
+
+    def _condition(self, batch: dict[str, Tensor]) -> _Condition:
+        c = self.config
+        points, mask = batch["first_points"], batch["hand_mask"] & batch["first_valid"][:, 0]
+        count = mask.sum((1, 2))[:, None]
+        anchor = (points[:, 0] * mask[..., None]).sum((1, 2)) / count.clamp(min=1)
+        mean = torch.tensor(c.point_mean_m, device=points.device)
+        anchor = torch.where(count > 0, anchor, mean)
+        # Where nothing may flow between the views, view m must not be told where view n sees the hand either.
+        anchor_m = anchor if c.cross_view_attention else mean.expand_as(anchor)
+        hand = torch.stack([batch["hand_mask"], torch.zeros_like(batch["hand_mask"])], 1)
+        return _Condition(
+            rgb=self._pixels(batch["first_rgb"][:, :, None]).float() / 127.5 - 1.0,
+            depth=self._pixels(points[:, :, None, ..., 2:]),
+            valid=self._pixels(batch["first_valid"][:, :, None, ..., None]).float(),
+            hand=self._pixels(hand[:, :, None, ..., None]).float(),
+            rays=self._pixels(batch["rays"][:, :, None]),
+            anchor_m=torch.stack([anchor, anchor_m], 1),
+        )
+
+    def _clean(self, batch: dict[str, Tensor]) -> Tensor:
+        """(B, 2, N, 6, T * patch²): colours in -1..1 and normalised points, 0 where invalid."""
+        rgb = to_patches(batch["rgb"], self.config.patch).float() / 127.5 - 1.0
+        points = to_patches(batch["points"], self.config.patch)
+        valid = to_patches(batch["valid"][..., None], self.config.patch)
+        return torch.cat([rgb, self._normalise(points, 3) * valid], 3)
+
+    def _near_hand(self, parts: Tensor) -> Tensor:
+        """(B, 2, T, H, W) float: 1 within ``hand_dilation`` pixels of a hand."""
+        radius = self.config.hand_dilation
+        mask = (parts > 0).float().flatten(0, 2)[:, None]
+        mask = F.max_pool2d(mask, (2 * radius + 1, 1), 1, (radius, 0))
+        mask = F.max_pool2d(mask, (1, 2 * radius + 1), 1, (0, radius))
+        return mask.view(parts.shape)
+
+    def _sample_times(self, size: int, rng: torch.Generator) -> Tensor:
+        """(B,) noise levels: pure noise for a share, logit-normal for the others."""
+        inner = torch.sigmoid(torch.randn(size, generator=rng))
+        pure = torch.rand(size, generator=rng) < self.config.pure_noise_share
+        return torch.where(pure, torch.ones(size), inner)
+
+    def _normalise(self, points: Tensor, dim: int) -> Tensor:
+        shape = [1] * points.ndim
+        shape[dim] = 3
+        mean = torch.tensor(self.config.point_mean_m, device=points.device).view(shape)
+        return (points - mean) / self.config.point_scale_m
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """(B, 2, T, H, W, C) -> (B, 2, N, C, T, patch²)."""
+        patches = to_patches(images, self.config.patch)
+        return patches.view(*patches.shape[:4], images.shape[2], -1)
+
+    def _frames_apart(self, patches: Tensor) -> Tensor:
+        """(B, 2, N, C, T * patch²) -> (B, 2, N, C, T, patch²)."""
+        return patches.reshape(*patches.shape[:4], self.config.frames, -1)
+
+    def _images(self, pixels: Tensor) -> Any:
+        """(1, 2, N, C, T, patch²) -> (2, T, H, W, C)."""
+        c = self.config
+        return np.ascontiguousarray(from_patches(pixels.flatten(4), c.patch, c.height, c.width)[0].cpu().numpy())
+
+    def _check(self, batch: dict[str, Tensor]) -> None:
+        c = self.config
+        got = tuple(batch["first_rgb"].shape[2:4])
+        if got != (c.height, c.width):
+            raise ConfigError(
+                f"the generator is made for images of {c.height} x {c.width}, got {got[0]} x {got[1]}; "
+                "use data of its size or another preset"
+            )
+        if "rgb" in batch and (batch["rgb"].shape[2], batch["hand"].shape[1]) != (c.frames, c.arms):
+            frames, arms = batch["rgb"].shape[2], batch["hand"].shape[1]
+            raise ConfigError(
+                f"the generator is made for {c.frames} frames and {c.arms} arms, got windows of {frames} and {arms}"
+            )
+
+
+def _distance(a: Tensor, b: Tensor, dim: int = 3) -> Tensor:
+    """Euclidean distance along ``dim`` (kept, unless it is the last), smooth at 0: its minimum is a median, which
+    does not lie between two surfaces as a mean does."""
+    return (a - b).square().sum(dim, keepdim=dim != -1).add(_EPSILON_M**2).sqrt()
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean; 0 where all weights are 0."""
+    weight = weight.expand_as(values)
+    return (values * weight).sum() / weight.sum().clamp(min=1e-6)

@@ -1,0 +1,202 @@
+"""``geo4d-bench train``: a generator from rendered demonstrations."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from geo4d_bench.errors import ConfigError, DatasetError
+from geo4d_bench.model.config import PRESETS, GeneratorConfig
+
+if TYPE_CHECKING:
+    from geo4d_bench.dataset.types import Window
+    from geo4d_bench.training.data import WindowSource
+    from geo4d_bench.training.trainer import Trainer
+
+LOSS_PICTURE, SAMPLES_PICTURE = "loss.png", "samples.png"
+_DEFAULT_MINUTES = 10.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a generator on a dataset; the same command on the same folder goes on where it was stopped."""
+
+    data: Path = Path("data/store_cereal")
+    """Dataset to train on; only its seen cameras are used."""
+    held_out: Path | None = None
+    """Dataset to watch the hand error on; DATA_eval where it exists, by default."""
+    preset: str = "nano"
+    """Size of the generator."""
+    minutes: float | None = None
+    """Time budget (10 where neither this nor --steps is given). Learning rate and end follow it."""
+    steps: int | None = None
+    """Budget in steps instead of minutes."""
+    batch_size: int = 8
+    """Windows a step."""
+    learning_rate: float = 1e-3
+    """Highest learning rate, after the warm-up."""
+    seed: int = 0
+    """Decides weights, windows and noise."""
+    out: Path | None = None
+    """Checkpoint folder; runs/TASK/PRESET by default, TASK being the dataset's folder name."""
+    threads: int | None = None
+    """CPU threads; all by default."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto = bf16 where the processor computes in it, else fp32."""
+    watched: int = 12
+    """Held-out windows that the hand error is measured on."""
+
+    def __post_init__(self) -> None:
+        if self.minutes is not None and self.steps is not None:
+            raise ConfigError("train: --minutes and --steps are both given; give one of them")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ConfigError(f"train: --minutes is {self.minutes}, expected more than 0")
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"train: --steps is {self.steps}, expected at least 1")
+        if self.batch_size < 1 or self.watched < 0 or not self.learning_rate > 0:
+            raise ConfigError("train: --batch-size and --learning-rate must be positive, --watched not negative")
+
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoint goes."""
+        return self.out or Path("runs") / self.data.name / self.preset
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where the checkpoint lies and what it reached; ``resumed_finished`` where there was nothing left to do."""
+
+    folder: Path
+    steps: int
+    minutes: float
+    held_out_cm: float
+    copy_cm: float
+    nothing_to_do: bool
+
+    def __str__(self) -> str:
+        head = "was trained already" if self.nothing_to_do else "trained"
+        error = ""
+        if math.isfinite(self.held_out_cm):
+            error = f", held-out hand error {self.held_out_cm:.1f} cm (copying the first frame: {self.copy_cm:.1f} cm)"
+        return (
+            f"{head}: {self.steps} steps, {self.minutes:.1f} minutes{error}\n"
+            f"checkpoint, log and pictures: {self.folder}\n"
+            f"next: geo4d-bench evaluate --checkpoint {self.folder}"
+        )
+
+
+def run(config: TrainConfig) -> TrainResult:
+    """Train as configured.
+
+    Raises:
+        DatasetError: no dataset, or its images have another size than the preset's.
+        CheckpointError: the folder holds another training, or cannot be written.
+        KeyboardInterrupt: stopped by Ctrl-C, after saving.
+    """
+    preset = PRESETS.get(config.preset)
+    source = _open(config.data, preset)
+    held_out = config.held_out or config.data.with_name(config.data.name + "_eval")
+    watching = config.held_out is not None or held_out.exists()
+    return train(config, preset, source, _open(held_out, preset) if watching else None)
+
+
+def train(
+    config: TrainConfig, preset: GeneratorConfig, source: WindowSource, held_out: WindowSource | None
+) -> TrainResult:
+    """Train on any source of windows; :func:`run` is this on datasets."""
+    import torch
+
+    from geo4d_bench.training.data import fixed_windows
+    from geo4d_bench.training.heldout import copy_error_cm
+    from geo4d_bench.training.trainer import Schedule, Trainer
+
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    minutes = _DEFAULT_MINUTES if config.minutes is None and config.steps is None else config.minutes
+    schedule = Schedule(minutes, config.steps, config.batch_size, config.learning_rate)
+    settings = {
+        k: str(v) if isinstance(v, Path) else v
+        for k, v in dataclasses.asdict(config).items()
+        if k in ("data", "preset", "minutes", "steps", "batch_size", "learning_rate", "seed")
+    }
+    generator_config = measure(preset, fixed_windows(source, 32, "normalisation"))
+    watched = fixed_windows(held_out, config.watched, "held out") if held_out is not None else []
+    copy_cm = copy_error_cm(watched) if watched else math.nan
+    trainer = Trainer(
+        config.folder, generator_config, schedule, config.seed, settings, source, watched, _bf16(config.precision)
+    )
+    nothing_to_do = trainer.progress.finished
+    if not nothing_to_do:
+        try:
+            trainer.run(lambda t: _draw(t, watched, copy_cm))
+        except KeyboardInterrupt:
+            print(f"\nstopped and saved in {config.folder}; the same command goes on from there")
+            raise
+    held_out_cm = [float(r["held_out_cm"]) for r in trainer.rows if r["held_out_cm"]]
+    progress = trainer.progress
+    return TrainResult(
+        folder=config.folder,
+        steps=progress.step,
+        minutes=progress.trained_s / 60.0,
+        held_out_cm=held_out_cm[-1] if held_out_cm else math.nan,
+        copy_cm=copy_cm,
+        nothing_to_do=nothing_to_do,
+    )
+
+
+def measure(preset: GeneratorConfig, windows: list[Window]) -> GeneratorConfig:
+    """The preset with normalisation measured on windows, and their frames, time step and arms.
+
+    Raises:
+        DatasetError: images of another size than the preset's.
+    """
+    import numpy as np
+
+    from geo4d_bench.model.batch import batch_from_windows
+
+    height, width = windows[0].rgb.shape[2:4]
+    if (height, width) != (preset.height, preset.width):
+        raise DatasetError(
+            f"the data's images are {height} x {width}, this preset is for {preset.height} x {preset.width}; "
+            f"render with --height {preset.height} --width {preset.width} or choose another preset"
+        )
+    batch = batch_from_windows(windows)
+    points = batch["points"][batch["valid"]].double()
+    motion = batch["hand"][:, :, -1] - batch["hand"][:, :, 0]
+    mean = points.mean(0).tolist()
+    return dataclasses.replace(
+        preset,
+        arms=batch["hand"].shape[1],
+        frames=batch["rgb"].shape[2],
+        dt_s=windows[0].dt_s,
+        point_mean_m=(round(mean[0], 3), round(mean[1], 3), round(mean[2], 3)),
+        point_scale_m=round(float(points.std(0).mean()), 3),
+        motion_scale_m=round(max(0.02, float(np.sqrt(motion.square().sum(-1).mean()))), 3),
+    )
+
+
+def _draw(trainer: Trainer, watched: list[Window], copy_cm: float) -> None:
+    from geo4d_bench.training.heldout import first_frames, true_video
+    from geo4d_bench.training.pictures import draw_curves, draw_samples
+
+    draw_curves(trainer.folder / LOSS_PICTURE, trainer.rows, copy_cm)
+    if watched:
+        shown = watched[:2]
+        videos = trainer.averaged_generator().generate([first_frames(w) for w in shown], range(len(shown)))
+        draw_samples(trainer.folder / SAMPLES_PICTURE, [true_video(w) for w in shown], videos)
+
+
+def _bf16(precision: str) -> bool:
+    """Whether to compute in bfloat16: emulated, it would be slower than float32."""
+    import torch
+
+    if precision == "auto":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return precision == "bf16"
+
+
+def _open(folder: Path, preset: GeneratorConfig) -> WindowSource:
+    raise DatasetError(f"{folder}: not there yet")

@@ -1,0 +1,193 @@
+"""The training loop: warm-up and cosine by budget, averaged weights, a log, pictures, and exact resumption."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geo4d_bench.dataset.types import Window
+from geo4d_bench.errors import CheckpointError
+from geo4d_bench.model.checkpoint import WEIGHTS_NAME, save_checkpoint, write_aside
+from geo4d_bench.model.config import GeneratorConfig
+from geo4d_bench.model.generator import Generator
+from geo4d_bench.seeding import derive_seed
+from geo4d_bench.training.data import WindowSource, batches
+from geo4d_bench.training.heldout import hand_error_cm
+from geo4d_bench.training.interrupt import StopRequest
+from geo4d_bench.training.state import Average, Progress, load_state, read_progress, save_state
+
+LOG_NAME = "training_log.csv"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast: exactly one of ``minutes`` and ``steps`` is set."""
+
+    minutes: float | None
+    steps: int | None
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int = 50
+    average_decay: float = 0.99
+    weight_decay: float = 0.01
+    watches: int = 10
+    """How often held-out error, pictures and a checkpoint are made within the budget."""
+
+    def done(self, progress: Progress) -> float:
+        """Share of the budget that is used up, 0 to 1."""
+        if self.steps is not None:
+            return min(1.0, progress.step / self.steps)
+        return min(1.0, progress.trained_s / (60.0 * (self.minutes or 0.0)))
+
+    def rate(self, progress: Progress) -> float:
+        """Learning rate of the next step."""
+        warm = min(1.0, (progress.step + 1) / self.warmup_steps)
+        return self.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * self.done(progress)))
+
+
+class Trainer:
+    """One training in one folder. ``settings`` identify it: a folder is resumed only with equal ones."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: GeneratorConfig,
+        schedule: Schedule,
+        seed: int,
+        settings: dict[str, Any],
+        source: WindowSource,
+        watched: Sequence[Window],
+        bf16: bool = False,
+    ) -> None:
+        self.folder, self.schedule, self.seed, self.settings = folder, schedule, seed, settings
+        self.source, self.watched, self.bf16 = source, watched, bf16
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed("training", "train", seed, "weights"))
+            self.generator = Generator(config)
+        self.averaged = Generator(config).eval()
+        self.average = Average(self.generator, schedule.average_decay)
+        self.optimizer = torch.optim.AdamW(
+            self.generator.parameters(),
+            lr=schedule.learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=schedule.weight_decay,
+            fused=True,
+        )
+        self.progress = Progress()
+        self.rows: list[dict[str, str]] = []
+        self._resume()
+
+    def run(self, on_watch: Callable[[Trainer], None] | None = None) -> None:
+        """Train to the end of the budget. On SIGINT or SIGTERM the step in hand ends, everything is saved, and
+        KeyboardInterrupt is raised; the same call on the same folder goes on from there."""
+        from tqdm import tqdm
+
+        started, before = time.perf_counter(), self.progress.trained_s
+        watches = int(self.schedule.done(self.progress) * self.schedule.watches)
+        bar = tqdm(total=100, initial=int(100 * self.schedule.done(self.progress)), unit="%", desc="train")
+        stream = batches(self.source, self.schedule.batch_size, self.seed, self.progress.step)
+        with bar, closing(stream), StopRequest() as stop:
+            while self.schedule.done(self.progress) < 1.0 and not stop.received:
+                row = self._step(next(stream))
+                self.rows.append(row)
+                self.progress.trained_s = before + time.perf_counter() - started
+                share = self.schedule.done(self.progress)
+                if int(share * self.schedule.watches) > watches:
+                    watches = int(share * self.schedule.watches)
+                    row["held_out_cm"] = f"{self._held_out():.3f}"
+                    if share < 1.0:
+                        self.save()
+                    if on_watch is not None:
+                        on_watch(self)
+                self._show(bar, share)
+            self.progress.finished = self.schedule.done(self.progress) >= 1.0
+            self.save()
+        if not self.progress.finished:
+            raise KeyboardInterrupt
+
+    def save(self) -> None:
+        """Checkpoint (averaged weights), log, and the state to resume from."""
+        save_checkpoint(self.folder, self.generator.config, self.average.weights)
+        write_aside(self.folder / LOG_NAME, _csv(self.rows).encode())
+        save_state(self.folder, self.settings, self.progress, self.generator, self.average, self.optimizer)
+
+    def averaged_generator(self) -> Generator:
+        """The generator with the averaged weights: what a checkpoint holds."""
+        self.averaged.load_state_dict(self.average.weights)
+        return self.averaged
+
+    # ---- parts ------------------------------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        saved = read_progress(self.folder)
+        if saved is None:
+            if (self.folder / WEIGHTS_NAME).exists():
+                raise CheckpointError(f"{self.folder}: holds a checkpoint that cannot be resumed; choose another --out")
+            return
+        settings, progress = saved
+        differing = sorted(k for k in settings.keys() | self.settings.keys() if settings.get(k) != self.settings.get(k))
+        if differing:
+            key = differing[0]
+            raise CheckpointError(
+                f"{self.folder}: was trained with {key} = {settings.get(key)!r}, now it is {self.settings.get(key)!r}; "
+                "give the same options to go on, or another --out"
+            )
+        load_state(self.folder, self.generator, self.average, self.optimizer)
+        self.progress = progress
+        log = self.folder / LOG_NAME
+        if log.exists():
+            rows = list(csv.DictReader(io.StringIO(log.read_text())))
+            self.rows = [r for r in rows if int(r["step"]) <= progress.step]
+
+    def _step(self, batch: dict[str, torch.Tensor]) -> dict[str, str]:
+        started = time.perf_counter()
+        rng = torch.Generator().manual_seed(derive_seed("training", "train", self.seed, f"noise {self.progress.step}"))
+        rate = self.schedule.rate(self.progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            loss = self.generator.loss(batch, rng)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.generator.parameters(), 1.0)
+        self.optimizer.step()
+        self.progress.step += 1
+        self.average.update(self.generator, self.progress.step)
+        took = time.perf_counter() - started
+        values = {"loss": float(loss.total.detach()), **loss.parts, "gradient": float(norm), "rate": rate}
+        row = {"step": str(self.progress.step), "seconds": f"{self.progress.trained_s + took:.2f}"}
+        row |= {k: f"{v:.6g}" for k, v in values.items()}
+        return row | {"windows_per_s": f"{len(batch['rgb']) / took:.2f}", "held_out_cm": ""}
+
+    def _held_out(self) -> float:
+        return hand_error_cm(self.averaged_generator(), self.watched) if self.watched else math.nan
+
+    def _show(self, bar: Any, share: float) -> None:
+        recent = self.rows[-20:]
+        watched = [r["held_out_cm"] for r in self.rows if r["held_out_cm"]]
+        bar.set_postfix_str(
+            f"step {self.progress.step}, loss {sum(float(r['loss']) for r in recent) / len(recent):.3f}, "
+            f"{sum(float(r['windows_per_s']) for r in recent) / len(recent):.1f} windows/s, "
+            f"hand {watched[-1] if watched else '?'} cm",
+            refresh=False,
+        )
+        bar.update(int(100 * share) - bar.n)
+
+
+def _csv(rows: Sequence[dict[str, str]]) -> str:
+    if not rows:
+        return "step\n"
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
