@@ -1,6 +1,6 @@
 """Charts of the report: success per rung, gripper error per frame, training. Pictures of images: ``pictures``.
 
-Colours are Okabe and Ito's and Tol's, which colour-blind readers can tell apart; shapes and labels repeat what they say.
+Colours are Okabe and Ito's and Tol's, which colour-blind readers can tell apart; shapes and labels say the same.
 Nothing here goes through pyplot, so no global figure or backend is touched.
 """
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,6 +132,92 @@ def gripper_error_chart(by_frame: pd.DataFrame, path: Path) -> None:
         caption(
             fig, f"Held-out demonstrations, {windows} windows a panel; bands: 95 % bootstrap intervals over episodes."
         )
+
+
+def training_chart(log: pd.DataFrame, floor_cm: float | None, path: Path) -> None:
+    """The training loss, and the number that matters: the generated hand's error on held-out demonstrations.
+
+    Args:
+        log: ``training_log.csv`` with ``seconds, loss, held_out_cm`` (empty where it was not measured).
+        floor_cm: the held-out error of copying the first frame; None where it is not known.
+    """
+    minutes = log["seconds"].to_numpy(dtype=np.float64) / 60.0
+    loss = log["loss"].to_numpy(dtype=np.float64)
+    watched = log["held_out_cm"].notna().to_numpy() if "held_out_cm" in log else np.zeros(len(log), dtype=bool)
+    with figure(8.4, 3.2, path) as fig:
+        left, right = fig.subplots(1, 2)
+        left.plot(minutes, loss, color=GREY, lw=0.6, alpha=0.45, label="each step")
+        window = max(1, len(loss) // 50)
+        smooth = np.convolve(loss, np.ones(window) / window, mode="valid")
+        left.plot(minutes[window - 1 :], smooth, color=BLUE, label=f"mean of {window} steps")
+        left.set_yscale("log")
+        for axis_part in (left.yaxis.set_major_formatter, left.yaxis.set_minor_formatter):
+            axis_part("{x:g}")
+        left.set_title("training loss")
+        right.plot(minutes[watched], log["held_out_cm"].to_numpy(dtype=np.float64)[watched], "o-", color=PURPLE, ms=5)
+        if floor_cm is not None:
+            right.axhline(floor_cm, color=GREY, ls=(0, (4, 2)))
+            right.annotate(
+                "copy first frame (floor)", (1, floor_cm), xycoords=("axes fraction", "data"), xytext=(-4, -4),
+                textcoords="offset points", ha="right", va="top", color=GREY, fontsize=8.5,
+            )  # fmt: skip
+        right.set_ylim(0, 1.1 * right.get_ylim()[1] / 1.05)
+        right.set_xlim(0, None)
+        right.set_title("hand error on held-out windows (cm)")
+        if not watched.any():
+            right.text(0.5, 0.5, "not measured yet", transform=right.transAxes, ha="center", color=GREY)
+        for ax in (left, right):
+            ax.set_xlabel("minutes of training")
+            ax.grid(axis="y")
+        left.legend(loc="upper right")
+        caption(fig, "Hand error: distance of the medians of the points on the hand, mean over frames (no tracker).")
+
+
+def trajectory_chart(
+    executed: npt.NDArray[np.floating],
+    plans: Sequence[npt.NDArray[np.floating]],
+    objects: dict[str, npt.NDArray[np.floating]],
+    title: str,
+    note: str,
+    path: Path,
+) -> None:
+    """Where a gripper went and where each plan would have taken it, from above and from the side.
+
+    Args:
+        executed: (S, 3) metres, world frame, one row a control step.
+        plans: each (1 + N, 3): where the gripper was when it planned, then the planned waypoints.
+        objects: name -> (S, 3) positions of movable objects.
+    """
+    everything = np.concatenate([executed, *plans, *objects.values()])
+    middle = (np.nanmin(everything, 0) + np.nanmax(everything, 0)) / 2
+    half = (np.nanmax(everything, 0) - np.nanmin(everything, 0)) / 2 + 0.03
+    half[1:] = half[1:].max()  # both panels as high, on one scale: a centimetre is as long in the one as in the other
+    width = 9.0
+    height = float(np.clip((width - 1.8) / 2 * half[1] / half[0] + 1.55, 3.2, 8.0))
+    with figure(width, height, path) as fig:
+        axes = fig.subplots(1, 2)
+        for ax, (i, j, view) in zip(axes, ((0, 1, "from above"), (0, 2, "from the side")), strict=True):
+            for k, plan in enumerate(plans):
+                ax.plot(plan[:, i], plan[:, j], color=PURPLE, lw=0.9, alpha=0.75, label=None if k else "plans")
+                ax.plot(plan[0, i], plan[0, j], "o", color=PURPLE, ms=2.8)
+            for name, positions in objects.items():
+                ax.plot(positions[:, i], positions[:, j], color=ORANGE, lw=1.4, ls=(0, (1, 1.2)), label=name)
+            ax.plot(executed[:, i], executed[:, j], color=INK, lw=2.2, label="gripper, executed", zorder=3)
+            ax.plot(
+                *executed[0, [i, j]], "o", color=INK, ms=8, mfc="white", mew=1.8, label="start", zorder=4, ls="none"
+            )
+            ax.plot(*executed[-1, [i, j]], "X", color=INK, ms=8, mec="white", label="end", zorder=4, ls="none")
+            ax.set_aspect("equal", adjustable="box")
+            ax.set_xlim(middle[i] - half[i], middle[i] + half[i])
+            ax.set_ylim(middle[j] - half[j], middle[j] + half[j])
+            ax.set_xlabel("x (m)")
+            ax.set_ylabel(f"{'xyz'[j]} (m)")
+            ax.grid()
+            ax.set_title(view)
+        handles, labels = axes[0].get_legend_handles_labels()
+        fig.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold")
+        fig.legend(handles, labels, loc="outside upper right", ncols=len(labels), columnspacing=1.2)
+        caption(fig, note)
 
 
 def _ladder_order(policies: Sequence[str]) -> list[str]:

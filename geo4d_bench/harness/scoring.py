@@ -11,8 +11,9 @@ import numpy as np
 from geo4d_bench.dataset.types import Window
 from geo4d_bench.evaluation import metrics
 from geo4d_bench.geometry.se3 import Array, inverse, pose_error, transform
-from geo4d_bench.model.video import FirstFrames, Video4D
+from geo4d_bench.model.video import Video4D
 from geo4d_bench.policies.trackers import HandTrack
+from geo4d_bench.training.heldout import true_video
 
 NEAR_FRAMES = 4
 """The first frames, those that a policy carries out before it plans again."""
@@ -57,17 +58,6 @@ class Scores:
 
 
 METRICS = tuple(f.name for f in fields(Scores))
-
-
-def first_frames(window: Window) -> FirstFrames:
-    """What a generator is given of a window: exactly what a policy has at run time."""
-    return FirstFrames(rgb=window.rgb[:, 0], points=window.points[:, 0], K=window.K, hand_mask=window.hand_mask)
-
-
-def true_video(window: Window) -> Video4D:
-    """The window's future as it was, view m's points taken to camera n's frame."""
-    points = np.stack([window.points[0, 1:], transform(window.T_n_m, window.points[1, 1:])])
-    return Video4D(window.rgb[:, 1:], points, window.parts[:, 1:], window.K, window.dt_s)
 
 
 def copied_first_frame(window: Window) -> Video4D:

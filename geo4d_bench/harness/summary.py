@@ -1,0 +1,69 @@
+"""From one row a window to the tables of an evaluation: means with intervals that respect episodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geo4d_bench.evaluation.bootstrap import cluster_mean
+from geo4d_bench.seeding import generator
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TIMES = ("generate_ms", "track_ms")
+KEYS = ("views", "source", "window")
+
+
+def frame_columns(frames: int) -> list[str]:
+    """Columns of ``windows.csv`` with the gripper error of each frame."""
+    return [f"gripper_cm_frame_{t + 1}" for t in range(frames)]
+
+
+def by_source(windows: pd.DataFrame) -> pd.DataFrame:
+    """``metrics.csv``: one row for each (views, source) with every metric's mean, ``_low`` and ``_high``.
+
+    Args:
+        windows: ``views, source, window, episode``, a column for each of METRICS and TIMES.
+    """
+    import pandas as pd
+
+    from geo4d_bench.harness.scoring import METRICS
+
+    rows = []
+    for (views, source), group in windows.groupby(["views", "source"], sort=False):
+        row: dict[str, Any] = {"views": views, "source": source, "windows": len(group)}
+        row["episodes"] = group["episode"].nunique()
+        for name in (*METRICS, *TIMES):
+            row |= _mean(name, group[name], group["episode"], f"{views}/{source}/{name}")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def by_frame(windows: pd.DataFrame, dt_s: float) -> pd.DataFrame:
+    """``gripper_error_by_frame.csv``: ``views, source, frame, time_s, windows, gripper_cm`` with ``_low, _high``."""
+    import pandas as pd
+
+    frames = sum(column.startswith("gripper_cm_frame_") for column in windows.columns)
+    rows = []
+    for (views, source), group in windows.groupby(["views", "source"], sort=False):
+        for t, column in enumerate(frame_columns(frames), start=1):
+            row = {"views": views, "source": source, "frame": t, "time_s": round(t * dt_s, 6), "windows": len(group)}
+            rows.append(row | _mean("gripper_cm", group[column], group["episode"], f"{views}/{source}/{column}"))
+    return pd.DataFrame(rows)
+
+
+def median_window(windows: pd.DataFrame, views: str) -> tuple[int, float]:
+    """The window (index, gripper error in cm) whose generated gripper error is the median; the lower of two."""
+    mine = windows[(windows["views"] == views) & (windows["source"] == "generated")]
+    ordered = mine.sort_values(["gripper_cm", "window"], kind="stable")
+    row = ordered.iloc[(len(ordered) - 1) // 2]
+    return int(row["window"]), float(row["gripper_cm"])
+
+
+def _mean(name: str, values: pd.Series[float], episodes: pd.Series[str], stream: str) -> dict[str, float]:
+    # The resamples come from a stream of their own for each number, so that a further column changes no other.
+    rng = generator("evaluation", "eval", 0, f"bootstrap/{stream}")
+    mean = cluster_mean(np.asarray(values, dtype=np.float64), list(episodes), rng)
+    return {name: mean.value, f"{name}_low": mean.low, f"{name}_high": mean.high}
