@@ -15,7 +15,10 @@ NEIGHBOUR_RADIUS_M = 0.03
 MIN_NEIGHBOURS = 2
 MAX_REACH_M = 0.2
 """No point of a hand lies further than this from the median of its points."""
-MIN_FINGER_POINTS = 3
+MIN_FINGER_POINTS, MIN_SINGLE_FINGER_POINTS = 3, 2
+OPENING_FLOOR_M, FINGER_SPREAD_M, HIDDEN_SIDE_M = 0.004, 0.01, 0.012
+"""Standard deviations: of an opening read from many points, of one point about its finger's centre across the
+finger, and of an opening read from one side of a finger."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,21 @@ def hand_points(
     return HandPoints(hand.points[keep], hand.part[keep], hand.view[keep])
 
 
-def finger_distance(hand: HandModel, seen: HandPoints, R_n_ee: Array) -> float | None:
-    """Opening in metres from the distance between the fingers' points along the finger axis; None where unseen.
+@dataclass(frozen=True)
+class Opening:
+    """What is known of the distance between the fingers: mean and standard deviation, metres."""
+
+    mean_m: float
+    sigma_m: float
+
+    def with_measured(self, measured: Opening) -> Opening:
+        """Both pieces of knowledge together, each weighed by its certainty."""
+        a, b = self.sigma_m**-2, measured.sigma_m**-2
+        return Opening((a * self.mean_m + b * measured.mean_m) / (a + b), (a + b) ** -0.5)
+
+
+def finger_distance(hand: HandModel, seen: HandPoints, R_n_ee: Array) -> Opening | None:
+    """The opening from the distance between the fingers' points along the finger axis; None where unseen.
 
     Each view's two fingers are seen from nearly the same side, so what the side hides of a finger's thickness
     cancels in their difference. It does not depend on where the hand is.
@@ -78,7 +94,30 @@ def finger_distance(hand: HandModel, seen: HandPoints, R_n_ee: Array) -> float |
         if w >= MIN_FINGER_POINTS:
             total += w * float(np.median(left @ axis) - np.median(right @ axis) - closed)
             weight += w
-    return total / weight if weight else None
+    return _believable(hand, total / weight, 2 * FINGER_SPREAD_M**2 / weight) if weight else None
+
+
+def single_fingers(hand: HandModel, seen: HandPoints, T_n_ee: Array) -> Opening | None:
+    """The opening from how far out each finger's points lie in a known hand frame, where fingers are seen alone.
+
+    Rougher than :func:`finger_distance`: the side that is hidden shifts a finger's centre, and the hand's own error
+    goes in twice.
+    """
+    across = (seen.points - T_n_ee[:3, 3]) @ T_n_ee[:3, :3] @ hand.finger_axis
+    total, weight = 0.0, 0.0
+    for part, sign in ((LEFT_FINGER, 1.0), (RIGHT_FINGER, -1.0)):
+        mine = across[seen.part == part]
+        if len(mine) >= MIN_SINGLE_FINGER_POINTS:
+            total += len(mine) * 2.0 * sign * (float(np.median(mine)) - _mean_along(hand, part))
+            weight += len(mine)
+    return _believable(hand, total / weight, HIDDEN_SIDE_M**2 + 4 * FINGER_SPREAD_M**2 / weight) if weight else None
+
+
+def _believable(hand: HandModel, opening_m: float, variance: float) -> Opening | None:
+    sigma = (OPENING_FLOOR_M**2 + variance) ** 0.5
+    if not -3 * sigma <= opening_m <= hand.max_opening_m + 3 * sigma:
+        return None
+    return Opening(float(np.clip(opening_m, 0.0, hand.max_opening_m)), sigma)
 
 
 def _mean_along(hand: HandModel, part: int) -> float:

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from geo4d_bench.geometry.hand import LEFT_FINGER, RIGHT_FINGER, HandModel
 from geo4d_bench.geometry.se3 import Array, inverse, pose, transform
-from geo4d_bench.policies.hand_points import MIN_FINGER_POINTS, HandPoints
+from geo4d_bench.policies.hand_points import MIN_FINGER_POINTS, HandPoints, Opening, single_fingers
 
 OPENING_STEP_M = 0.002
 """Models are kept for openings on this grid: half of it is far below a pixel's width."""
@@ -24,20 +24,14 @@ COARSE_M, FINE_M = 0.06, 0.03
 """Largest distances between a point and its match, in the two passes of the registration."""
 PART_WEIGHT_M = 0.03
 """A match to another part of the hand costs as much as this distance: labels may be wrong at seams."""
-PRIOR_ROTATION_RAD, PRIOR_TRANSLATION_M = 0.15, 0.02
+PRIOR_ROTATION_RAD, PRIOR_TRANSLATION_M = 0.06, 0.06
 """How far the truth usually lies from the best start (standard deviations)."""
+HIDDEN_FINGERS_M = 0.012
+"""An opening less certain than this asks for what single fingers can tell."""
 NOISE_FLOOR_M = 0.004
-POINTS_PER_INDEPENDENT = 8.0
+POINTS_PER_INDEPENDENT = 12.0
 """Errors of neighbouring pixels go together: this many points weigh as much as one independent measurement."""
 FIT_ITERATIONS = 5
-
-
-@dataclass(frozen=True)
-class Opening:
-    """What is known of the opening before the hand is registered: mean and standard deviation, metres."""
-
-    mean_m: float
-    sigma_m: float
 
 
 @dataclass(frozen=True)
@@ -104,6 +98,9 @@ class HandRegistration:
             if best is None or _value(candidate, inlier_m) > _value(best, inlier_m):
                 best, best_start = candidate, start
         assert best is not None
+        if opening.sigma_m > HIDDEN_FINGERS_M:
+            measured = single_fingers(self.hand, seen, best.T_n_ee)
+            opening = opening if measured is None else opening.with_measured(measured)
         T, gap = self._fit(seen, best, best_start, opening)
         return self._score(seen, T, gap, inlier_m)
 

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from geo4d_bench.geometry.hand import HandModel
 from geo4d_bench.geometry.se3 import Array, pose, pose_error, rotation_angle
 from geo4d_bench.model.video import Video4D
-from geo4d_bench.policies.hand_points import HandPoints, finger_distance, hand_points
-from geo4d_bench.policies.registration import HandRegistration, Opening
+from geo4d_bench.policies.hand_points import HandPoints, Opening, finger_distance, hand_points
+from geo4d_bench.policies.registration import HandRegistration
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,8 @@ class TrackerConfig:
     """Number of points from which on confidence no longer rises."""
     rms_scale_m: float = 0.02
     """Confidence falls by 1 / e^(1/2) where the residual's rms reaches this."""
-    opening_noise_m: float = 0.006
-    """Standard deviation of the opening as measured by the distance between both fingers' points."""
     opening_change_m: float = 0.03
-    """Standard deviation of its change between two frames, where at most one finger is seen."""
+    """Standard deviation of the opening's change between two frames."""
     same_start_m: float = 0.008
     """Hypotheses nearer to one another than this are one."""
     max_speed_m: float = 0.5
@@ -141,9 +139,8 @@ class PointTracker:
     def _opening(self, state: _State, seen: HandPoints) -> Opening:
         """The opening from the fingers' distance alone, which needs the axis' direction but not the hand's place."""
         measured = finger_distance(self.hand, seen, state.T[:3, :3])
-        if measured is None:
-            return Opening(state.opening, self.config.opening_change_m)
-        return Opening(float(np.clip(measured, 0.0, self.hand.max_opening_m)), self.config.opening_noise_m)
+        before = Opening(state.opening, self.config.opening_change_m)
+        return before if measured is None else before.with_measured(measured)
 
 
 def nearest_symmetric(T: Array, T_reference: Array) -> Array:
