@@ -1,0 +1,62 @@
+"""Smooth commanded motion: a pose that follows targets with limited speed and acceleration."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from geo4d_bench.geometry.se3 import Array, pose
+
+
+class SmoothPose:
+    """A commanded end-effector pose that moves towards whatever target it is given.
+
+    Args:
+        T: (4, 4) pose to start from.  velocity: (3,) m/s it starts with.
+        dt_s: seconds between commands.
+        acceleration: m/s^2.  angular_acceleration: rad/s^2.
+    """
+
+    def __init__(
+        self, T: Array, velocity: Array, dt_s: float, acceleration: float = 0.6, angular_acceleration: float = 3.0
+    ) -> None:
+        self._p, self._v = T[:3, 3].copy(), np.array(velocity, dtype=np.float64)
+        self._R, self._w = Rotation.from_matrix(T[:3, :3]), np.zeros(3)
+        self._dt, self._a, self._alpha = dt_s, acceleration, angular_acceleration
+
+    @property
+    def T(self) -> Array:
+        """(4, 4) the pose commanded last."""
+        return pose(self._R.as_matrix(), self._p)
+
+    def towards(self, T_target: Array, speed: float, angular_speed: float) -> Array:
+        """The next commanded pose (4, 4); it brakes in time to stop at the target."""
+        self._v = _steer(self._v, T_target[:3, 3] - self._p, speed, self._a, self._dt)
+        self._p = self._p + self._v * self._dt
+        turn = (Rotation.from_matrix(T_target[:3, :3]) * self._R.inv()).as_rotvec()
+        self._w = _steer(self._w, turn, angular_speed, self._alpha, self._dt)
+        self._R = Rotation.from_rotvec(self._w * self._dt) * self._R
+        return self.T
+
+    def leash(self, p_reached: Array, length_m: float) -> None:
+        """Keep the command within ``length_m`` of where the hand is, so that nothing winds up against an obstacle."""
+        offset = self._p - p_reached
+        distance = float(np.linalg.norm(offset))
+        if distance > length_m:
+            self._p = p_reached + offset * (length_m / distance)
+            self._v = np.zeros(3)
+
+
+def _steer(velocity: Array, remaining: Array, speed: float, acceleration: float, dt: float) -> Array:
+    """The next velocity (3,) towards a point ``remaining`` (3,) away: trapezoidal along the way, never too abrupt."""
+    distance = float(np.linalg.norm(remaining))
+    if distance < 1e-9:
+        wanted = np.zeros(3)
+    else:
+        # Discrete braking: the speed from which equal steps of deceleration end at the target.
+        brake = acceleration * dt * (np.sqrt(0.25 + 2.0 * distance / (acceleration * dt * dt)) - 0.5)
+        wanted = remaining / distance * min(speed, brake, distance / dt)
+    change = wanted - velocity
+    size = float(np.linalg.norm(change))
+    limit = acceleration * dt
+    return velocity + change * min(1.0, limit / max(size, 1e-12))
