@@ -37,17 +37,17 @@ def cluster_mean(
         values: (N,) one number a window; infinities are kept (the PSNR of equal frames).
         clusters: (N,) the episode of each window.
     """
-    values = np.asarray(values, dtype=np.float64)
-    kept = ~np.isnan(values)
-    values = values[kept]
-    if len(values) == 0:
+    every = np.asarray(values, dtype=np.float64)
+    kept = ~np.isnan(every)
+    finite = every[kept]
+    if len(finite) == 0:
         return Mean(np.nan, np.nan, np.nan, 0)
-    if np.isinf(values).any():
-        return Mean(float(values.mean()), np.nan, np.nan, len(values))
+    if np.isinf(finite).any():
+        return Mean(float(finite.mean()), np.nan, np.nan, len(finite))
     _, index = np.unique(np.asarray([str(c) for c in clusters])[kept], return_inverse=True)
-    sums, sizes = np.bincount(index, weights=values), np.bincount(index)
+    sums, sizes = np.bincount(index, weights=finite), np.bincount(index)
     if len(sums) < 2:
-        return Mean(float(values.mean()), np.nan, np.nan, len(values))
+        return Mean(float(finite.mean()), np.nan, np.nan, len(finite))
     drawn = rng.integers(len(sums), size=(resamples, len(sums)))
     low, high = np.percentile(sums[drawn].sum(1) / sizes[drawn].sum(1), [2.5, 97.5])
-    return Mean(float(values.mean()), float(low), float(high), len(values))
+    return Mean(float(finite.mean()), float(low), float(high), len(finite))

@@ -12,6 +12,7 @@ numbers mean:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from geo4d_bench.geometry.camera import project
 from geo4d_bench.geometry.se3 import transform
 
-Floats = npt.NDArray[np.floating]
+Floats = npt.NDArray[np.floating[Any]]
 Mask = npt.NDArray[np.bool_]
 
 MIN_DEPTH_M = 0.05

@@ -87,7 +87,7 @@ def success_chart(rows: pd.DataFrame, path: Path) -> None:
             ax.plot(rate, y, marker, color=colour, ms=7, mec="white", mew=0.8, label=f"{view} views", clip_on=False)
             for k, n, at in zip(mine["k"], mine["n"], y, strict=True):
                 ax.text(1.03, at, f"{int(k)} / {int(n)}", va="center", fontsize=8.5, color=colour)
-        privileged = set(rows[rows["privileged"].astype(str).str.lower() == "true"]["policy"])
+        privileged = set(rows[rows["privileged"].astype(bool)]["policy"])
         ax.set_yticks(range(len(policies)), [f"{p} *" if p in privileged else p for p in policies])
         ax.set_ylim(-0.55, len(policies) - 0.45)
         ax.set_xlim(0, 1)
@@ -174,9 +174,9 @@ def training_chart(log: pd.DataFrame, floor_cm: float | None, path: Path) -> Non
 
 
 def trajectory_chart(
-    executed: npt.NDArray[np.floating],
-    plans: Sequence[npt.NDArray[np.floating]],
-    objects: dict[str, npt.NDArray[np.floating]],
+    executed: npt.NDArray[np.floating[Any]],
+    plans: Sequence[npt.NDArray[np.floating[Any]]],
+    objects: dict[str, npt.NDArray[np.floating[Any]]],
     title: str,
     note: str,
     path: Path,

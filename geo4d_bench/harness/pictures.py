@@ -101,7 +101,7 @@ def _cell(example: Example, view: int, kind: str, which: str, t: int, depth_rang
     if t == 0 and which == "generated":
         return None
     i = 0 if which == "true" else 1
-    rgb = example.first_rgb[view] if t == 0 else example.rgb[i, view, t - 1]
+    rgb: Image = example.first_rgb[view] if t == 0 else example.rgb[i, view, t - 1]
     if kind == "colour":
         return rgb
     if kind == "depth":
@@ -112,7 +112,7 @@ def _cell(example: Example, view: int, kind: str, which: str, t: int, depth_rang
     return np.where(mask[..., None], 0.15 * grey + 0.85 * tint, grey).astype(np.uint8)
 
 
-def colour_depth(depth: npt.NDArray[np.floating], limits: tuple[float, float]) -> Image:
+def colour_depth(depth: npt.NDArray[np.floating[Any]], limits: tuple[float, float]) -> Image:
     """(H, W, 3) uint8 from metres (H, W): near is bright, invalid is light grey."""
     import matplotlib
 

@@ -93,7 +93,7 @@ def standing_still(window: Window) -> list[HandTrack]:
 def position_errors_cm(window: Window, tracks: Sequence[HandTrack]) -> Array:
     """(T,) centimetres between the tracked and the true gripper in each frame, mean over arms."""
     errors = [pose_error(t.T_n_ee, window.T_n_ee[a, 1:])[0] for a, t in enumerate(tracks)]
-    return 100.0 * np.mean(errors, axis=0)
+    return np.asarray(100.0 * np.mean(errors, axis=0))
 
 
 def score(window: Window, video: Video4D, tracks: Sequence[HandTrack]) -> Scores:
