@@ -83,14 +83,15 @@ class Generator(nn.Module):
         time = self._sample_times(len(x), rng).to(device)
         noise = torch.randn(x.shape, generator=rng, dtype=torch.float32).to(device)
         t = time.view(-1, 1, 1, 1, 1)
-        layers = self._network(condition, torch.lerp(x, noise, t), time)
-        scene = self._compose(layers, condition)
+        frames = torch.randperm(c.frames, generator=rng)[: c.loss_frames].sort().values.to(device)
+        layers = self._network(condition, torch.lerp(x, noise, t), time, frames)
+        scene = self._compose(layers, condition, frames)
 
-        rgb = self._frames_apart(x[:, :, :, :3])
-        points = self._pixels(batch["points"])
-        valid = self._pixels(batch["valid"][..., None])
-        parts = self._pixels(batch["parts"][..., None])[:, :, :, 0].long()
-        near = self._pixels(self._near_hand(batch["parts"])[..., None])
+        rgb = self._pixels(batch["rgb"][:, :, frames]).float() / 127.5 - 1.0
+        points = self._pixels(batch["points"][:, :, frames])
+        valid = self._pixels(batch["valid"][:, :, frames, ..., None])
+        parts = self._pixels(batch["parts"][:, :, frames, ..., None])[:, :, :, 0].long()
+        near = self._pixels(self._near_hand(batch["parts"][:, :, frames])[..., None])
         weight = 1.0 + c.hand_weight * near
 
         on_hand = (parts > 0)[:, :, :, None] & valid
@@ -189,15 +190,15 @@ class Generator(nn.Module):
 
     # ---- between batches and layers ---------------------------------------------------------------------------
 
-    def _network(self, condition: _Condition, noisy: Tensor, time: Tensor) -> Layers:
+    def _network(self, condition: _Condition, noisy: Tensor, time: Tensor, frames: Tensor | None = None) -> Layers:
         c = self.config
         own_points = self._normalise(condition.rays * condition.depth, 3) * condition.valid
         inputs = torch.cat([condition.rgb, own_points, condition.valid, condition.hand], 3).squeeze(4)
         anchor = (condition.anchor_m - torch.tensor(c.point_mean_m, device=noisy.device)) / c.point_scale_m
-        layers: Layers = self.network(inputs, noisy, time, anchor)
+        layers: Layers = self.network(inputs, noisy, time, anchor, frames)
         return layers
 
-    def _compose(self, layers: Layers, condition: _Condition) -> _Scene:
+    def _compose(self, layers: Layers, condition: _Condition, frames: Tensor | None = None) -> _Scene:
         c = self.config
         keep = torch.sigmoid(self._frames_apart(layers.keep).float())
         rgb = torch.lerp(self._frames_apart(layers.rgb).float(), condition.rgb, keep)
@@ -206,7 +207,8 @@ class Generator(nn.Module):
         own = condition.rays * torch.lerp(new, condition.depth.expand_as(new), keep)
         moved = torch.einsum("bij,bnjta->bnita", layers.R_n_m, own[:, 1]) + layers.t_n_m[:, None, :, None, None]
         # (B, 2, A, T, 3) -> (B, 2, 1, A * 3, T, 1)
-        centre = condition.anchor_m[:, :, None, None] + c.motion_scale_m * layers.position
+        motion = layers.position if frames is None else layers.position[:, :, :, frames]
+        centre = condition.anchor_m[:, :, None, None] + c.motion_scale_m * motion
         centre = centre.transpose(3, 4).flatten(2, 3)[:, :, None, :, :, None]
         hands = centre + c.motion_scale_m * self._frames_apart(layers.hand).float()
         return _Scene(rgb=rgb, background=torch.stack([own[:, 0], moved], 1), hands=hands)
@@ -264,7 +266,7 @@ class Generator(nn.Module):
 
     def _frames_apart(self, patches: Tensor) -> Tensor:
         """(B, 2, N, C, T * patch²) -> (B, 2, N, C, T, patch²)."""
-        return patches.reshape(*patches.shape[:4], self.config.frames, -1)
+        return patches.reshape(*patches.shape[:4], -1, self.config.patch**2)
 
     def _images(self, pixels: Tensor) -> Any:
         """(1, 2, N, C, T, patch²) -> (2, T, H, W, C)."""

@@ -77,7 +77,8 @@ def _row(true: Video4D, generated: Video4D, view: int, kind: str) -> Image:
 
 def _frames(video: Video4D, true: Video4D, view: int, kind: str) -> Image:
     if kind == "rgb":
-        return video.rgb[view]
+        colours: Image = video.rgb[view]
+        return colours
     if kind == "parts":
         labels: Image = _PART_COLOURS[np.where(video.parts[view] > 0, (video.parts[view] - 1) % 3 + 1, 0)]
         return labels

@@ -199,4 +199,7 @@ def _bf16(precision: str) -> bool:
 
 
 def _open(folder: Path, preset: GeneratorConfig) -> WindowSource:
-    raise DatasetError(f"{folder}: not there yet")
+    """Windows of a dataset's seen cameras: novel ones are for evaluation alone."""
+    from geo4d_bench.dataset.windows import Windows
+
+    return Windows(folder, "seen", horizon=preset.frames, dt_s=preset.dt_s)

@@ -54,7 +54,7 @@ def _render(T_world_cam, K, centre, height, width):
     # The hand's lower half is its palm, the upper corners are its fingers.
     parts = np.where(hit, np.where(offset[..., 2] < 0, 1, np.where(offset[..., 1] < 0, 2, 3)), 0).astype(np.uint8)
     depth = np.where(hit, depth_hand, depth_wall)
-    depth[(depth_wall <= 0) | (depth > 2.0)] = np.nan
+    depth[(depth_wall <= 0) | (depth > 1.2)] = np.nan
     wall = eye + directions * depth_wall[..., None]
     checker = (np.floor(wall[..., 1] * 8) + np.floor(wall[..., 2] * 8)) % 2
     rgb = np.where(hit[..., None], [200, 40 * 1, 40], np.where(checker[..., None] > 0, [90, 120, 150], [40, 60, 80]))

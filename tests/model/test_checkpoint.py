@@ -1,0 +1,134 @@
+"""Checkpoints: what is saved comes back, what is broken is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from synthetic_windows import window
+
+from geo4d_bench.errors import CheckpointError, ConfigError, UnknownNameError
+from geo4d_bench.model.checkpoint import checkpoint_sha256
+from geo4d_bench.model.config import PRESETS, GeneratorConfig
+from geo4d_bench.model.generator import Generator
+from geo4d_bench.model.video import FirstFrames
+
+DEBUG = PRESETS.get("debug")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        generator = Generator(dataclasses.replace(DEBUG, point_mean_m=(0.1, -0.2, 0.9)))
+        with torch.no_grad():
+            for p in generator.parameters():
+                p.add_(0.02 * torch.randn_like(p))
+    generator.save_pretrained(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_loaded_generator_generates_the_same(folder: Path, tmp_path: Path) -> None:
+    first, again = Generator.from_pretrained(folder), tmp_path / "again"
+    first.save_pretrained(again)
+    second = Generator.from_pretrained(again)
+    assert second.config == first.config
+    assert second.config.point_mean_m == (0.1, -0.2, 0.9)
+    w = window(0)
+    frames = FirstFrames(rgb=w.rgb[:, 0], points=w.points[:, 0], K=w.K, hand_mask=w.hand_mask)
+    (a,), (b,) = first.generate([frames], [4]), second.generate([frames], [4])
+    for name in ("rgb", "points", "parts"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    assert checkpoint_sha256(again) == checkpoint_sha256(folder)
+
+
+def test_sha256_names_weights_and_config(folder: Path) -> None:
+    before = checkpoint_sha256(folder)
+    generator = Generator.from_pretrained(folder)
+    with torch.no_grad():
+        generator.network.pose.bias[0] += 1e-3
+    generator.save_pretrained(folder)
+    assert checkpoint_sha256(folder) != before
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_missing_file(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=rf"{name}: no such file; 'geo4d-bench train'"):
+        Generator.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
+def test_cut_off_weights(folder: Path, share: float) -> None:
+    path = folder / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        Generator.from_pretrained(folder)
+
+
+def test_weights_of_another_model(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dim": 64}))
+    with pytest.raises(CheckpointError, match=r"config.json asks for \("):
+        Generator.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"height": 16}'])
+def test_config_of_another_kind(folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match="train again with this version"):
+        Generator.from_pretrained(folder)
+
+
+@contextmanager
+def files_no_larger_than(size: int) -> Iterator[None]:
+    """The kernel refuses to write more, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_whole(folder: Path) -> None:
+    before = checkpoint_sha256(folder)
+    generator = Generator.from_pretrained(folder)
+    with torch.no_grad():
+        generator.network.pose.bias[0] += 1.0
+    with files_no_larger_than(10_000), pytest.raises(CheckpointError, match=r"cannot be written .*free space"):
+        generator.save_pretrained(folder)
+    assert checkpoint_sha256(folder) == before
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_config_travels_as_json() -> None:
+    assert GeneratorConfig.from_json(DEBUG.to_json()) == DEBUG
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"height": 60}, "don't divide into patches"),
+        ({"heads": 5}, "does not divide into 5 heads"),
+        ({"frames": 0}, "at least 1"),
+        ({"pure_noise_share": 1.5}, "expected 0 to 1"),
+        ({"point_scale_m": 0.0}, "must be positive"),
+    ],
+)
+def test_contradictions_are_refused(change: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(DEBUG, **change)
+
+
+def test_a_misspelt_preset_gets_a_suggestion() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'nano'"):
+        PRESETS.get("nan")

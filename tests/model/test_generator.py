@@ -1,0 +1,200 @@
+"""The generator through its public door, on windows of a made-up scene with exact geometry."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from synthetic_windows import window
+
+from geo4d_bench.errors import ConfigError, DatasetError
+from geo4d_bench.geometry import inverse, transform
+from geo4d_bench.model.batch import batch_from_windows
+from geo4d_bench.model.config import PRESETS, GeneratorConfig
+from geo4d_bench.model.generator import Generator
+from geo4d_bench.model.patches import from_patches, to_patches
+from geo4d_bench.model.video import FirstFrames
+
+DEBUG = PRESETS.get("debug")
+
+
+def build(config: GeneratorConfig = DEBUG, seed: int = 0) -> Generator:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Generator(config)
+
+
+def train(generator: Generator, batch: dict[str, torch.Tensor], steps: int) -> list[float]:
+    optimizer = torch.optim.Adam(generator.parameters(), 3e-3)
+    rng = torch.Generator().manual_seed(0)
+    losses = []
+    for _ in range(steps):
+        loss = generator.loss(batch, rng).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def noise(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def first(seed: int) -> FirstFrames:
+    w = window(seed)
+    return FirstFrames(rgb=w.rgb[:, 0], points=w.points[:, 0], K=w.K, hand_mask=w.hand_mask)
+
+
+@pytest.fixture(scope="module")
+def batch() -> dict[str, torch.Tensor]:
+    return batch_from_windows([window(i) for i in range(8)])
+
+
+@pytest.fixture(scope="module")
+def trained(batch: dict[str, torch.Tensor]) -> Generator:
+    generator = build()
+    train(generator, batch, 60)
+    return generator.eval()
+
+
+def test_loss_falls(batch: dict[str, torch.Tensor]) -> None:
+    losses = train(build(), batch, 40)
+    assert np.mean(losses[-5:]) < 0.6 * losses[0]
+
+
+def test_view_m_targets_lie_in_frame_n() -> None:
+    for seed in range(6):
+        w = window(seed)
+        batch = batch_from_windows([w])
+        for view in range(2):
+            for t in range(3):
+                on_hand = (batch["parts"][0, view, t] > 0) & batch["valid"][0, view, t]
+                offset = batch["points"][0, view, t][on_hand].numpy() - w.T_n_ee[0, t + 1, :3, 3]
+                # The synthetic hand is a square of half width 0.12 m about T_n_ee: in frame n nothing of it is
+                # farther than half a diagonal, whichever view saw it.
+                assert len(offset)
+                assert np.linalg.norm(offset, axis=-1).max() < 0.12 * np.sqrt(2) + 1e-4
+        # The same bound is broken by points left in frame m, and by points moved the wrong way.
+        hand_m = w.points[1, 1:][w.parts[1, 1:] > 0]
+        for wrong in (hand_m, transform(inverse(w.T_n_m), hand_m)):
+            assert np.linalg.norm(wrong - w.T_n_ee[0, 1, :3, 3], axis=-1).max() > 0.12 * np.sqrt(2) + 0.01
+
+
+def test_condition_of_view_m_stays_in_its_own_frame() -> None:
+    w = window(0)
+    points = batch_from_windows([w])["first_points"][0, 1].numpy()
+    np.testing.assert_array_equal(points, np.nan_to_num(w.points[1, 0]))
+
+
+def test_invalid_pixels_change_nothing(batch: dict[str, torch.Tensor], trained: Generator) -> None:
+    invalid, first_invalid = ~batch["valid"], ~batch["first_valid"]
+    assert invalid.any()
+    assert first_invalid.any()
+    garbage = {k: v.clone() for k, v in batch.items()}
+    garbage["points"][invalid] = 100.0
+    garbage["first_points"][first_invalid] = -70.0
+    assert torch.equal(trained.loss(batch, noise()).total, trained.loss(garbage, noise()).total)
+    changed = {k: v.clone() for k, v in batch.items()}
+    changed["points"][batch["valid"]] += 0.05
+    assert not torch.equal(trained.loss(batch, noise()).total, trained.loss(changed, noise()).total)
+
+
+def test_decoders_are_separate(batch: dict[str, torch.Tensor]) -> None:
+    generator = build()
+    n, m = generator.network.decoder_n, generator.network.decoder_m
+    m.load_state_dict(n.state_dict(), strict=False)
+    shared = [k for k, v in n.state_dict().items() if torch.equal(v, m.state_dict()[k])]
+    assert set(shared) == set(n.state_dict())
+    assert not {p.data_ptr() for p in n.parameters()} & {p.data_ptr() for p in m.parameters()}
+    train(generator, batch, 1)
+    for name in ("to_pixels.weight", "blocks.0.mlp.0.weight"):
+        assert not torch.equal(n.state_dict()[name], m.state_dict()[name])
+
+
+@pytest.mark.parametrize("cross", [True, False])
+def test_view_m_sees_view_n_only_through_cross_view_attention(batch: dict[str, torch.Tensor], cross: bool) -> None:
+    generator = build(dataclasses.replace(DEBUG, cross_view_attention=cross))
+    train(generator, batch, 10)
+    one, other = first(0), first(1)
+    swapped = dataclasses.replace(
+        one, rgb=np.stack([other.rgb[0], one.rgb[1]]), points=np.stack([other.points[0], one.points[1]]),
+        hand_mask=other.hand_mask,
+    )  # fmt: skip
+    a, b = generator.generate([one, swapped], [3, 3])
+    assert not np.array_equal(a.rgb[0], b.rgb[0])
+    same = np.array_equal(a.rgb[1], b.rgb[1]) and np.array_equal(a.points[1], b.points[1], equal_nan=True)
+    assert same == (not cross)
+
+
+def test_generated_video_has_shapes_units_and_nan(trained: Generator) -> None:
+    w = window(20)
+    (video,) = trained.generate([first(20)], [0])
+    assert video.rgb.shape == (2, 3, 16, 24, 3)
+    assert video.rgb.dtype == np.uint8
+    assert video.points.shape == (2, 3, 16, 24, 3)
+    assert video.points.dtype == np.float32
+    assert video.parts.shape == (2, 3, 16, 24)
+    assert video.parts.max() <= 3
+    assert video.dt_s == DEBUG.dt_s
+    np.testing.assert_array_equal(video.K, w.K)
+    seen = np.isfinite(video.points).all(-1)
+    assert (np.isnan(video.points).any(-1) == ~seen).all()  # a point is whole or absent
+    error = np.linalg.norm(video.points[0] - w.points[0, 1:], axis=-1)
+    assert np.nanmedian(error) < 0.05  # the wall hardly needs training: it stays where it was
+
+
+def test_seeds_reproduce_and_a_batch_equals_single_calls(trained: Generator) -> None:
+    conditions = [first(30), first(31)]
+    together = trained.generate(conditions, [5, 6])
+    for condition, seed, video in zip(conditions, [5, 6], together, strict=True):
+        (alone,) = trained.generate([condition], [seed])
+        for name in ("rgb", "points", "parts"):
+            np.testing.assert_array_equal(getattr(alone, name), getattr(video, name))
+    (other,) = trained.generate(conditions[:1], [7])
+    assert not np.array_equal(other.points, together[0].points)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_more_steps_are_allowed(trained: Generator, steps: int) -> None:
+    (video,) = trained.generate([first(0)], [0], steps=steps)
+    assert np.isfinite(video.points).any()
+
+
+def test_hand_mask_may_be_unknown(trained: Generator) -> None:
+    (video,) = trained.generate([dataclasses.replace(first(0), hand_mask=None)], [0])
+    assert np.isfinite(video.points).any()
+
+
+def test_two_arms(batch: dict[str, torch.Tensor]) -> None:
+    two = {k: v.clone() for k, v in batch.items()}
+    two["hand"] = two["hand"].repeat(1, 2, 1, 1)
+    two["parts"][:4][two["parts"][:4] > 0] += 3
+    generator = build(dataclasses.replace(DEBUG, arms=2))
+    losses = train(generator, two, 30)
+    assert losses[-1] < 0.8 * losses[0]
+    labels = generator.generate([first(0)], [0])[0].parts
+    assert labels.max() <= 6
+
+
+def test_wrong_inputs_get_one_sentence(trained: Generator) -> None:
+    with pytest.raises(ConfigError, match="16 x 24, got 32 x 24"):
+        trained.loss(batch_from_windows([window(0, height=32)]), noise())
+    with pytest.raises(ConfigError, match="3 frames and 1 arms, got windows of 4"):
+        trained.loss(batch_from_windows([window(0, frames=4)]), noise())
+    with pytest.raises(ConfigError, match="2 first frames but 1 seeds"):
+        trained.generate([first(0), first(1)], [0])
+    with pytest.raises(DatasetError, match="different shapes"):
+        batch_from_windows([window(0), window(1, height=32)])
+    with pytest.raises(DatasetError, match="at least one"):
+        batch_from_windows([])
+
+
+def test_patches_come_back() -> None:
+    images = torch.arange(2 * 2 * 3 * 16 * 24 * 5).view(2, 2, 3, 16, 24, 5)
+    patches = to_patches(images, 8)
+    assert patches.shape == (2, 2, 6, 5, 3 * 64)
+    assert torch.equal(from_patches(patches, 8, 16, 24), images)
+    assert torch.equal(patches[0, 0, 4, 2, :8], images[0, 0, 0, 8, 8:16, 2])  # second row, second column of patches
