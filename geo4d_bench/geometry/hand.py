@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,3 +67,16 @@ class HandModel:
             distance, _ = cKDTree(surface).query(p_ee[near], distance_upper_bound=tolerance_m)
             mask[near[np.isfinite(distance)]] = True
         return mask.reshape(points_world.shape[:-1])
+
+
+def part_image(seg: npt.NDArray[np.uint8], seg_names: Sequence[str], arms: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """Parts (..., H, W) uint8, 0 or ``part_label(arm index, part)``, from labels (..., H, W) that index ``seg_names``.
+
+    Parts are the labels ``hand/<arm>``, ``finger_left/<arm>``, ``finger_right/<arm>``; an arm without them gives none.
+    """
+    table = np.zeros(256, dtype=np.uint8)
+    for index, arm in enumerate(arms):
+        for part, name in enumerate(PART_NAMES):
+            if f"{name}/{arm}" in seg_names:
+                table[list(seg_names).index(f"{name}/{arm}")] = part_label(index, part)
+    return table[seg]

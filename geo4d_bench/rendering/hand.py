@@ -7,13 +7,14 @@ from typing import Any
 
 import mujoco
 import numpy as np
-import numpy.typing as npt
 
 from geo4d_bench.errors import SceneError
-from geo4d_bench.geometry.hand import HAND, LEFT_FINGER, PART_NAMES, RIGHT_FINGER, HandModel, part_label
+from geo4d_bench.geometry.hand import HAND, LEFT_FINGER, PART_NAMES, RIGHT_FINGER, HandModel, part_image
 from geo4d_bench.geometry.se3 import Array, inverse, transform
 from geo4d_bench.rendering.meshes import mesh_geometry, surface_grid
 from geo4d_bench.rendering.scene import Scene
+
+__all__ = ["hand_model", "part_image"]
 
 
 def hand_model(scene: Scene, arm: str, samples: int = 2400) -> HandModel:
@@ -72,19 +73,6 @@ def hand_model(scene: Scene, arm: str, samples: int = 2400) -> HandModel:
         finger_axis=axis / max_opening,
         max_opening_m=max_opening,
     )
-
-
-def part_image(seg: npt.NDArray[np.uint8], seg_names: Sequence[str], arms: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """Parts (..., H, W) uint8, 0 or ``part_label(arm index, part)``, from labels (..., H, W) that index ``seg_names``.
-
-    Arms without labels in the scene give no parts.
-    """
-    table = np.zeros(256, dtype=np.uint8)
-    for index, arm in enumerate(arms):
-        for part, name in enumerate(PART_NAMES):
-            if f"{name}/{arm}" in seg_names:
-                table[list(seg_names).index(f"{name}/{arm}")] = part_label(index, part)
-    return table[seg]
 
 
 def _part_geoms(scene: Scene, arm: str, part: int) -> list[int]:

@@ -1,0 +1,189 @@
+"""``geo4d-bench datagen``: demonstrations of a task, rendered from every camera of a rig."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from geo4d_bench.dataset.manifest import Manifest, Settings, read_manifest, rebuild_entries, write_manifest
+from geo4d_bench.dataset.schema import EPISODES, MANIFEST, episode_name
+from geo4d_bench.errors import ConfigError, DatasetError
+
+if TYPE_CHECKING:
+    from geo4d_bench.datagen.worker import Job
+
+
+@dataclass(frozen=True)
+class DatagenConfig:
+    """Collect demonstrations by the scripted expert and render them. A second call makes only what is missing."""
+
+    task: str = "store_cereal"
+    """Task id; 'geo4d-bench tasks' lists them."""
+    episodes: int = 50
+    """Number of episodes the dataset shall have; each is a successful demonstration."""
+    split: Literal["train", "eval"] = "train"
+    """Seeds of the two splits never meet."""
+    rig: str = "hemisphere16"
+    """Cameras: a registered rig or a YAML file."""
+    height: int = 64
+    """Image height in pixels."""
+    width: int = 80
+    """Image width in pixels."""
+    video_hz: float = 5.0
+    """Rendered frames a second; divides the control rate."""
+    seed: int = 0
+    """Another seed gives other episodes."""
+    workers: int = 2
+    """Processes; the result does not depend on their number."""
+    disturbed_share: float = 0.3
+    """Share of the episodes in which the hand or object is disturbed once and the expert recovers."""
+    out: Path | None = None
+    """Folder; default data/<task>, or data/<task>_eval for the eval split."""
+
+
+@dataclass(frozen=True)
+class DatagenResult:
+    """What lies in the folder now, and how many episodes this call made."""
+
+    folder: Path
+    manifest: Manifest
+    made: int
+
+    def __str__(self) -> str:
+        manifest = self.manifest
+        count, steps = len(manifest.episodes), sum(e.steps for e in manifest.episodes)
+        size_mb = sum((self.folder / EPISODES / e.file).stat().st_size for e in manifest.episodes) / 1e6
+        failed = ", ".join(f"{n} x {why}" for why, n in manifest.failures.items())
+        lines = [
+            f"{self.folder}: {count} episodes ({self.made} made now), "
+            f"{steps / manifest.settings.control_hz / max(count, 1):.1f} s on average, "
+            f"{len(manifest.settings.rig.cameras)} cameras, {size_mb:.0f} MB",
+            f"expert: {count} of {manifest.attempts} attempts succeeded" + (f"; failed: {failed}" if failed else ""),
+            f"check it:  geo4d-bench verify {self.folder}",
+            f"train:     geo4d-bench train --data {self.folder}"
+            if manifest.settings.split == "train"
+            else f"evaluate:  geo4d-bench evaluate --data {self.folder}",
+        ]
+        return "\n".join(lines)
+
+
+def run(config: DatagenConfig) -> DatagenResult:
+    """Make the episodes that are missing.
+
+    Ctrl-C, a full disk or a failing expert end the call; episodes that are finished stay and are not made again.
+
+    Raises:
+        ConfigError: an option is out of range.
+        UnknownNameError: the task or rig is not registered.
+        DatasetError: the folder holds a dataset with other settings, or cannot be written.
+    """
+    from tqdm import tqdm
+
+    from geo4d_bench.datagen.worker import Job
+
+    settings = _settings(config)
+    folder = config.out or Path("data") / (config.task if config.split == "train" else f"{config.task}_eval")
+    manifest = _open_folder(folder, settings)
+    missing = [i for i in range(config.episodes) if not (folder / EPISODES / episode_name(i)).exists()]
+    jobs = [Job(folder.absolute(), index, manifest.settings) for index in missing]
+    made = 0
+    try:
+        with tqdm(total=config.episodes, initial=config.episodes - len(jobs), unit="episode", desc="datagen") as bar:
+            for _ in _episodes(jobs, config.workers):
+                made += 1
+                bar.update()
+    finally:
+        # After Ctrl-C or an error too: the manifest names what is finished.
+        manifest = Manifest(manifest.settings, rebuild_entries(folder, manifest.episodes))
+        write_manifest(folder, manifest)
+    return DatagenResult(folder, manifest, made)
+
+
+def _settings(config: DatagenConfig) -> Settings:
+    from geo4d_bench import tasks
+    from geo4d_bench.datagen.render import frame_steps
+    from geo4d_bench.fingerprint import commit, fingerprint
+    from geo4d_bench.rendering.renderer import MAX_DEPTH_M
+    from geo4d_bench.tasks.rigs import make_rig
+
+    for name, low in (("episodes", 1), ("height", 8), ("width", 8), ("workers", 1), ("seed", 0)):
+        if getattr(config, name) < low:
+            raise ConfigError(f"--{name} {getattr(config, name)}: expected {low} or more")
+    if not 0.0 <= config.disturbed_share <= 1.0:
+        raise ConfigError(f"--disturbed-share {config.disturbed_share:g}: expected a share from 0 to 1")
+    spec = tasks.spec(config.task)
+    frame_steps(1, spec.control_hz, config.video_hz)
+    return Settings(
+        task=spec.id,
+        version=spec.version,
+        split=config.split,
+        language=spec.language,
+        seed=config.seed,
+        arms=spec.arms,
+        objects=spec.objects,
+        control_hz=spec.control_hz,
+        video_hz=config.video_hz,
+        rig=make_rig(config.rig, spec.workspace),
+        height=config.height,
+        width=config.width,
+        max_depth_m=MAX_DEPTH_M,
+        disturbed_share=config.disturbed_share,
+        fingerprint=fingerprint(),
+        commit=commit(),
+    )
+
+
+def _open_folder(folder: Path, settings: Settings) -> Manifest:
+    """The folder's manifest, made where the folder is new; DatasetError where it was made with other settings."""
+    if not (folder / MANIFEST).exists():
+        if (folder / EPISODES).is_dir() and any((folder / EPISODES).iterdir()):
+            raise DatasetError(f"{folder}: episodes without a {MANIFEST}; choose another --out or delete the folder")
+        write_manifest(folder, Manifest(settings))
+        return Manifest(settings)
+    manifest = read_manifest(folder)
+    differing = _differences(manifest.settings, settings)
+    if differing:
+        raise DatasetError(f"{folder} was made with other settings: {differing}; choose another --out or delete it")
+    for part in (folder / EPISODES).glob(".*.part"):  # of a call that was killed
+        part.unlink(missing_ok=True)
+    return Manifest(manifest.settings, rebuild_entries(folder, manifest.episodes))
+
+
+def _differences(old: Settings, new: Settings) -> str:
+    """What differs, but for the source's version: an interrupted dataset may be finished after an edit."""
+    found = []
+    for field in dataclasses.fields(Settings):
+        if field.name in ("fingerprint", "commit"):
+            continue
+        before, now = getattr(old, field.name), getattr(new, field.name)
+        if field.name == "rig":
+            same = _rig_key(before) == _rig_key(now)
+            before, now = before.name, now.name
+        else:
+            same = before == now
+        if not same:
+            found.append(f"{field.name} {before} there, {now} asked for")
+    return ", ".join(found)
+
+
+def _rig_key(rig: Any) -> Any:
+    return rig.name, rig.target, [(c.name, c.T_world_cam.tolist(), c.fovy_rad, c.split) for c in rig.cameras]
+
+
+def _episodes(jobs: list[Job], workers: int) -> Iterable[str]:
+    """Names of the episode files as they are finished."""
+    from geo4d_bench.datagen.worker import make_episode
+
+    workers = min(workers, len(jobs))
+    if workers <= 1:
+        yield from map(make_episode, jobs)
+        return
+    from joblib import Parallel, delayed
+
+    # Processes, because an OpenGL context and a simulation belong to one each; started afresh, never forked.
+    # One thread each: the work is one MuJoCo step after another, and more threads only take turns.
+    with Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered", batch_size=1) as parallel:
+        yield from parallel(delayed(make_episode)(job) for job in jobs)

@@ -1,0 +1,58 @@
+"""Stage 2: a recorded trajectory becomes an episode file with images. Needs MuJoCo, not robosuite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geo4d_bench.dataset.types import Trajectory
+from geo4d_bench.dataset.writer import EpisodeWriter
+from geo4d_bench.errors import ConfigError
+from geo4d_bench.geometry.camera import Camera
+from geo4d_bench.rendering.renderer import Renderer
+
+
+def frame_steps(steps: int, control_hz: float, video_hz: float) -> npt.NDArray[np.int32]:
+    """(K,) control steps that are rendered; ConfigError where control_hz is not a multiple of video_hz."""
+    every = control_hz / video_hz if video_hz > 0 else 0.0
+    if every < 1 or abs(every - round(every)) > 1e-6:
+        raise ConfigError(f"video_hz={video_hz:g} does not divide the control rate {control_hz:g} Hz; choose another")
+    return np.arange(0, steps, round(every), dtype=np.int32)
+
+
+def render_episode(
+    path: Path,
+    trajectory: Trajectory,
+    renderer: Renderer,
+    cameras: Sequence[Camera],
+    *,
+    video_hz: float,
+    notes: Mapping[str, Any] | None = None,
+) -> None:
+    """Render a trajectory's frames from every camera into an episode file, one frame in memory at a time.
+
+    The file appears under ``path`` only when it is whole. ``renderer`` draws the scene that the trajectory names.
+
+    Raises:
+        DatasetError: the disk is full or the folder cannot be written.
+        SceneError: the states do not fit the renderer's scene.
+    """
+    steps = frame_steps(len(trajectory.time), trajectory.control_hz, video_hz)
+    with EpisodeWriter(
+        path,
+        trajectory,
+        steps=steps,
+        video_hz=video_hz,
+        cameras=cameras,
+        height=renderer.height,
+        width=renderer.width,
+        seg_names=renderer.scene.seg_names,
+        notes=notes,
+    ) as writer:
+        for step in steps:
+            frame = renderer.render(trajectory.states[step], cameras)
+            writer.add(frame.rgb, frame.depth, frame.seg)

@@ -1,0 +1,223 @@
+"""Reading a dataset: the folder, its episodes, and single frames of single cameras."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geo4d_bench.dataset.hands import load_hand
+from geo4d_bench.dataset.manifest import Manifest, read_manifest
+from geo4d_bench.dataset.schema import DEPTH_SCALE_M, EPISODES, HANDS, SCENES, SCHEMA_VERSION
+from geo4d_bench.dataset.types import Trajectory
+from geo4d_bench.dataset.writer import decode_depth
+from geo4d_bench.errors import DatasetError
+from geo4d_bench.geometry.camera import Camera, Rig
+from geo4d_bench.geometry.hand import HandModel
+from geo4d_bench.geometry.se3 import Array
+
+
+@dataclass(frozen=True)
+class ViewFrames:
+    """Frames of one camera: rgb (N, H, W, 3) uint8, depth (N, H, W) float32 m with NaN, seg (N, H, W) uint8."""
+
+    rgb: npt.NDArray[np.uint8]
+    depth: npt.NDArray[np.float32]
+    seg: npt.NDArray[np.uint8]
+
+
+class EpisodeFile:
+    """One episode's file, opened when first needed and again in every process that uses it.
+
+    Raises:
+        DatasetError: the file is missing, cut off, not an episode, or of another schema version.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._file: Any = None
+        self._process = -1
+        self._views: dict[str, tuple[Any, Any, Any]] = {}
+        _require_file(self.path)
+
+    @property
+    def name(self) -> str:
+        """``ep_000003``"""
+        return self.path.stem
+
+    @property
+    def file(self) -> Any:
+        """The open h5py file of this process."""
+        if self._file is None or self._process != os.getpid():  # an HDF5 handle must not cross a fork
+            self._views = {}
+            self._file, self._process = _open(self.path), os.getpid()
+        return self._file
+
+    @cached_property
+    def attrs(self) -> dict[str, Any]:
+        """The file's attributes as Python values; ``arms``, ``disturbances``, ``notes`` decoded."""
+        found = {k: v.item() if isinstance(v, np.generic) else v for k, v in self.file.attrs.items()}
+        for name in ("arms", "disturbances", "notes"):
+            found[name] = json.loads(found[name])
+        return found
+
+    @cached_property
+    def cameras(self) -> tuple[Camera, ...]:
+        """The cameras that the episode was rendered from."""
+        views = self.file["views"]
+        return tuple(
+            Camera(
+                name=name,
+                T_world_cam=views[name]["T_world_cam"][()],
+                fovy_rad=float(views[name].attrs["fovy_rad"]),
+                split=views[name].attrs["split"],
+            )
+            for name in sorted(views)
+        )
+
+    @cached_property
+    def steps(self) -> npt.NDArray[np.int32]:
+        """(K,) control step of every frame."""
+        return np.asarray(self.file["frames/step"][()], dtype=np.int32)
+
+    @cached_property
+    def seg_names(self) -> tuple[str, ...]:
+        """What the labels of segmentation images mean."""
+        first = next(iter(self.file["views"].values()))
+        return tuple(json.loads(first["seg"].attrs["names"]))
+
+    @cached_property
+    def trajectory(self) -> Trajectory:
+        """Everything that was simulated."""
+        file, a = self.file, self.attrs
+        return Trajectory(
+            task=a["task"], version=a["version"], seed=int(a["seed"]), split=a["split"], language=a["language"],
+            success=bool(a["success"]), phase=a["phase"], control_hz=float(a["control_hz"]),
+            states=file["states"][()], actions=file["actions"][()], time=file["time"][()],
+            T_world_ee={arm: file[f"ee/{arm}/T_world_ee"][()] for arm in a["arms"]},
+            opening_m={arm: file[f"ee/{arm}/opening"][()] for arm in a["arms"]},
+            T_world_obj={name: file[f"objects/{name}/T_world_obj"][()] for name in sorted(file.get("objects", {}))},
+            scene=a["scene"], disturbances=tuple((int(s), str(n)) for s, n in a["disturbances"]),
+        )  # fmt: skip
+
+    def K(self, camera: str) -> Array:
+        """(3, 3) intrinsics of a camera at the stored resolution."""
+        return np.asarray(self._view(camera)["K"][()], dtype=np.float64)
+
+    def T_world_cam(self, camera: str) -> Array:
+        """(4, 4) pose of a camera."""
+        return np.asarray(self._view(camera)["T_world_cam"][()], dtype=np.float64)
+
+    def frames(self, camera: str, indices: Sequence[int] | npt.NDArray[np.integer]) -> ViewFrames:
+        """Frames ``indices`` (N,) of one camera; an index may repeat. Reads only those frames."""
+        self.file  # noqa: B018 - reopens after a fork, and forgets handles of the parent
+        if camera not in self._views:
+            view = self._view(camera)
+            self._views[camera] = (view["rgb"], view["depth"], view["seg"])
+        rgb, depth, seg = self._views[camera]
+        order, inverse = np.unique(np.asarray(indices), return_inverse=True)
+        try:
+            arrays = [np.stack([source[int(i)] for i in order])[inverse.reshape(-1)] for source in (rgb, depth, seg)]
+        except (OSError, ValueError) as error:
+            raise DatasetError(
+                f"{self.path}: frames of {camera} cannot be read ({error}); run 'geo4d-bench verify {self.path.parent}'"
+            ) from error
+        return ViewFrames(arrays[0], decode_depth(arrays[1], DEPTH_SCALE_M), arrays[2])
+
+    def close(self) -> None:
+        """Close the file in this process; it opens again when needed."""
+        if self._file is not None and self._process == os.getpid():
+            self._file.close()
+        self._file, self._views = None, {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.path, self._file, self._process, self._views = state["path"], None, -1, {}
+
+    def _view(self, camera: str) -> Any:
+        views = self.file["views"]
+        if camera not in views:
+            raise DatasetError(f"{self.path}: there is no camera '{camera}'; it has {', '.join(sorted(views))}")
+        return views[camera]
+
+
+class Dataset:
+    """A dataset's folder.
+
+    Attributes:
+        path: the folder.
+        manifest: its manifest.
+
+    Raises:
+        DatasetError: the folder is missing, has no manifest, or is of another schema version.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.manifest: Manifest = read_manifest(self.path)
+        self._hands: dict[str, HandModel] = {}
+
+    @cached_property
+    def episodes(self) -> tuple[EpisodeFile, ...]:
+        """The episodes in their order; DatasetError where there is none or the manifest names a missing file."""
+        if not self.manifest.episodes:
+            raise DatasetError(f"{self.path}: no finished episodes; run the datagen command that began it again")
+        return tuple(EpisodeFile(self.path / EPISODES / entry.file) for entry in self.manifest.episodes)
+
+    @property
+    def rig(self) -> Rig:
+        """The cameras that every episode was rendered from."""
+        return self.manifest.settings.rig
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Names of the arms, in the order of their labels in part images."""
+        return self.manifest.settings.arms
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images."""
+        return self.manifest.settings.height, self.manifest.settings.width
+
+    def scene_path(self, sha256: str) -> Path:
+        """The packed scene that episodes name; load it with ``rendering.scene.load_scene``."""
+        return self.path / SCENES / f"{sha256}.zip"
+
+    def hand(self, arm: str) -> HandModel:
+        """The surface model of one arm's hand, as measured when the dataset was made."""
+        if arm not in self._hands:
+            self._hands[arm] = load_hand(self.path / HANDS / f"{arm}.npz")
+        return self._hands[arm]
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise DatasetError(f"{path}: there is no such episode; run 'geo4d-bench verify {path.parent.parent}'")
+
+
+def _open(path: Path) -> Any:
+    import h5py
+    import hdf5plugin  # noqa: F401 - registers the codecs
+
+    _require_file(path)
+    try:
+        file = h5py.File(path, "r", rdcc_nbytes=0)  # a chunk is a frame and is read once
+    except OSError as error:
+        raise DatasetError(
+            f"{path}: not a whole HDF5 file ({error}); delete it and run the same datagen command again"
+        ) from error
+    version = file.attrs.get("schema_version")
+    if version != SCHEMA_VERSION:
+        file.close()
+        found = "no schema version" if version is None else f"schema version {version}"
+        raise DatasetError(f"{path}: {found}, expected {SCHEMA_VERSION}; make the dataset again with this release")
+    return file

@@ -1,0 +1,186 @@
+"""Training windows: one condition frame and the T frames that follow it, from two cameras."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from geo4d_bench.dataset.reader import Dataset, EpisodeFile
+from geo4d_bench.dataset.types import Window
+from geo4d_bench.dataset.writer import world_motion
+from geo4d_bench.errors import ConfigError
+from geo4d_bench.geometry.camera import ViewSplit, depth_to_points
+from geo4d_bench.geometry.hand import part_image
+from geo4d_bench.geometry.se3 import inverse, transform
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a window may start: an episode (index over all datasets) and one of its frames."""
+
+    episode: int
+    frame: int
+
+
+class Windows:
+    """All windows of one or several datasets that share their task, image size and frame rate.
+
+    Which starts are kept: those where something happens. An arm moves faster than ``MOVING_M_S`` at the start, or a
+    gripper's opening changes by more than ``GRIPPING_M`` within the first second: the hand stands still while it
+    grasps or lets go, and a model that never saw these moments cannot act in them. ``moving=False`` keeps all.
+
+    Towards the end of an episode, future frames that do not exist repeat the last one (a policy must learn to stop),
+    as long as no more than ``pad_share`` of the T future frames are such.
+
+    Args:
+        datasets: a dataset, a folder, or several of them.
+        cameras: ``seen`` or ``novel`` (by the rig's split), or names of cameras, two at least.
+        horizon: T, number of future frames.
+        dt_s: seconds between frames of a window; a multiple of the dataset's 1 / video_hz.
+        moving: whether to leave out starts where nothing happens.
+        pad_share: largest share of repeated future frames, 0 to 1.
+        episodes: names of episodes to use (``ep_000003``); None uses all.
+
+    Raises:
+        DatasetError: a dataset or episode cannot be read.
+        ConfigError: fewer than two cameras, a dt_s that frames do not fall on, or no window is left.
+    """
+
+    MOVING_M_S = 0.02
+    GRIPPING_M = 0.004
+
+    def __init__(
+        self,
+        datasets: Dataset | Path | str | Sequence[Dataset | Path | str],
+        cameras: ViewSplit | Sequence[str] = "seen",
+        *,
+        horizon: int = 10,
+        dt_s: float = 0.4,
+        moving: bool = True,
+        pad_share: float = 0.5,
+        episodes: Sequence[str] | None = None,
+    ) -> None:
+        several = [datasets] if isinstance(datasets, Dataset | Path | str) else list(datasets)
+        self.datasets = tuple(d if isinstance(d, Dataset) else Dataset(d) for d in several)
+        if not self.datasets:
+            raise ConfigError("no dataset was given; give at least one folder that datagen wrote")
+        self.horizon, self.dt_s, self.pad_share = int(horizon), float(dt_s), float(pad_share)
+        self.stride = _stride(self.datasets, self.dt_s)
+        self.cameras = _camera_names(self.datasets, cameras)
+        self.arms = self.datasets[0].arms
+        self.episodes: tuple[tuple[Dataset, EpisodeFile], ...] = tuple(
+            (d, e) for d in self.datasets for e in d.episodes if episodes is None or e.name in episodes
+        )
+        self.starts: tuple[Start, ...] = tuple(
+            Start(index, frame)
+            for index, (_, episode) in enumerate(self.episodes)
+            for frame in self._frames_to_start(episode, moving)
+        )
+        if not self.starts:
+            raise ConfigError(
+                f"no window of {self.horizon} frames, {self.dt_s} s apart, fits into {len(self.episodes)} episodes; "
+                "use a shorter horizon or more pad_share"
+            )
+
+    def __len__(self) -> int:
+        """Number of starts; each can be seen from every pair of cameras."""
+        return len(self.starts)
+
+    def __getitem__(self, key: tuple[int, int, str, str]) -> Window:
+        """The window at (episode index, start frame, camera n, camera m)."""
+        return self.window(*key)
+
+    def sample(self, rng: np.random.Generator) -> Window:
+        """A random start seen from a random ordered pair of two distinct cameras."""
+        start = self.starts[int(rng.integers(len(self.starts)))]
+        n, m = rng.choice(len(self.cameras), size=2, replace=False)
+        return self.window(start.episode, start.frame, self.cameras[int(n)], self.cameras[int(m)])
+
+    def window(self, episode: int, start: int, camera_n: str, camera_m: str) -> Window:
+        """The window that starts at a frame of an episode, with view n ``camera_n`` and view m ``camera_m``.
+
+        ``start`` may be any frame of the episode, also one that is not in ``starts``.
+        """
+        dataset, file = self.episodes[episode]
+        steps = file.steps
+        if not 0 <= start < len(steps):
+            raise ConfigError(
+                f"{file.name}: a window at frame {start}, but the episode has frames 0 to {len(steps) - 1}"
+            )
+        frames = np.minimum(start + self.stride * np.arange(self.horizon + 1), len(steps) - 1)
+        trajectory = file.trajectory
+        names = (camera_n, camera_m)
+        views = [file.frames(name, frames) for name in names]
+        K = np.stack([file.K(name) for name in names])
+        T_world_n, T_world_m = (file.T_world_cam(name) for name in names)
+        T_n_world = inverse(T_world_n)
+        points = np.stack([depth_to_points(view.depth, K[i]) for i, view in enumerate(views)])
+        at = steps[frames]
+        opening = np.stack([trajectory.opening_m[arm][at] for arm in self.arms])
+        first_points = transform(T_world_n, points[0, 0])
+        hand_mask = np.zeros(first_points.shape[:-1], dtype=bool)
+        for index, arm in enumerate(self.arms):
+            hand_mask |= dataset.hand(arm).visible_mask(
+                first_points, trajectory.T_world_ee[arm][at[0]], float(opening[index, 0])
+            )
+        return Window(
+            rgb=np.stack([view.rgb for view in views]),
+            points=points,
+            parts=part_image(np.stack([view.seg for view in views]), file.seg_names, self.arms),
+            hand_mask=hand_mask,
+            K=K,
+            T_n_m=T_n_world @ T_world_m,
+            T_n_ee=np.stack([T_n_world @ trajectory.T_world_ee[arm][at] for arm in self.arms]),
+            opening_m=opening,
+            dt_s=self.dt_s,
+            episode=file.name,
+            start=int(start),
+            cameras=names,
+        )
+
+    def _frames_to_start(self, episode: EpisodeFile, moving: bool) -> list[int]:
+        steps = episode.steps
+        must_exist = int(np.ceil(self.horizon * (1.0 - self.pad_share)))
+        count = len(steps) - self.stride * must_exist
+        if count <= 0:
+            return []
+        if not moving:
+            return list(range(count))
+        trajectory = episode.trajectory
+        second = round(trajectory.control_hz)
+        happens = np.zeros(len(steps), dtype=bool)
+        for arm in self.arms:
+            # Speed over the time to the next frame: over one control step it would measure the controller's ripple.
+            frame_s = float(np.diff(steps).mean()) / trajectory.control_hz if len(steps) > 1 else 1.0
+            happens |= world_motion(trajectory.T_world_ee[arm][steps], frame_s) > self.MOVING_M_S
+            opening = trajectory.opening_m[arm]
+            happens |= np.array([np.ptp(opening[s : s + second + 1]) > self.GRIPPING_M for s in steps])
+        return [int(k) for k in np.flatnonzero(happens[:count])]
+
+
+def _stride(datasets: Sequence[Dataset], dt_s: float) -> int:
+    rates = {d.manifest.settings.video_hz for d in datasets}
+    sizes = {d.size for d in datasets}
+    arms = {d.arms for d in datasets}
+    if len(rates) > 1 or len(sizes) > 1 or len(arms) > 1:
+        raise ConfigError(f"datasets differ in frame rate {rates}, image size {sizes} or arms {arms}; use alike ones")
+    frames = dt_s * rates.pop()
+    if frames < 0.5 or abs(frames - round(frames)) > 1e-6:
+        raise ConfigError(f"dt_s={dt_s} is {frames:g} frames of the dataset; give a multiple of one frame's time")
+    return round(frames)
+
+
+def _camera_names(datasets: Sequence[Dataset], cameras: ViewSplit | Sequence[str]) -> tuple[str, ...]:
+    rig = datasets[0].rig
+    if isinstance(cameras, str):
+        if cameras not in ("seen", "novel"):
+            raise ConfigError(f"cameras='{cameras}': give 'seen', 'novel' or a list of camera names")
+        names = tuple(c.name for c in rig.views(cameras))
+    else:
+        names = tuple(rig[name].name for name in cameras)
+    if len(names) < 2:
+        raise ConfigError(f"windows need two cameras, but '{cameras}' of rig '{rig.name}' has {len(names)}")
+    return names
