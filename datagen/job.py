@@ -80,19 +80,27 @@ def run(config: DatagenConfig) -> DatagenResult:
         UnknownNameError: the task or rig is not registered.
         DatasetError: the folder holds a dataset with other settings, or cannot be written.
     """
+    folder = config.out or Path("data") / (config.task if config.split == "train" else f"{config.task}_eval")
+    return make_dataset(folder, settings_of(config), config.episodes, config.workers)
+
+
+def make_dataset(folder: Path, settings: Settings, episodes: int, workers: int = 1) -> DatagenResult:
+    """:func:`run` for settings that no option names, for example a rig that was made in Python.
+
+    Raises:
+        DatasetError: as :func:`run`.
+    """
     from tqdm import tqdm
 
     from geo4d_bench.datagen.worker import Job
 
-    settings = _settings(config)
-    folder = config.out or Path("data") / (config.task if config.split == "train" else f"{config.task}_eval")
     manifest = _open_folder(folder, settings)
-    missing = [i for i in range(config.episodes) if not (folder / EPISODES / episode_name(i)).exists()]
+    missing = [i for i in range(episodes) if not (folder / EPISODES / episode_name(i)).exists()]
     jobs = [Job(folder.absolute(), index, manifest.settings) for index in missing]
     made = 0
     try:
-        with tqdm(total=config.episodes, initial=config.episodes - len(jobs), unit="episode", desc="datagen") as bar:
-            for _ in _episodes(jobs, config.workers):
+        with tqdm(total=episodes, initial=episodes - len(jobs), unit="episode", desc="datagen") as bar:
+            for _ in _episodes(jobs, workers):
                 made += 1
                 bar.update()
     finally:
@@ -102,7 +110,8 @@ def run(config: DatagenConfig) -> DatagenResult:
     return DatagenResult(folder, manifest, made)
 
 
-def _settings(config: DatagenConfig) -> Settings:
+def settings_of(config: DatagenConfig) -> Settings:
+    """The checked settings that a command's options stand for; ConfigError, UnknownNameError."""
     from geo4d_bench import tasks
     from geo4d_bench.datagen.render import frame_steps
     from geo4d_bench.fingerprint import commit, fingerprint
