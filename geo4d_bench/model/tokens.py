@@ -139,7 +139,8 @@ class ViewDecoder(nn.Module):
 
     def pixels(self, x: Tensor, frames: Tensor | None) -> Tensor:
         """(B, N, channels * F * patch²) what tokens (B, N, D) say about the pixels of some frames (F,), or of all."""
-        weight, bias = self.to_pixels.weight, self.to_pixels.bias
+        weight: Tensor = self.to_pixels.weight
+        bias: Tensor = self.to_pixels.bias
         if frames is not None:
             c = self.config
             weight = weight.view(channels(c), c.frames, -1, c.dim)[:, frames].reshape(-1, c.dim)

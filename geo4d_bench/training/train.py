@@ -48,6 +48,8 @@ class TrainConfig:
     """auto = bf16 where the processor computes in it, else fp32."""
     watched: int = 12
     """Held-out windows that the hand error is measured on."""
+    watches: int = 10
+    """How often within the budget the hand error is measured, pictures are drawn and a checkpoint is written."""
 
     def __post_init__(self) -> None:
         if self.minutes is not None and self.steps is not None:
@@ -56,8 +58,10 @@ class TrainConfig:
             raise ConfigError(f"train: --minutes is {self.minutes}, expected more than 0")
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"train: --steps is {self.steps}, expected at least 1")
-        if self.batch_size < 1 or self.watched < 0 or not self.learning_rate > 0:
-            raise ConfigError("train: --batch-size and --learning-rate must be positive, --watched not negative")
+        if min(self.batch_size, self.watches) < 1 or self.watched < 0 or not self.learning_rate > 0:
+            raise ConfigError(
+                "train: --batch-size, --watches, --learning-rate must be positive, --watched not negative"
+            )
 
     @property
     def folder(self) -> Path:
@@ -116,7 +120,7 @@ def train(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     minutes = _DEFAULT_MINUTES if config.minutes is None and config.steps is None else config.minutes
-    schedule = Schedule(minutes, config.steps, config.batch_size, config.learning_rate)
+    schedule = Schedule(minutes, config.steps, config.batch_size, config.learning_rate, watches=config.watches)
     settings = {
         k: str(v) if isinstance(v, Path) else v
         for k, v in dataclasses.asdict(config).items()

@@ -1,0 +1,160 @@
+"""Training through its public door: it learns, stops, goes on exactly, and says what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+from synthetic_windows import window
+
+from geo4d_bench.dataset.types import Window
+from geo4d_bench.errors import CheckpointError, ConfigError, DatasetError
+from geo4d_bench.model.config import PRESETS
+from geo4d_bench.model.generator import Generator
+from geo4d_bench.training.data import make_batch
+from geo4d_bench.training.heldout import copy_error_cm, hand_centres, true_video
+from geo4d_bench.training.train import TrainConfig, TrainResult, measure, train
+
+DEBUG = PRESETS.get("debug")
+
+
+class Made:
+    """Made-up windows; after ``interrupt_at`` of them the process gets a SIGINT, as from Ctrl-C."""
+
+    def __init__(self, seeds: int = 1_000_000, interrupt_at: int | None = None, height: int = 16) -> None:
+        self.seeds, self.interrupt_at, self.height, self.made = seeds, interrupt_at, height, 0
+
+    def sample(self, rng: np.random.Generator) -> Window:
+        self.made += 1
+        if self.made == self.interrupt_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return window(int(rng.integers(self.seeds)), height=self.height)
+
+
+def config(out: Path, **changes: object) -> TrainConfig:
+    base = TrainConfig(
+        preset="debug", steps=14, batch_size=4, out=out, threads=1, watched=2, watches=2, precision="fp32"
+    )
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+def run(settings: TrainConfig, source: Made | None = None) -> TrainResult:
+    return train(settings, DEBUG, source or Made(), Made(seeds=50))
+
+
+def log(folder: Path) -> list[dict[str, str]]:
+    with (folder / "training_log.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_training_beats_the_copied_first_frame(tmp_path: Path) -> None:
+    result = run(config(tmp_path, steps=150, batch_size=8, watched=6, watches=4, learning_rate=3e-3))
+    assert result.steps == 150
+    assert result.held_out_cm < 0.75 * result.copy_cm
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "config.json", "model.safetensors", "trainer.safetensors", "training_log.csv", "loss.png", "samples.png",
+    }  # fmt: skip
+    rows = log(tmp_path)
+    assert [int(r["step"]) for r in rows] == list(range(1, 151))
+    assert sum(r["held_out_cm"] != "" for r in rows) == 4
+    assert float(rows[-1]["held_out_cm"]) == pytest.approx(result.held_out_cm)
+    assert Generator.from_pretrained(tmp_path).config.point_mean_m != DEBUG.point_mean_m
+    assert str(tmp_path) in str(result)
+
+
+def test_a_stopped_run_goes_on_exactly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(config(tmp_path / "whole"))
+    # 32 windows measure the normalisation, then 4 a step are made a few steps ahead.
+    with pytest.raises(KeyboardInterrupt):
+        run(config(tmp_path / "parts"), Made(interrupt_at=32 + 4 * 9))
+    assert "the same command goes on from there" in capsys.readouterr().out
+    stopped_at = int(log(tmp_path / "parts")[-1]["step"])
+    assert 0 < stopped_at < 14
+    result = run(config(tmp_path / "parts"))
+    assert result.steps == 14
+    for name in ("model.safetensors", "trainer.safetensors"):
+        whole, parts = load_file(tmp_path / "whole" / name), load_file(tmp_path / "parts" / name)
+        assert whole.keys() == parts.keys()
+        assert all(np.array_equal(whole[k], parts[k]) for k in whole)
+    measured = ("seconds", "windows_per_s")
+    whole_log, parts_log = log(tmp_path / "whole"), log(tmp_path / "parts")
+    for row in (*whole_log, *parts_log):
+        for key in measured:
+            del row[key]
+    assert whole_log == parts_log
+
+
+def test_a_finished_run_says_so_and_does_nothing(tmp_path: Path) -> None:
+    run(config(tmp_path))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    result = run(config(tmp_path))
+    assert result.nothing_to_do
+    assert str(result).startswith("was trained already: 14 steps")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_minutes_are_kept_and_resumed_time_counts(tmp_path: Path) -> None:
+    settings = config(tmp_path, steps=None, minutes=0.05)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, Made(interrupt_at=32 + 4 * 8))
+    used = float(log(tmp_path)[-1]["seconds"])
+    assert 0 < used < 3.0
+    result = run(settings)
+    assert 0.05 <= result.minutes < 0.15
+    assert float(log(tmp_path)[-1]["rate"]) < 1e-4  # the cosine has come down by the end of the budget
+
+
+def test_a_folder_is_resumed_only_with_its_own_options(tmp_path: Path) -> None:
+    run(config(tmp_path))
+    with pytest.raises(CheckpointError, match="was trained with seed = 0, now it is 1; give the same options"):
+        run(config(tmp_path, seed=1))
+
+
+def test_a_cut_off_state_is_named(tmp_path: Path) -> None:
+    run(config(tmp_path))
+    path = tmp_path / "trainer.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match=r"trainer.safetensors: not a whole training state"):
+        run(config(tmp_path))
+
+
+def test_contradictory_options() -> None:
+    with pytest.raises(ConfigError, match="--minutes and --steps are both given"):
+        TrainConfig(minutes=1.0, steps=3)
+    with pytest.raises(ConfigError, match="more than 0"):
+        TrainConfig(minutes=0.0)
+    assert TrainConfig(data=Path("data/store_cereal")).folder == Path("runs/store_cereal/nano")
+
+
+def test_data_of_another_size_is_refused() -> None:
+    with pytest.raises(DatasetError, match="images are 32 x 24, this preset is for 16 x 24; render with --height 16"):
+        measure(DEBUG, [window(0, height=32)])
+
+
+def test_a_batch_is_a_function_of_seed_and_step() -> None:
+    one, same, other = (make_batch(Made(), 3, seed, step) for seed, step in ((0, 5), (0, 5), (0, 6)))
+    assert all(np.array_equal(one[k], same[k]) for k in one)
+    assert not np.array_equal(one["rgb"], other["rgb"])
+
+
+def test_hand_centres_are_those_of_the_scene() -> None:
+    windows = [window(seed, height=64, width=96) for seed in range(4)]
+    for w in windows:
+        # A flat square seen whole: its pixels' median is its middle, within a pixel of 1.2 cm.
+        np.testing.assert_allclose(hand_centres(true_video(w), None), w.T_n_ee[0, 1:, :3, 3], atol=0.02)
+    moved = [np.linalg.norm(w.T_n_ee[0, 1:, :3, 3] - w.T_n_ee[0, 0, :3, 3], axis=-1).mean() for w in windows]
+    assert copy_error_cm(windows) == pytest.approx(100 * np.mean(moved), abs=1.0)
+
+
+def test_a_hand_that_is_not_shown_stays_where_it_was() -> None:
+    video = true_video(window(0))
+    empty = dataclasses.replace(video, parts=np.zeros_like(video.parts))
+    np.testing.assert_array_equal(hand_centres(empty, np.array([1.0, 2.0, 3.0])), [[1, 2, 3]] * 3)
+    assert math.isnan(hand_centres(empty, None)[0, 0])
