@@ -16,7 +16,7 @@ MIN_NEIGHBOURS = 2
 MAX_REACH_M = 0.2
 """No point of a hand lies further than this from the median of its points."""
 MIN_FINGER_POINTS, MIN_SINGLE_FINGER_POINTS = 3, 2
-OPENING_FLOOR_M, FINGER_SPREAD_M, HIDDEN_SIDE_M = 0.004, 0.01, 0.012
+OPENING_FLOOR_M, FINGER_SPREAD_M, HIDDEN_SIDE_M = 0.008, 0.01, 0.012
 """Standard deviations: of an opening read from many points, of one point about its finger's centre across the
 finger, and of an opening read from one side of a finger."""
 

@@ -148,7 +148,7 @@ def nearest_symmetric(T: Array, T_reference: Array) -> Array:
 
     A parallel-jaw hand looks alike in both, so a registration may fall into either.
     """
-    turned = T @ np.diag([-1.0, -1.0, 1.0, 1.0])
+    turned: Array = T @ np.diag([-1.0, -1.0, 1.0, 1.0])
     if rotation_angle(turned[:3, :3], T_reference[:3, :3]) < rotation_angle(T[:3, :3], T_reference[:3, :3]):
         return turned
     return T

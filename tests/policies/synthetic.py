@@ -87,16 +87,17 @@ def render(
     points = np.full((2, frames, H, W, 3), np.nan, dtype=np.float32)
     parts = np.zeros((2, frames, H, W), dtype=np.uint8)
     T_n_world = inverse(scene.T_world_n)
+    labels = np.array([part_label(0, int(part)) for part in hand.part], dtype=np.uint8)
     for view, T_world_cam in enumerate((scene.T_world_n, scene.T_world_m)):
         for t in range(frames):
             p_cam = transform(inverse(T_world_cam) @ T_world_ee[t], hand.at_opening(openings[t]))
             pixel = np.rint(project(p_cam, scene.K[view])).astype(int)
             inside = (pixel >= 0).all(1) & (pixel[:, 0] < W) & (pixel[:, 1] < H)
             far_first = np.argsort(-p_cam[:, 2])
-            for i in far_first[inside[far_first]]:
-                u, v = pixel[i]
-                points[view, t, v, u] = p_cam[i]
-                parts[view, t, v, u] = part_label(0, int(hand.part[i]))
+            seen = far_first[inside[far_first]]
+            # Of repeated pixels the last assignment stays: the nearest point.
+            points[view, t, pixel[seen, 1], pixel[seen, 0]] = p_cam[seen]
+            parts[view, t, pixel[seen, 1], pixel[seen, 0]] = labels[seen]
             scale = 1.0 + noise_m * rng.standard_normal((H, W, 1)) / np.linalg.norm(p_cam.mean(0))
             points[view, t] *= scale.astype(np.float32)
             points[view, t] = transform(T_n_world @ T_world_cam, points[view, t])

@@ -1,0 +1,299 @@
+"""The registry, the oracle ladder, the floor, and geo4d with a small generator that has learned nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from geo4d_bench import policies
+from geo4d_bench.errors import CheckpointError, ConfigError, PolicyError, UnknownNameError
+from geo4d_bench.geometry import depth_to_points, inverse, pose_error, transform
+from geo4d_bench.model.video import Video4D
+from geo4d_bench.policies.protocol import ActionChunk, Future, Observation, TaskInfo
+
+from .synthetic import MAX_OPENING_M, Scene, box_hand, downward, render
+
+SCENE = Scene.make()
+HAND_MODEL = box_hand()
+TASK = TaskInfo("store_cereal", "v1", ("right",), "store the box", 20.0, 0.06, HAND_MODEL)
+FRAMES, DT_S = 10, 0.4
+PATH = np.array([downward([0.02 * t, 0.01 * t, 0.02 * t], 0.03 * t) for t in range(1 + FRAMES)])
+OPENINGS = np.where(np.arange(1 + FRAMES) < 4, 0.08, 0.03)
+
+
+class Replay:
+    """A simulator whose expert does one known thing."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self.video = render(SCENE, box_hand(0.002), PATH[1:], OPENINGS[1:], rng, dt_s=DT_S)
+
+    def expert_action(self) -> ActionChunk:
+        return ActionChunk({"right": PATH[1:2]}, {"right": OPENINGS[1:2]}, 0.05)
+
+    def expert_future(self, frames: int, dt_s: float, video: bool) -> Future:
+        assert (frames, dt_s) == (FRAMES, DT_S)
+        T_n_ee = inverse(SCENE.T_world_n) @ PATH[1:]
+        return Future(
+            {"right": PATH[1:]}, {"right": OPENINGS[1:]}, DT_S, {"right": T_n_ee}, self.video if video else None
+        )
+
+
+def observation(height: int, width: int, seed: int = 0) -> Observation:
+    """The hand at the path's start before a wall, at any size."""
+    rng = np.random.default_rng(seed)
+    first = render(SCENE, box_hand(0.002), PATH[:1], OPENINGS[:1], rng)
+    rows = np.linspace(0, 63, height).round().astype(int)
+    columns = np.linspace(0, 79, width).round().astype(int)
+    scale = np.diag([(width - 1) / 79, (height - 1) / 63, 1.0])
+    depth = np.stack(
+        [
+            first.points[0, 0, ..., 2],
+            transform(inverse(SCENE.T_world_m) @ SCENE.T_world_n, first.points[1, 0])[..., 2],
+        ]
+    )
+    depth = np.where(np.isnan(depth), np.float32(1.6), depth)[:, rows][:, :, columns]
+    return Observation(
+        rgb=rng.integers(0, 255, (2, height, width, 3), dtype=np.uint8),
+        depth=depth.astype(np.float32),
+        K=scale @ SCENE.K,
+        T_world_cam_n=SCENE.T_world_n,
+        T_world_ee={"right": PATH[0]},
+        opening_m={"right": float(OPENINGS[0])},
+        language=TASK.language,
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generator of the smallest preset, untrained but for a push off its zero-initialised outputs."""
+    import torch
+
+    from geo4d_bench.model.config import PRESETS
+    from geo4d_bench.model.generator import Generator
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        generator = Generator(PRESETS.get("debug"))
+        with torch.no_grad():
+            for p in generator.parameters():
+                p.add_(0.05 * torch.randn_like(p))
+    generator.save_pretrained(folder)
+    return folder
+
+
+# ---- the registry ---------------------------------------------------------------------------------------------------
+
+
+def test_every_rung_is_registered() -> None:
+    assert set(policies.names()) >= {"expert", "oracle_pose", "oracle_video", "geo4d", "random"}
+
+
+def test_a_misspelt_policy_gets_a_suggestion() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'oracle_video'"):
+        policies.make_policy("oracel_video")
+
+
+def test_geo4d_without_a_checkpoint_says_how_to_make_one(tmp_path: Path) -> None:
+    for folder in (None, tmp_path / "nothing"):
+        with pytest.raises(CheckpointError, match="geo4d-bench train --data data/store_cereal --preset nano"):
+            policies.make_policy("geo4d", folder)
+
+
+def test_a_plan_of_no_waypoints_is_refused() -> None:
+    with pytest.raises(ConfigError, match="execute"):
+        policies.make_policy("oracle_pose", execute=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "privileged", "needs_images"),
+    [("expert", True, False), ("oracle_pose", True, False), ("oracle_video", True, True), ("random", False, False)],
+)
+def test_factories_say_what_policies_need(name: str, privileged: bool, needs_images: bool) -> None:
+    factory = policies.make_policy(name)
+    assert (factory.name, factory.privileged, factory.needs_images) == (name, privileged, needs_images)
+    assert (factory.needs_checkpoint, factory.checkpoint_sha256, factory.image_size) == (False, "", None)
+    first, second = factory(), factory()
+    assert first is not second
+    assert (first.privileged, first.needs_images) == (privileged, needs_images)
+
+
+# ---- oracles --------------------------------------------------------------------------------------------------------
+
+
+def test_the_expert_passes_its_command_on() -> None:
+    policy = policies.make_policy("expert")()
+    policy.simulator = Replay()
+    policy.reset(TASK, 0)
+    chunk = policy.act(observation(64, 80))
+    chunk.check(TASK.arms)
+    np.testing.assert_array_equal(chunk.T_world_ee["right"], PATH[1:2])
+    assert chunk.dt_s == 0.05
+
+
+@pytest.mark.parametrize("execute", [1, 4, 10])
+def test_oracle_pose_takes_the_first_true_poses(execute: int) -> None:
+    policy = policies.make_policy("oracle_pose", execute=execute)()
+    policy.simulator = Replay()
+    policy.reset(TASK, 0)
+    chunk = policy.act(observation(64, 80))
+    chunk.check(TASK.arms)
+    np.testing.assert_array_equal(chunk.T_world_ee["right"], PATH[1 : 1 + execute])
+    np.testing.assert_array_equal(chunk.opening_m["right"], OPENINGS[1 : 1 + execute])
+
+
+def test_oracle_video_finds_the_poses_in_the_frames() -> None:
+    policy = policies.make_policy("oracle_video", execute=6)()
+    policy.simulator = Replay()
+    policy.reset(TASK, 0)
+    chunk = policy.act(observation(64, 80))
+    chunk.check(TASK.arms)
+    distance, angle = pose_error(chunk.T_world_ee["right"], PATH[1:7])
+    assert distance.max() < 0.0025  # half the spacing of the model's samples
+    assert np.degrees(angle).max() < 3.0
+    closed = chunk.opening_m["right"] < TASK.closed_below_m
+    np.testing.assert_array_equal(closed, OPENINGS[1:7] < TASK.closed_below_m)
+    assert policy.last_video is not None
+    assert policy.last_tracks["right"].T_n_ee.shape == (FRAMES, 4, 4)
+    assert policy.timings["track_ms"] > 0
+
+
+@pytest.mark.parametrize("name", ["expert", "oracle_pose", "oracle_video"])
+def test_an_oracle_without_a_simulator_says_so(name: str) -> None:
+    policy = policies.make_policy(name)()
+    policy.reset(TASK, 0)
+    with pytest.raises(PolicyError, match="simulator"):
+        policy.act(observation(64, 80))
+
+
+# ---- the floor ------------------------------------------------------------------------------------------------------
+
+
+def test_random_is_seeded_and_bounded() -> None:
+    def run(seed: int) -> list[ActionChunk]:
+        policy = policies.make_policy("random")()
+        policy.reset(TASK, seed)
+        return [policy.act(observation(64, 80)) for _ in range(20)]
+
+    first, again, other = run(3), run(3), run(4)
+    for a, b in zip(first, again, strict=True):
+        a.check(TASK.arms)
+        np.testing.assert_array_equal(a.T_world_ee["right"], b.T_world_ee["right"])
+        np.testing.assert_array_equal(a.opening_m["right"], b.opening_m["right"])
+    assert not np.array_equal(first[0].T_world_ee["right"], other[0].T_world_ee["right"])
+    assert not np.array_equal(first[0].T_world_ee["right"], first[1].T_world_ee["right"])
+    places = np.concatenate([c.T_world_ee["right"][:, :3, 3] for c in first])
+    assert np.linalg.norm(places - PATH[0, :3, 3], axis=1).max() <= 0.25 + 1e-9
+    openings = np.concatenate([c.opening_m["right"] for c in first])
+    assert 0 <= openings.min() < TASK.closed_below_m < openings.max() <= MAX_OPENING_M
+
+
+# ---- geo4d ----------------------------------------------------------------------------------------------------------
+
+
+def test_geo4d_plans_from_an_observation(checkpoint: Path) -> None:
+    factory = policies.make_policy("geo4d", checkpoint, execute=2)
+    assert (factory.privileged, factory.needs_images, factory.needs_checkpoint) == (False, True, True)
+    assert len(factory.checkpoint_sha256) == 64
+    height, width = factory.image_size or (0, 0)
+    policy = factory()
+    policy.reset(TASK, 5)
+    chunk = policy.act(observation(height, width))
+    chunk.check(TASK.arms)
+    assert chunk.T_world_ee["right"].shape == (2, 4, 4)
+    assert chunk.dt_s == policy.last_video.dt_s
+    T_n_ee = policy.last_tracks["right"].T_n_ee
+    np.testing.assert_allclose(chunk.T_world_ee["right"], SCENE.T_world_n @ T_n_ee[:2], atol=1e-12)
+    assert policy.timings["generate_ms"] > 0
+    assert policy.timings["track_ms"] > 0
+
+
+def test_a_plan_does_not_depend_on_its_company(checkpoint: Path) -> None:
+    factory = policies.make_policy("geo4d", checkpoint)
+    size = factory.image_size or (0, 0)
+    sights = [observation(*size, seed=s) for s in range(3)]
+
+    def videos(groups: list[list[int]]) -> dict[int, Video4D]:
+        found = {}
+        for group in groups:
+            company = [factory() for _ in group]
+            for policy, i in zip(company, group, strict=True):
+                policy.reset(TASK, 100 + i)
+            company[0].act_many(company, [sights[i] for i in group])
+            found |= {i: policy.last_video for policy, i in zip(company, group, strict=True)}
+        return found
+
+    together, alone = videos([[0, 1, 2]]), videos([[2], [0], [1]])
+    for i in range(3):
+        np.testing.assert_array_equal(together[i].points, alone[i].points)
+        np.testing.assert_array_equal(together[i].parts, alone[i].parts)
+        np.testing.assert_array_equal(together[i].rgb, alone[i].rgb)
+
+
+def test_every_plan_has_its_own_seed_and_every_rerun_the_same(checkpoint: Path) -> None:
+    factory = policies.make_policy("geo4d", checkpoint)
+    policy, again, other = factory(), factory(), factory()
+    policy.reset(TASK, 1)
+    again.reset(TASK, 1)
+    other.reset(TASK, 2)
+    seeds = [policy.next_seed() for _ in range(5)]
+    assert seeds == [again.next_seed() for _ in range(5)]
+    assert len({*seeds, *(other.next_seed() for _ in range(5))}) == 10
+    policy.reset(TASK, 1)
+    assert policy.next_seed() == seeds[0]
+
+
+def test_the_generator_is_told_where_the_hand_is(checkpoint: Path) -> None:
+    from geo4d_bench.policies.geo4d import first_frames
+
+    obs = observation(64, 80)
+    frames = first_frames(obs, TASK)
+    assert frames.hand_mask is not None
+    # Independent of the mask's own test: the pixels whose depth is not the wall's.
+    np.testing.assert_array_equal(frames.hand_mask, obs.depth[0] < 1.5)
+    np.testing.assert_array_equal(frames.points[1], depth_to_points(obs.depth[1], obs.K[1]))
+
+
+def test_images_of_another_size_are_refused(checkpoint: Path) -> None:
+    policy = policies.make_policy("geo4d", checkpoint)()
+    policy.reset(TASK, 0)
+    with pytest.raises(PolicyError, match=r"64 x 80.*trained at 16 x 24"):
+        policy.act(observation(64, 80))
+
+
+def test_policies_of_two_factories_do_not_share_a_call(checkpoint: Path) -> None:
+    pair = [policies.make_policy("geo4d", checkpoint)() for _ in range(2)]
+    for policy in pair:
+        policy.reset(TASK, 0)
+    with pytest.raises(PolicyError, match="one factory"):
+        pair[0].act_many(pair, [observation(16, 24)] * 2)
+
+
+# ---- the protocol ---------------------------------------------------------------------------------------------------
+
+GOOD = ActionChunk({"right": PATH[:2]}, {"right": OPENINGS[:2]}, 0.4)
+SKEWED = PATH[:2] @ np.diag([1.0, 1.1, 1.0, 1.0])
+MIRRORED = PATH[:2] @ np.diag([1.0, -1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("chunk", "complaint"),
+    [
+        (ActionChunk({}, {}, 0.4), "arm 'right' is missing"),
+        (ActionChunk({"right": PATH[0]}, {"right": OPENINGS[:1]}, 0.4), r"not \(N, 4, 4\)"),
+        (ActionChunk({"right": PATH[:2]}, {"right": OPENINGS[:3]}, 0.4), r"not \(N, 4, 4\)"),
+        (ActionChunk({"right": PATH[:0]}, {"right": OPENINGS[:0]}, 0.4), r"not \(N, 4, 4\)"),
+        (ActionChunk({"right": PATH[:2] * np.nan}, {"right": OPENINGS[:2]}, 0.4), "not finite"),
+        (ActionChunk({"right": PATH[:2]}, {"right": OPENINGS[:2] * np.inf}, 0.4), "not finite"),
+        (ActionChunk({"right": SKEWED}, {"right": OPENINGS[:2]}, 0.4), "not orthonormal"),
+        (ActionChunk({"right": MIRRORED}, {"right": OPENINGS[:2]}, 0.4), "not orthonormal"),
+        (ActionChunk({"right": PATH[:2]}, {"right": OPENINGS[:2]}, 0.0), "dt_s"),
+    ],
+)
+def test_unfit_chunks_are_refused(chunk: ActionChunk, complaint: str) -> None:
+    GOOD.check(TASK.arms)
+    with pytest.raises(PolicyError, match=complaint):
+        chunk.check(TASK.arms)
