@@ -178,7 +178,7 @@ def _camera_names(datasets: Sequence[Dataset], cameras: ViewSplit | Sequence[str
     if isinstance(cameras, str):
         if cameras not in ("seen", "novel"):
             raise ConfigError(f"cameras='{cameras}': give 'seen', 'novel' or a list of camera names")
-        names = tuple(c.name for c in rig.views(cameras))
+        names = tuple(c.name for c in rig.cameras if c.split == cameras)
     else:
         names = tuple(rig[name].name for name in cameras)
     if len(names) < 2:

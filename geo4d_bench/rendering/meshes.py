@@ -108,6 +108,7 @@ def surface_error(points: _FloatArray, vertices: _FloatArray, faces: _IntArray, 
     triangles = vertices[faces]
     samples, owner = surface_grid(triangles, count=4096)
     _, candidates = cKDTree(samples).query(points, k=near)
+    candidates = np.asarray(candidates).reshape(len(points), near)
     best = np.full(len(points), np.inf)
     for column in range(near):
         closest = trimesh.triangles.closest_point(triangles[owner[candidates[:, column]]], points)
