@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -118,7 +118,9 @@ def run(config: EvaluateConfig) -> Evaluation:
         store.save()
     windows = store.frame(todo)
     metrics, frames = by_source(windows), by_frame(windows, model.config.dt_s)
-    metrics.insert(0, "checkpoint", sha256)
+    for table in (metrics, frames):
+        table.insert(0, "checkpoint", sha256)
+        table.insert(1, "split", held_out.split)
     _write_csv(metrics, out / "metrics.csv")
     _write_csv(frames, out / "gripper_error_by_frame.csv")
     for v in views:
@@ -140,6 +142,7 @@ class _HeldOut:
                 f"{config.data}: its episodes are of the '{settings.split}' split, expected 'eval'; give a dataset "
                 f"that 'geo4d-bench datagen --task {settings.task} --split eval' made, or --allow-train-data"
             )
+        self.split = settings.split
         self.seed, self.key = config.seed, f"{settings.task}-{settings.version}"
         self.hand = dataset.hand(dataset.arms[0])
         episodes = "".join(entry.sha256 for entry in dataset.manifest.episodes)
@@ -206,7 +209,7 @@ class _Store:
         self.path, self.run_id = path, run_id
         self.found: dict[tuple[str, int], list[dict[str, Any]]] = {}
         if path.is_file():
-            for row in _read_csv(path, "run_id").to_dict("records"):
+            for row in _records(_read_csv(path, "run_id")):
                 if row["run_id"] == run_id:
                     self.found.setdefault((str(row["views"]), int(row["window"])), []).append(row)
         self.found = {key: rows for key, rows in self.found.items() if len(rows) == len(SOURCES)}
@@ -271,7 +274,8 @@ def _draw_example(scorer: _Scorer, held_out: _HeldOut, windows: pd.DataFrame, vi
         views=views,
         chosen=(
             f"The window whose gripper error is the median of {count}: {error_cm:.1f} cm "
-            f"({window.episode} from frame {window.start}, held out). Chosen by this rule, not by eye."
+            f"({window.episode} of the {held_out.split} split, from frame {window.start}). "
+            "Chosen by this rule, not by eye."
         ),
     )
     example.save(out / f"example_{views}.npz")
@@ -298,22 +302,26 @@ def _read_csv(path: Path, column: str) -> pd.DataFrame:
     return table
 
 
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
 def _table(metrics: pd.DataFrame) -> list[str]:
     """The closing table: the numbers that matter most, one line a row of ``metrics.csv``."""
-    columns = {
-        "gripper cm [95 %]": lambda r: f"{r.gripper_cm:.1f} [{r.gripper_cm_low:.1f}, {r.gripper_cm_high:.1f}]",
-        "frames 1-4": lambda r: f"{r.gripper_cm_frames_1_4:.1f}",
-        "lost": lambda r: f"{r.lost_share:.0%}",
-        "AbsRel n": lambda r: f"{r.abs_rel_n:.3f}",
-        "m": lambda r: f"{r.abs_rel_m:.3f}",
-        "d1 n": lambda r: f"{r.d1_n:.3f}",
-        "m ": lambda r: f"{r.d1_m:.3f}",
-        "mIoU": lambda r: f"{r.miou:.2f}",
-        "PSNR n": lambda r: f"{r.psnr_n_db:.1f}",
-        "SSIM n": lambda r: f"{r.ssim_n:.3f}",
-        "ms": lambda r: "" if np.isnan(r.generate_ms) else f"{r.generate_ms:.0f}",
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+        "gripper cm [95 %]": lambda r: "{gripper_cm:.1f} [{gripper_cm_low:.1f}, {gripper_cm_high:.1f}]".format(**r),
+        "frames 1-4": lambda r: f"{r['gripper_cm_frames_1_4']:.1f}",
+        "lost": lambda r: f"{r['lost_share']:.0%}",
+        "AbsRel n": lambda r: f"{r['abs_rel_n']:.3f}",
+        "m": lambda r: f"{r['abs_rel_m']:.3f}",
+        "d1 n": lambda r: f"{r['d1_n']:.3f}",
+        "m ": lambda r: f"{r['d1_m']:.3f}",
+        "mIoU": lambda r: f"{r['miou']:.2f}",
+        "PSNR n": lambda r: f"{r['psnr_n_db']:.1f}",
+        "SSIM n": lambda r: f"{r['ssim_n']:.3f}",
+        "ms": lambda r: "" if np.isnan(r["generate_ms"]) else f"{r['generate_ms']:.0f}",
     }
     cells = [["views", "source", *columns]]
-    cells += [[r.views, r.source, *(f(r) for f in columns.values())] for r in metrics.itertuples()]
+    cells += [[r["views"], r["source"], *(f(r) for f in columns.values())] for r in _records(metrics)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]

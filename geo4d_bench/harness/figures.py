@@ -106,7 +106,7 @@ def gripper_error_chart(by_frame: pd.DataFrame, path: Path) -> None:
     """Gripper position error over the generated frames, one panel a view split.
 
     Args:
-        by_frame: ``views, source, frame, time_s, gripper_cm, gripper_cm_low, gripper_cm_high``.
+        by_frame: ``split, views, source, windows, frame, time_s, gripper_cm, gripper_cm_low, gripper_cm_high``.
     """
     views = [v for v in ("seen", "novel") if v in set(by_frame["views"])]
     with figure(8.4, 3.5, path) as fig:
@@ -128,10 +128,9 @@ def gripper_error_chart(by_frame: pd.DataFrame, path: Path) -> None:
         axes[0].set_ylabel("gripper position error (cm)")
         handles, labels = axes[0].get_legend_handles_labels()
         fig.legend(handles, labels, loc="outside upper center", ncols=3)
-        windows = int(by_frame["windows"].max())
-        caption(
-            fig, f"Held-out demonstrations, {windows} windows a panel; bands: 95 % bootstrap intervals over episodes."
-        )
+        windows, split = int(by_frame["windows"].max()), by_frame["split"].iloc[0]
+        note = f"{windows} windows a panel, {split} split; bands: 95 % bootstrap intervals over demonstrations."
+        caption(fig, note)
 
 
 def training_chart(log: pd.DataFrame, floor_cm: float | None, path: Path) -> None:

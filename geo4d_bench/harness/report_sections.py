@@ -205,8 +205,8 @@ def add_evaluations(page: Page, runs: Path) -> None:
         metrics = _table(path, "gripper_cm")
         found: dict[str, Any] = {"name": name, "rows": _metric_rows(metrics), "strips": []}
         found["note"] = (
-            f"{int(metrics['windows'].max())} windows from {int(metrics['episodes'].max())} held-out demonstrations a "
-            "row; in small print 95 % intervals from a bootstrap over demonstrations. A pixel that the generator "
+            f"{int(metrics['windows'].max())} windows from {int(metrics['episodes'].max())} demonstrations of the "
+            f"{metrics['split'].iloc[0]} split a row; in small print 95 % intervals from a bootstrap over demonstrations. A pixel that the generator "
             "leaves invalid counts as AbsRel 1 and as wrong for d1. AbsRel m by paper_compat scores invalid pixels "
             "as the paper's released code does. PSNR of equal frames is infinite."
         )

@@ -62,8 +62,8 @@ def write_evaluation(folder: Path) -> None:
                 row |= {name: scale * (t + 1) / 3 for t, name in enumerate(summary.frame_columns(3))}
                 rows.append(row)
     windows = pd.DataFrame(rows)
-    summary.by_source(windows).to_csv(folder / "metrics.csv", index=False)
-    summary.by_frame(windows, 0.4).to_csv(folder / "gripper_error_by_frame.csv", index=False)
+    summary.by_source(windows).assign(split="eval").to_csv(folder / "metrics.csv", index=False)
+    summary.by_frame(windows, 0.4).assign(split="eval").to_csv(folder / "gripper_error_by_frame.csv", index=False)
     rng = np.random.default_rng(2)
     Example(
         first_rgb=rng.integers(0, 255, (2, 16, 24, 3), dtype=np.uint8),
