@@ -18,7 +18,7 @@ class SmoothPose:
     """
 
     def __init__(
-        self, T: Array, velocity: Array, dt_s: float, acceleration: float = 0.6, angular_acceleration: float = 3.0
+        self, T: Array, velocity: Array, dt_s: float, acceleration: float = 0.5, angular_acceleration: float = 3.0
     ) -> None:
         self._p, self._v = T[:3, 3].copy(), np.array(velocity, dtype=np.float64)
         self._R, self._w = Rotation.from_matrix(T[:3, :3]), np.zeros(3)

@@ -19,7 +19,7 @@ from geo4d_bench.tasks.store_cereal_layout import BOX, HAND_PITCH_RAD, SHELF, SP
 _ARM = SPEC.arms[0]
 OPEN_M, CLOSED_M = 0.08, 0.0
 
-GRASP_BOX = np.array([-0.035, 0.0, 0.05])
+GRASP_BOX = np.array([-0.035, 0.0, 0.053])
 """Where the grip site goes on the box: near and high, so that the hand stays partly outside the shelf."""
 PREGRASP_M = 0.09
 """How far before the grasp the straight approach begins."""
@@ -27,13 +27,13 @@ FRONT_X = -0.095
 """Where the box's centre is carried down in front of the shelf."""
 CLEAR_X = -0.015
 """The box is clear of the front edge when no corner is beyond this."""
-INSIDE_X = 0.085
+INSIDE_X = 0.080
 """Where the box's centre is set down."""
 SIDE_Y = 0.06
 """The box is put in at its own y, but not further out than this."""
-LIFTED_M, LIFT_M = 0.035, 0.055
+LIFTED_M, LIFT_M = 0.033, 0.050
 """Above the upper board: high enough to back off; what is aimed at."""
-HOVER_M = 0.025
+HOVER_M = 0.022
 """Above the lower board while going in."""
 RETREAT_X = -0.14
 """Where the empty hand moves up and down in front of the shelf."""
@@ -48,7 +48,7 @@ class Waypoint:
     phase: str
     T_world_ee: Array
     opening_m: float
-    speed: float = 0.15
+    speed: float = 0.14
     angular_speed: float = 0.8
 
 
@@ -136,11 +136,11 @@ def _carry(scene: Scene, box: _BoxState) -> Waypoint:
         ready = abs(box.bottom - bottom) < 0.012 and abs(yaw) < 0.1 and abs(y) < SIDE_Y + 0.01
         if ready:
             return place("insert", INSIDE_X, y_in, bottom, 0.0, 0.10)
-        return place("descend", FRONT_X, y_in, bottom, 0.0, 0.15)
+        return place("descend", FRONT_X, y_in, bottom, 0.0, 0.14)
     if box.bottom > SHELF.upper_top_m - 0.01:
         if box.bottom < SHELF.upper_top_m + LIFTED_M:
             return place("lift", x, y, SHELF.upper_top_m + LIFT_M, yaw, 0.12)
-        return place("back", FRONT_X, y_in, SHELF.upper_top_m + LIFT_M, 0.0, 0.15)
+        return place("back", FRONT_X, y_in, SHELF.upper_top_m + LIFT_M, 0.0, 0.14)
     if box.top > SHELF.upper_bottom_m - 0.005 or box.bottom < SHELF.lower_top_m - 0.005:
         return place("back", FRONT_X, y_in, box.bottom, 0.0, 0.10)
     if x < INSIDE_X - 0.01:

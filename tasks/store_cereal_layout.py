@@ -20,7 +20,7 @@ SPEC = TaskSpec(
     max_seconds=40.0,
     phases=("reached", "grasped", "lifted", "inserted", "released", "task"),
     closed_below_m=0.06,  # open is 0.08, the box is 0.03 thick
-    workspace=(-0.03, 0.0, 1.42),
+    workspace=(-0.03, 0.0, 1.38),
     objects=("cereal",),
 )
 
@@ -34,9 +34,9 @@ class Shelf:
     width_m: float = 0.56
     """Along y, centred on y = 0."""
     thickness_m: float = 0.02
-    lower_top_m: float = 1.12
+    lower_top_m: float = 1.10
     """Height of the lower board's upper side."""
-    upper_top_m: float = 1.43
+    upper_top_m: float = 1.41
     """Height of the upper board's upper side; the box starts on it."""
     post_radius_m: float = 0.008
 
@@ -57,7 +57,7 @@ class Box:
 class Spawn:
     """Ranges that an episode's start is drawn from, uniformly."""
 
-    box_x_m: tuple[float, float] = (0.07, 0.115)
+    box_x_m: tuple[float, float] = (0.06, 0.10)
     box_y_m: tuple[float, float] = (-0.08, 0.08)
     box_yaw_rad: tuple[float, float] = (-0.35, 0.35)
     joint_noise_rad: float = 0.04
@@ -68,7 +68,7 @@ SHELF = Shelf()
 BOX = Box()
 SPAWN = Spawn()
 
-BASE_XPOS = (-0.66, 0.0, 0.0)
+BASE_XPOS = (-0.62, 0.0, 0.0)
 """The robot's mount on the floor; the arm's own base is about 0.91 m above it."""
 
 HAND_PITCH_RAD = float(np.radians(55.0))
