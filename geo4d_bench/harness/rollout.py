@@ -32,7 +32,9 @@ class RolloutConfig:
     checkpoint: Path | None = None
     """Checkpoint folder of a policy that needs one; runs/<task>/nano where not given."""
     views: str = "novel"
-    """Cameras that the pair of each episode is drawn from: seen, novel or a rig's .yaml file."""
+    """Cameras that the pair of each episode is drawn from: seen, novel or the .yaml file of another rig."""
+    rig: str = "hemisphere16"
+    """Rig that seen and novel refer to: the one that the policy was trained on."""
     episodes: int = 20
     """Number of episodes; more than last time adds the missing ones."""
     seed: int = 1000

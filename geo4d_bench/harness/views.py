@@ -69,10 +69,8 @@ def resolve(views: str, training: Rig) -> Views:
     path = Path(views)
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"views '{views}': expected seen, novel or the path of a rig's .yaml file")
-    if not path.is_file():
-        raise ConfigError(f"views '{views}': there is no such file; 'geo4d-bench tasks' lists the rigs that come along")
-    from geo4d_bench.tasks.rigs import load_rig
+    from geo4d_bench.tasks.rigs import make_rig
 
-    rig = load_rig(path)
+    rig = make_rig(views, training.target)
     novel = rig.views("novel")
     return Views(rig.name, novel if len(novel) >= 2 else rig.cameras, training)

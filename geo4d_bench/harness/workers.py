@@ -45,9 +45,10 @@ def prepare(config: RolloutConfig) -> Company:
     """Load all that a process needs; what is cheap to check comes first, so that mistakes are told at once."""
     from geo4d_bench import tasks
     from geo4d_bench.harness.stage import make_stage
+    from geo4d_bench.tasks.rigs import make_rig
 
     spec = tasks.spec(config.task)
-    rig = tasks.default_rig(config.task)
+    rig = make_rig(config.rig, spec.workspace)
     views = resolve(config.views, rig)
     _one_thread(config.policy)
     factory = load_policy(config)
