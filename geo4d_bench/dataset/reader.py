@@ -44,7 +44,7 @@ class EpisodeFile:
         self.path = Path(path)
         self._file: Any = None
         self._process = -1
-        self._views: dict[str, tuple[Any, Any, Any]] = {}
+        self._views: dict[str, _View] = {}
         _require_file(self.path)
 
     @property
@@ -109,27 +109,24 @@ class EpisodeFile:
 
     def K(self, camera: str) -> Array:
         """(3, 3) intrinsics of a camera at the stored resolution."""
-        return np.asarray(self._view(camera)["K"][()], dtype=np.float64)
+        return self._view(camera).K
 
     def T_world_cam(self, camera: str) -> Array:
         """(4, 4) pose of a camera."""
-        return np.asarray(self._view(camera)["T_world_cam"][()], dtype=np.float64)
+        return self._view(camera).T_world_cam
 
-    def frames(self, camera: str, indices: Sequence[int] | npt.NDArray[np.integer]) -> ViewFrames:
+    def frames(self, camera: str, indices: Sequence[int] | npt.NDArray[np.int64]) -> ViewFrames:
         """Frames ``indices`` (N,) of one camera; an index may repeat. Reads only those frames."""
-        self.file  # noqa: B018 - reopens after a fork, and forgets handles of the parent
-        if camera not in self._views:
-            view = self._view(camera)
-            self._views[camera] = (view["rgb"], view["depth"], view["seg"])
-        rgb, depth, seg = self._views[camera]
-        order, inverse = np.unique(np.asarray(indices), return_inverse=True)
+        view = self._view(camera)
+        order, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
         try:
-            arrays = [np.stack([source[int(i)] for i in order])[inverse.reshape(-1)] for source in (rgb, depth, seg)]
-        except (OSError, ValueError) as error:
+            rgb, depth, seg = (_read(images, order)[inverse] for images in (view.rgb, view.depth, view.seg))
+        except (OSError, ValueError, IndexError) as error:
             raise DatasetError(
-                f"{self.path}: frames of {camera} cannot be read ({error}); run 'geo4d-bench verify {self.path.parent}'"
+                f"{self.path}: frames of {camera} cannot be read ({error}); "
+                f"run 'geo4d-bench verify {self.path.parent.parent}'"
             ) from error
-        return ViewFrames(arrays[0], decode_depth(arrays[1], DEPTH_SCALE_M), arrays[2])
+        return ViewFrames(rgb, decode_depth(depth, DEPTH_SCALE_M), seg)
 
     def close(self) -> None:
         """Close the file in this process; it opens again when needed."""
@@ -143,11 +140,34 @@ class EpisodeFile:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.path, self._file, self._process, self._views = state["path"], None, -1, {}
 
-    def _view(self, camera: str) -> Any:
-        views = self.file["views"]
-        if camera not in views:
-            raise DatasetError(f"{self.path}: there is no camera '{camera}'; it has {', '.join(sorted(views))}")
-        return views[camera]
+    def _view(self, camera: str) -> _View:
+        file = self.file  # opens again after a fork, and forgets the parent's handles
+        if camera not in self._views:
+            views = file["views"]
+            if camera not in views:
+                raise DatasetError(f"{self.path}: there is no camera '{camera}'; it has {', '.join(sorted(views))}")
+            view = views[camera]
+            self._views[camera] = _View(view["rgb"], view["depth"], view["seg"], view["K"][()], view["T_world_cam"][()])
+        return self._views[camera]
+
+
+@dataclass(frozen=True)
+class _View:
+    """Open h5py datasets of one camera's images, and its calibration."""
+
+    rgb: Any
+    depth: Any
+    seg: Any
+    K: Array
+    T_world_cam: Array
+
+
+def _read(images: Any, order: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Frames at rising indices, a chunk at a time: HDF5 takes 30 ms for the same frames as one strided selection."""
+    out = np.empty((len(order), *images.shape[1:]), dtype=images.dtype)
+    for row, index in enumerate(order):
+        out[row] = images[int(index)]
+    return out
 
 
 class Dataset:
