@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -35,9 +36,11 @@ def batch_from_windows(windows: Sequence[Window]) -> dict[str, Tensor]:
     batch = batch_from_first_frames(
         [FirstFrames(rgb=w.rgb[:, 0], points=w.points[:, 0], K=w.K, hand_mask=w.hand_mask) for w in windows]
     )
-    points = np.stack([_points_in_n(w) for w in windows])
-    valid = np.isfinite(points).all(-1)
-    points[~valid] = 0.0
+    points = np.stack([w.points[:, 1:] for w in windows])
+    for i, w in enumerate(windows):
+        # One (N, 3) product: as (T, H, W, 3) it would be T * H small ones.
+        points[i, 1] = transform(w.T_n_m, points[i, 1].reshape(-1, 3)).reshape(points.shape[2:])
+    valid = _zero_invalid(points)
     batch |= {
         "rgb": torch.from_numpy(np.stack([w.rgb[:, 1:] for w in windows])),
         "points": torch.from_numpy(points),
@@ -50,9 +53,8 @@ def batch_from_windows(windows: Sequence[Window]) -> dict[str, Tensor]:
 
 def batch_from_first_frames(conditions: Sequence[FirstFrames]) -> dict[str, Tensor]:
     """The condition part of a batch (keys ``first_*``, ``hand_mask``, ``rays``); an unknown hand mask is empty."""
-    points = np.stack([c.points for c in conditions]).astype(np.float32)
-    valid = np.isfinite(points).all(-1)
-    points[~valid] = 0.0
+    points = np.stack([c.points for c in conditions]).astype(np.float32, copy=False)
+    valid = _zero_invalid(points)
     height, width = points.shape[2:4]
     plane = np.ones((height, width), np.float32)
     empty = np.zeros((height, width), bool)
@@ -66,6 +68,8 @@ def batch_from_first_frames(conditions: Sequence[FirstFrames]) -> dict[str, Tens
     }
 
 
-def _points_in_n(window: Window) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """(2, T, H, W, 3): view n's points as they are, view m's moved from frame m to frame n."""
-    return np.stack([window.points[0, 1:], transform(window.T_n_m, window.points[1, 1:])])
+def _zero_invalid(points: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Set points (..., 3) that are not finite to 0, in place, and return which (...) were finite."""
+    valid: npt.NDArray[np.bool_] = np.isfinite(points[..., 0] + points[..., 1] + points[..., 2])
+    np.copyto(points, 0.0, where=~valid[..., None])
+    return valid

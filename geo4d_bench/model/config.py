@@ -28,7 +28,9 @@ class GeneratorConfig:
         loss_frames: frames a training step looks at, drawn anew each time: neighbours say nearly the same, and a
             step over half of them is a third cheaper.
         hand_weight: added loss weight of pixels within ``hand_dilation`` pixels of a hand.
-        part_weight: weight of hand pixels in the loss of the part labels; above 1, uncertain hands still show.
+        part_weight: weight of hand pixels in the loss of the part labels: they are less than 1 % of an image.
+        part_odds: a pixel is generated as hand where its probability times this exceeds the others'; above 1, hands
+            whose place is uncertain still show.
         point_mean_m, point_scale_m: points p are seen by the network as (p - mean) / scale.
         motion_scale_m: unit of the hands' predicted motion.
     """
@@ -49,7 +51,8 @@ class GeneratorConfig:
     loss_frames: int = 5
     hand_weight: float = 4.0
     hand_dilation: int = 2
-    part_weight: float = 3.0
+    part_weight: float = 16.0
+    part_odds: float = 3.0
     point_mean_m: tuple[float, float, float] = (0.0, 0.0, 0.8)
     point_scale_m: float = 0.3
     motion_scale_m: float = 0.1
@@ -71,7 +74,10 @@ class GeneratorConfig:
             )
         if not (0.0 <= self.pure_noise_share <= 1.0):
             raise ConfigError(f"generator: pure_noise_share is {self.pure_noise_share}, expected 0 to 1")
-        if min(self.dt_s, self.point_scale_m, self.motion_scale_m, self.part_weight) <= 0 or self.hand_weight < 0:
+        if (
+            min(self.dt_s, self.point_scale_m, self.motion_scale_m, self.part_weight, self.part_odds) <= 0
+            or self.hand_weight < 0
+        ):
             raise ConfigError("generator: dt_s, scales and weights must be positive")
         if len(self.point_mean_m) != 3:
             raise ConfigError(f"generator: point_mean_m has {len(self.point_mean_m)} numbers, expected 3")

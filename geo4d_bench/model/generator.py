@@ -6,6 +6,7 @@ section 3). Rectified flow: x_t = (1 - t) x + t noise; the network predicts the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -165,7 +166,7 @@ class Generator(nn.Module):
         for now, later in pairwise(times):
             layers = self._network(condition, x, torch.full((1,), now, device=device))
             scene = self._compose(layers, condition)
-            labels = self._frames_apart(layers.parts).float().argmax(3)
+            labels = self._labels(layers)
             points, valid = self._flatten(scene, labels), self._frames_apart(layers.valid) > 0
             clean = torch.cat([scene.rgb, self._normalise(points, 3) * valid], 3).flatten(4)
             x = clean + (x - clean) * (later / now)
@@ -178,6 +179,14 @@ class Generator(nn.Module):
             K=np.asarray(first.K, dtype=np.float64),
             dt_s=c.dt_s,
         )
+
+    def _labels(self, layers: Layers) -> Tensor:
+        """(B, 2, N, T, patch²) the most likely part of each pixel, once the loss's own weights are taken out."""
+        c = self.config
+        logits = self._frames_apart(layers.parts).float()
+        odds = torch.full((c.part_classes,), math.log(c.part_odds / c.part_weight), device=logits.device)
+        odds[0] = 0.0
+        return (logits + odds[:, None, None]).argmax(3)
 
     def _flatten(self, scene: _Scene, labels: Tensor) -> Tensor:
         """Points (B, 2, N, 3, T, patch²) of what is seen: a hand's own points where a pixel shows it."""

@@ -62,6 +62,7 @@ class TokenNetwork(nn.Module):
         self.decoder_n = ViewDecoder(c, cross=False)
         self.decoder_m = ViewDecoder(c, cross=c.cross_view_attention)
         self.pose = nn.Linear(c.dim, 9)
+        nn.init.normal_(self.embed_noisy.weight, std=0.1 * self.embed_noisy.in_features**-0.5)  # mostly pure noise
         nn.init.zeros_(self.pose.weight)
         with torch.no_grad():
             self.pose.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0, 0, 0, 0]))
