@@ -102,11 +102,11 @@ def make_dataset(folder: Path, settings: Settings, episodes: int, workers: int =
         with tqdm(total=episodes, initial=episodes - len(jobs), unit="episode", desc="datagen") as bar:
             for _ in _episodes(jobs, workers):
                 made += 1
+                manifest = _take_stock(folder, manifest)
                 bar.update()
     finally:
-        # After Ctrl-C or an error too: the manifest names what is finished.
-        manifest = Manifest(manifest.settings, rebuild_entries(folder, manifest.episodes))
-        write_manifest(folder, manifest)
+        # After Ctrl-C or an error too: another worker may have finished an episode meanwhile.
+        manifest = _take_stock(folder, manifest)
     return DatagenResult(folder, manifest, made)
 
 
@@ -158,7 +158,14 @@ def _open_folder(folder: Path, settings: Settings) -> Manifest:
         raise DatasetError(f"{folder} was made with other settings: {differing}; choose another --out or delete it")
     for part in (folder / EPISODES).glob(".*.part"):  # of a call that was killed
         part.unlink(missing_ok=True)
-    return Manifest(manifest.settings, rebuild_entries(folder, manifest.episodes))
+    return _take_stock(folder, manifest)
+
+
+def _take_stock(folder: Path, manifest: Manifest) -> Manifest:
+    """Write the manifest anew for the episode files that are there now."""
+    manifest = Manifest(manifest.settings, rebuild_entries(folder, manifest.episodes))
+    write_manifest(folder, manifest)
+    return manifest
 
 
 def _differences(old: Settings, new: Settings) -> str:

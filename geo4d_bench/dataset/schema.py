@@ -18,8 +18,8 @@ IMAGES = ("rgb", "depth", "seg")
 def codec() -> dict[str, Any]:
     """Filter options of image datasets, for ``h5py.Group.create_dataset``.
 
-    Measured on 64 x 80 frames of store_cereal (RGB + depth + labels of one frame; raw 30 KiB, 25 us): LZ4HC 12.3 KiB,
-    read in 38 us; LZ4 15.0 KiB, 35 us; Zstd 10.3 KiB, 92 us; gzip 9.7 KiB, 137 us. Training reads 22 of them a window, so
+    Measured on 64 x 80 frames of store_cereal (RGB, depth, labels of one frame; raw 30 KiB, 25 us): LZ4HC 12.3 KiB,
+    read in 38 us; LZ4 15.0 KiB, 35 us; Zstd 10.3 KiB, 92 us; gzip 9.7 KiB, 137 us. A training window reads 22, so
     decoding decides. Shuffled bytes or bits compress these images no better.
     """
     import hdf5plugin
