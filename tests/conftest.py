@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from geo4d_bench.geometry import Rig
+
+os.environ.setdefault("MUJOCO_GL", "egl")  # before a test imports mujoco: test machines have no screen
 
 
 @dataclass(frozen=True)
