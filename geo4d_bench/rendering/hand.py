@@ -7,6 +7,7 @@ from typing import Any
 
 import mujoco
 import numpy as np
+import numpy.typing as npt
 
 from geo4d_bench.errors import SceneError
 from geo4d_bench.geometry.hand import HAND, LEFT_FINGER, PART_NAMES, RIGHT_FINGER, HandModel, part_image
@@ -16,13 +17,16 @@ from geo4d_bench.rendering.scene import Scene
 
 __all__ = ["hand_model", "part_image"]
 
+_SHARE = {HAND: 0.5, LEFT_FINGER: 0.25, RIGHT_FINGER: 0.25}
+"""Of the samples: fingers are small, but the opening is read from them."""
 
-def hand_model(scene: Scene, arm: str, samples: int = 2400) -> HandModel:
+
+def hand_model(scene: Scene, arm: str, samples: int = 3000) -> HandModel:
     """Sample the drawn surfaces of one arm's hand and fingers, in the frame of its grip site.
 
-    The left finger is robosuite's ``leftfinger`` body. Points lie where the meshes are drawn, at a spacing of about
-    4 mm; those that can never be seen because they are enclosed by the hand are left out. The direction in which the
-    left finger opens and the opening's range are measured by moving the finger joints of the model over their ranges.
+    The left finger is robosuite's ``leftfinger`` body. Points lie where the meshes are drawn, 4 mm apart on the hand
+    and 2 mm on the fingers; those enclosed by the casing, which nothing can see, are left out. The direction in which
+    the left finger opens, and how far, are measured by moving the model's finger joints over their ranges.
     The scene's present state is overwritten.
 
     Args:
@@ -54,25 +58,76 @@ def hand_model(scene: Scene, arm: str, samples: int = 2400) -> HandModel:
     max_opening = float(np.linalg.norm(axis))
 
     T_ee_world = inverse(_site_pose(data, site))
-    triangles, parts = [], []
-    for part, indices in geoms.items():
-        for geom in indices:
-            found = transform(T_ee_world, _geom_triangles(model, data, geom))
-            triangles.append(found)
-            parts.append(np.full(len(found), part, dtype=np.uint8))
-    all_triangles, all_parts = np.concatenate(triangles), np.concatenate(parts)
-    points, owner = surface_grid(all_triangles, count=samples)
-    edges = all_triangles[:, 1:] - all_triangles[:, :1]
+    surfaces = {
+        part: np.concatenate([transform(T_ee_world, _geom_triangles(model, data, g)) for g in indices])
+        for part, indices in geoms.items()
+    }
+    surface = np.concatenate(list(surfaces.values()))
+    surface_part = np.repeat(np.array(list(surfaces), dtype=np.uint8), [len(t) for t in surfaces.values()])
+    edges = surface[:, 1:] - surface[:, :1]
     normals = np.cross(edges[:, 0], edges[:, 1])
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-    seen = np.ones(len(points), dtype=bool)
-    return HandModel(
-        points=points[seen],
-        normals=normals[owner][seen],
-        part=all_parts[owner][seen],
+    points, owner = _sample(surfaces, samples)
+    closed = HandModel(
+        points=points,
+        normals=normals[owner],
+        part=surface_part[owner],
         finger_axis=axis / max_opening,
         max_opening_m=max_opening,
     )
+    open_surface = surface + _finger_shift(surface_part, closed)[:, None, :]
+    front, back = _exposure(open_surface, closed.at_opening(max_opening), closed.normals)
+    seen = (front > 0) | (back > 0)
+    outward = np.where((back > front)[:, None], -closed.normals, closed.normals)  # not every mesh is wound alike
+    return HandModel(points[seen], outward[seen], closed.part[seen], closed.finger_axis, max_opening)
+
+
+def _sample(surfaces: dict[int, Array], samples: int) -> tuple[Array, npt.NDArray[np.intp]]:
+    """Points spread evenly over each part, and the triangle of each, counted over all parts."""
+    points, owners, first = [], [], 0
+    for part, triangles in surfaces.items():
+        found, owner = surface_grid(triangles, count=round(_SHARE[part] * samples), each=0)
+        points.append(found)
+        owners.append(owner + first)
+        first += len(triangles)
+    return np.concatenate(points), np.concatenate(owners)
+
+
+def _finger_shift(part: npt.NDArray[np.uint8], hand: HandModel) -> Array:
+    """(N, 3) how far each part has moved when the hand is open."""
+    sign = np.where(part == LEFT_FINGER, 1.0, np.where(part == RIGHT_FINGER, -1.0, 0.0))
+    return 0.5 * hand.max_opening_m * sign[:, None] * hand.finger_axis
+
+
+def _exposure(triangles: Array, points: Array, normals: Array) -> tuple[Array, Array]:
+    """Of 24 rays into the half space before, and behind, each point (P, 3): how many leave the surface (P,), (P,).
+
+    A point inside the casing has none on either side; so nothing outside can ever see it.
+    """
+    spec = mujoco.MjSpec()
+    mesh = spec.add_mesh(name="surface", uservert=triangles.ravel(), userface=np.arange(3 * len(triangles)))
+    mesh.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL
+    spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname="surface")
+    model = spec.compile()
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    index = np.arange(24) + 0.5
+    height, angle = 1.0 - 2.0 * index / 24, np.pi * (1 + 5**0.5) * index
+    ring = np.sqrt(1.0 - height**2)
+    sphere = np.stack([ring * np.cos(angle), ring * np.sin(angle), height], axis=1)
+    free = []
+    for side in (1.0, -1.0):
+        count = np.zeros(len(points))
+        for row, (point, normal) in enumerate(zip(points, side * normals, strict=True)):
+            flip = np.where(sphere @ normal < 0, -1.0, 1.0)[:, None]
+            directions = np.ascontiguousarray(0.98 * flip * sphere + 0.02 * normal)
+            hit, distance = np.full(24, -1, dtype=np.int32), np.zeros(24)
+            mujoco.mj_multiRay(
+                model, data, point + 2e-4 * normal, directions.ravel(), None, 1, -1, hit, distance, None, 24, 10.0
+            )
+            count[row] = (hit < 0).sum()
+        free.append(count)
+    return free[0], free[1]
 
 
 def _part_geoms(scene: Scene, arm: str, part: int) -> list[int]:

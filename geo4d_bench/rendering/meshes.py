@@ -116,11 +116,15 @@ def surface_error(points: _FloatArray, vertices: _FloatArray, faces: _IntArray, 
     return best
 
 
-def surface_grid(triangles: _FloatArray, count: int) -> tuple[_FloatArray, npt.NDArray[np.intp]]:
-    """About ``count`` points spread evenly over triangles (F, 3, 3), at least one on each, and whose each one is."""
+def surface_grid(triangles: _FloatArray, count: int, each: int = 1) -> tuple[_FloatArray, npt.NDArray[np.intp]]:
+    """About ``count`` points spread evenly over triangles (F, 3, 3), and whose each one is.
+
+    A triangle gets at least ``each`` points; with 0, small ones share theirs in turn, so that density is even.
+    """
     ab, ac = triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]
     area = 0.5 * np.linalg.norm(np.cross(ab, ac), axis=1)
-    number = np.maximum(1, np.ceil(count * area / max(area.sum(), 1e-18))).astype(np.intp)
+    due = np.cumsum(area) * count / max(area.sum(), 1e-18)
+    number = np.maximum(each, np.diff(np.floor(due + 0.5), prepend=0.0)).astype(np.intp)
     owner = np.repeat(np.arange(len(triangles)), number)
     within = np.arange(len(owner)) - np.repeat(np.cumsum(number) - number, number)
     # The R2 sequence, folded into the triangle, covers it evenly for any number of points.
