@@ -22,7 +22,10 @@ from geo4d_bench.geometry.se3 import Array
 
 
 class EpisodeWriter:
-    """Writes an episode frame by frame; the file appears under its name when the ``with`` block ends well.
+    """Collects an episode frame by frame; the file appears under its name when the ``with`` block ends well.
+
+    The compressed file grows in memory (about 12 MB for 16 cameras of 64 x 80 and 12 s, 200 MB at 256 x 320) and goes
+    to disk in one piece: HDF5 1.14 crashes the process when the disk fills up under an open file.
 
     Args:
         path: where the episode goes; an existing file is replaced only when the new one is whole.
@@ -60,7 +63,7 @@ class EpisodeWriter:
         self._images: list[dict[str, Any]] = []
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = h5py.File(self._part, "w", libver="v110")
+            self._file = h5py.File(path.name, "w", driver="core", backing_store=False, libver="v110")
             self._write_trajectory(trajectory, np.asarray(steps, dtype=np.int32), video_hz, notes or {})
             self._create_views(seg_names)
         except BaseException as error:
@@ -75,13 +78,10 @@ class EpisodeWriter:
         if self._added >= self._frames:
             raise DatasetError(f"{self.path.name}: frame {self._added + 1} added, frames/step has {self._frames}")
         units = encode_depth(depth)
-        try:
-            for view, images in enumerate(self._images):
-                images["rgb"][self._added] = rgb[view]
-                images["depth"][self._added] = units[view]
-                images["seg"][self._added] = seg[view]
-        except OSError as error:
-            raise _readable(error, self.path) from error
+        for view, images in enumerate(self._images):
+            images["rgb"][self._added] = rgb[view]
+            images["depth"][self._added] = units[view]
+            images["seg"][self._added] = seg[view]
         self._added += 1
 
     def __enter__(self) -> EpisodeWriter:
@@ -90,17 +90,17 @@ class EpisodeWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if error is not None:
             self._abandon()
-            if isinstance(error, OSError):
-                raise _readable(error, self.path) from error
             return
         if self._added != self._frames:
             self._abandon()
             raise DatasetError(f"{self.path.name}: {self._added} frames added, frames/step has {self._frames}")
         try:
             self._file.flush()
+            with self._part.open("wb") as part:
+                part.write(self._file.id.get_file_image())
+                part.flush()
+                os.fsync(part.fileno())
             self._file.close()
-            with self._part.open("rb") as written:
-                os.fsync(written.fileno())
             self._part.replace(self.path)
         except BaseException as failure:
             self._abandon()
@@ -149,14 +149,10 @@ class EpisodeWriter:
             self._images.append(images)
 
     def _abandon(self) -> None:
-        """Close what can be closed and remove the temporary file."""
-        try:
-            if self._file is not None and self._file.id.valid:
-                self._file.close()
-        except (OSError, RuntimeError):  # a full disk fails again while closing
-            pass
-        finally:
-            self._part.unlink(missing_ok=True)
+        """Forget the episode and remove the temporary file."""
+        if self._file is not None:
+            self._file.close()
+        self._part.unlink(missing_ok=True)
 
 
 def encode_depth(depth: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
@@ -184,10 +180,7 @@ def _readable(error: BaseException, path: Path) -> BaseException:
     """A sentence for what users can cause; other errors stay as they are."""
     if isinstance(error, DatasetError):
         return error
-    text = str(error)
-    if isinstance(error, OSError) and (
-        error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "errno = 28" in text
-    ):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DatasetError(
             f"{path}: the disk is full; finished episodes are kept: make room and run the same command again"
         )
