@@ -10,9 +10,9 @@ import numpy.typing as npt
 from geo4d_bench.geometry.hand import LEFT_FINGER, RIGHT_FINGER, HandModel, part_label
 from geo4d_bench.geometry.se3 import Array
 
-NEIGHBOUR_RADIUS_M = 0.03
+NEIGHBOUR_RADIUS_M = 0.05
 """A hand is one connected surface: a point without neighbours this near is a flying pixel."""
-MIN_NEIGHBOURS = 2
+MIN_NEIGHBOURS = 1
 MAX_REACH_M = 0.2
 """No point of a hand lies further than this from the median of its points."""
 MIN_FINGER_POINTS, MIN_SINGLE_FINGER_POINTS = 3, 2

@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 from geo4d_bench.geometry.hand import LEFT_FINGER, RIGHT_FINGER, HandModel
 from geo4d_bench.geometry.se3 import Array, inverse, pose, transform
 from geo4d_bench.policies.hand_points import MIN_FINGER_POINTS, HandPoints, Opening, single_fingers
+from geo4d_bench.policies.sight import Sight
 
 OPENING_STEP_M = 0.002
 """Models are kept for openings on this grid: half of it is far below a pixel's width."""
@@ -28,6 +29,10 @@ PRIOR_ROTATION_RAD, PRIOR_TRANSLATION_M = 0.06, 0.06
 """How far the truth usually lies from the best start (standard deviations)."""
 HIDDEN_FINGERS_M = 0.012
 """An opening less certain than this asks for what single fingers can tell."""
+MIN_ALIGN_POINTS = 20
+"""Fewer points than this slide along the model's faces: only the fit, which the prior holds, is for them."""
+BODY_SAMPLES, EMPTY_M = 150, 0.03
+"""How many surface points are looked through, and how far behind one the view must reach for it to be in the way."""
 NOISE_FLOOR_M = 0.004
 POINTS_PER_INDEPENDENT = 12.0
 """Errors of neighbouring pixels go together: this many points weigh as much as one independent measurement."""
@@ -42,12 +47,15 @@ class Registered:
         T_n_ee: (4, 4).  opening_m: metres between the fingers.
         inlier_share: share of points within the inlier distance of the model's surface.
         rms_m: of the inliers' distances to the surface.
+        empty_share: share of the hand's surface that a view looks through at that pose; 0 is right, though pixels
+            at the silhouette add a little.
     """
 
     T_n_ee: Array
     opening_m: float
     inlier_share: float
     rms_m: float
+    empty_share: float
 
 
 class _Model:
@@ -73,36 +81,51 @@ class HandRegistration:
         self._opening_sign = np.select([hand.part == LEFT_FINGER, hand.part == RIGHT_FINGER], [1.0, -1.0])
         self._models: dict[int, _Model] = {}
 
-    def best(self, seen: HandPoints, starts: Sequence[Array], opening: Opening, inlier_m: float) -> Registered:
-        """The best registration among those from ``starts`` (T_n_ee each)."""
+    def best(
+        self, seen: HandPoints, starts: Sequence[Array], opening: Opening, inlier_m: float, sight: Sight, frame: int
+    ) -> Registered:
+        """The best registration among those from ``starts`` (T_n_ee each), by the points and by what is seen through.
+
+        Args:
+            seen: the hand's points in the frame.  starts: where to begin, at least one.
+            opening: what is known of the opening.  inlier_m: a point this near to the surface is explained.
+            sight: of the video.  frame: of the video.
+        """
+        found = [self._from(seen, start, opening, inlier_m, sight, frame) for start in starts]
+        return max(found, key=lambda f: _value(f, inlier_m))
+
+    def _from(
+        self, seen: HandPoints, start: Array, opening: Opening, inlier_m: float, sight: Sight, frame: int
+    ) -> Registered:
+        T = self._align(seen, start, opening.mean_m) if len(seen.points) >= MIN_ALIGN_POINTS else start
+        if opening.sigma_m > HIDDEN_FINGERS_M:
+            measured = single_fingers(self.hand, seen, T)
+            opening = opening if measured is None else opening.with_measured(measured)
+        T, gap = self._fit(seen, T, start, opening)
+        _, _, distance, _ = self._search(seen, inverse(T), gap)
+        inlier = distance < inlier_m
+        rms = float(np.sqrt(np.mean(distance[inlier] ** 2))) if inlier.any() else inlier_m
+        body = transform(T, self.hand.at_opening(gap)[:: max(1, len(self.hand.points) // BODY_SAMPLES)])
+        return Registered(T, gap, float(inlier.mean()), rms, sight.empty_share(body, frame, EMPTY_M))
+
+    def _align(self, seen: HandPoints, start: Array, opening_m: float) -> Array:
+        """small_gicp's point-to-plane registration, coarse then fine; T_n_ee."""
         import small_gicp
 
-        model = self._model(opening.mean_m)
-        best: Registered | None = None
-        best_start = starts[0]
-        source = small_gicp.PointCloud(seen.points)
-        for start in starts:
-            T_ee_n = inverse(start)
-            for reach in (COARSE_M, FINE_M):
-                result = small_gicp.align(
-                    model.cloud,
-                    source,
-                    model.gicp_tree,
-                    init_T_target_source=T_ee_n,
-                    registration_type="PLANE_ICP",
-                    max_correspondence_distance=reach,
-                    max_iterations=15,
-                )
-                T_ee_n = result.T_target_source
-            candidate = self._score(seen, inverse(T_ee_n), opening.mean_m, inlier_m)
-            if best is None or _value(candidate, inlier_m) > _value(best, inlier_m):
-                best, best_start = candidate, start
-        assert best is not None
-        if opening.sigma_m > HIDDEN_FINGERS_M:
-            measured = single_fingers(self.hand, seen, best.T_n_ee)
-            opening = opening if measured is None else opening.with_measured(measured)
-        T, gap = self._fit(seen, best, best_start, opening)
-        return self._score(seen, T, gap, inlier_m)
+        model, source = self._model(opening_m), small_gicp.PointCloud(seen.points)
+        T_ee_n = inverse(start)
+        for reach in (COARSE_M, FINE_M):
+            result = small_gicp.align(
+                model.cloud,
+                source,
+                model.gicp_tree,
+                init_T_target_source=T_ee_n,
+                registration_type="PLANE_ICP",
+                max_correspondence_distance=reach,
+                max_iterations=15,
+            )
+            T_ee_n = result.T_target_source
+        return inverse(T_ee_n)
 
     def visible_offset(self, T_n_ee: Array, seen: HandPoints, opening_m: float) -> Array:
         """(3,) from the place where a hand at a pose would show its points to view n, to where they are.
@@ -130,15 +153,9 @@ class HandRegistration:
         distance, index = model.tree.query(np.column_stack([p, PART_WEIGHT_M * _part_axes(seen.part)]))
         return model, p, np.asarray(distance), np.asarray(index)
 
-    def _score(self, seen: HandPoints, T_n_ee: Array, opening_m: float, inlier_m: float) -> Registered:
-        _, _, distance, _ = self._search(seen, inverse(T_n_ee), opening_m)
-        inlier = distance < inlier_m
-        rms = float(np.sqrt(np.mean(distance[inlier] ** 2))) if inlier.any() else inlier_m
-        return Registered(T_n_ee, opening_m, float(inlier.mean()), rms)
-
-    def _fit(self, seen: HandPoints, found: Registered, T_prior: Array, opening: Opening) -> tuple[Array, float]:
+    def _fit(self, seen: HandPoints, T_n_ee: Array, T_prior: Array, opening: Opening) -> tuple[Array, float]:
         """Pose and opening: Gauss-Newton on Huber-weighted point-to-plane distances and a Gaussian prior."""
-        T_ee_n, gap = inverse(found.T_n_ee), found.opening_m
+        T_ee_n, gap = inverse(T_n_ee), opening.mean_m
         sigmas = np.array([PRIOR_ROTATION_RAD] * 3 + [PRIOR_TRANSLATION_M] * 3 + [opening.sigma_m])
         prior = np.diag(sigmas**-2)
         for _ in range(FIT_ITERATIONS):
@@ -163,8 +180,8 @@ class HandRegistration:
 
 
 def _value(found: Registered, inlier_m: float) -> float:
-    """What hypotheses are compared by: explained share, less the inliers' own misfit."""
-    return found.inlier_share * (1.0 - 0.5 * (found.rms_m / inlier_m) ** 2)
+    """What hypotheses are compared by: explained share, less the inliers' own misfit and what is seen through."""
+    return found.inlier_share * (1.0 - 0.5 * (found.rms_m / inlier_m) ** 2) - found.empty_share
 
 
 def _part_axes(part: Any) -> Array:

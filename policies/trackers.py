@@ -8,16 +8,18 @@ are registered to the full model, never the model to the points.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from geo4d_bench.geometry.hand import HandModel
-from geo4d_bench.geometry.se3 import Array, pose, pose_error, rotation_angle
+from geo4d_bench.geometry.se3 import Array, interpolate_poses, pose, pose_error, rotation_angle
 from geo4d_bench.model.video import Video4D
 from geo4d_bench.policies.hand_points import HandPoints, Opening, finger_distance, hand_points
 from geo4d_bench.policies.registration import HandRegistration
+from geo4d_bench.policies.sight import Sight
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,14 @@ class HandTrack:
 class TrackerConfig:
     """Settings of the tracker; lengths in metres, angles in radians."""
 
-    min_points: int = 8
+    min_points: int = 4
     """Fewer hand points than this in a frame: lost."""
     inlier_m: float = 0.02
     """A point this near the registered model's surface counts as explained."""
     min_inlier_share: float = 0.5
     """A registration that explains a smaller share of the points than this: lost."""
+    max_empty_share: float = 0.5
+    """A pose at which more of the hand's surface than this is seen through is not believed: lost."""
     full_evidence_points: int = 60
     """Number of points from which on confidence no longer rises."""
     rms_scale_m: float = 0.02
@@ -96,24 +100,27 @@ class PointTracker:
         T_n_ee = np.tile(np.eye(4), (frames, 1, 1))
         opening, confidence = np.zeros(frames), np.zeros(frames)
         lost = np.ones(frames, dtype=bool)
+        sight = Sight(video)
         state = _State(np.array(T_n_ee_start, dtype=np.float64), float(opening_start_m))
         for t in range(frames):
             seen = hand_points(video.points[:, t], video.parts[:, t], arm)
-            confidence[t] = self._advance(state, seen)
+            confidence[t] = self._advance(state, seen, sight, t)
             lost[t] = confidence[t] == 0.0
             T_n_ee[t], opening[t] = state.T, state.opening
+        _bridge(T_n_ee, opening, lost)
         return HandTrack(T_n_ee, opening, confidence, lost)
 
-    def _advance(self, state: _State, seen: HandPoints) -> float:
+    def _advance(self, state: _State, seen: HandPoints, sight: Sight, frame: int) -> float:
         """Move ``state`` to the next frame; returns the confidence, 0 where the frame could not be used."""
         config = self.config
         if len(seen.points) >= config.min_points:
             opening = self._opening(state, seen)
             starts = self._hypotheses(state, seen, opening.mean_m)
-            found = self._registration.best(seen, starts, opening, config.inlier_m)
+            found = self._registration.best(seen, starts, opening, config.inlier_m, sight, frame)
             T = nearest_symmetric(found.T_n_ee, state.T)
             distance, _ = pose_error(T, state.T)
-            if found.inlier_share >= config.min_inlier_share and distance <= config.max_speed_m:
+            seen_through = found.empty_share > config.max_empty_share
+            if not seen_through and found.inlier_share >= config.min_inlier_share and distance <= config.max_speed_m:
                 state.velocity = T[:3, 3] - state.T[:3, 3]
                 state.T, state.opening, state.seen, state.T_seen = T, found.opening_m, seen, T
                 evidence = min(1.0, len(seen.points) / config.full_evidence_points) ** 0.5
@@ -141,6 +148,16 @@ class PointTracker:
         measured = finger_distance(self.hand, seen, state.T[:3, :3])
         before = Opening(state.opening, self.config.opening_change_m)
         return before if measured is None else before.with_measured(measured)
+
+
+def _bridge(T_n_ee: Array, opening_m: Array, lost: npt.NDArray[np.bool_]) -> None:
+    """Where the hand was found again, replace what was extrapolated by the way from before to after, in place."""
+    found = np.flatnonzero(~lost)
+    for before, after in itertools.pairwise(found):
+        between = np.arange(before + 1, after)
+        if len(between):
+            T_n_ee[between] = interpolate_poses([before, after], T_n_ee[[before, after]], between)
+            opening_m[between] = opening_m[before]
 
 
 def nearest_symmetric(T: Array, T_reference: Array) -> Array:
