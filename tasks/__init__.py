@@ -26,9 +26,7 @@ class TaskEntry:
 
 
 TASKS: Registry[TaskEntry] = Registry("task")
-TASKS.register(
-    STORE_CEREAL.id, TaskEntry(STORE_CEREAL, "geo4d_bench.tasks.store_cereal", "StoreCereal")
-)
+TASKS.register(STORE_CEREAL.id, TaskEntry(STORE_CEREAL, "geo4d_bench.tasks.store_cereal", "StoreCereal"))
 
 
 def names() -> list[str]:

@@ -90,10 +90,10 @@ def make_rig(name: str, workspace: Sequence[float]) -> Rig:
 
 def _on_shell(name: str, camera: ShellCamera, fovy_deg: float, target: np.ndarray[Any, Any]) -> Camera:
     azimuth, elevation = np.radians(camera.azimuth_deg), np.radians(camera.elevation_deg)
-    direction = np.array(
-        [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
+    direction = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
+    return Camera(
+        name, look_at(target + camera.radius_m * direction, target), float(np.radians(fovy_deg)), camera.split
     )
-    return Camera(name, look_at(target + camera.radius_m * direction, target), float(np.radians(fovy_deg)), camera.split)
 
 
 def load_rig(path: Path, workspace: Sequence[float]) -> Rig:

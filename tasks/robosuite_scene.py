@@ -9,6 +9,7 @@ import logging
 import os
 import warnings
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,10 @@ with warnings.catch_warnings():
     from robosuite.models.tasks import ManipulationTask
     from robosuite.utils.mjcf_utils import xml_path_completion
 
+    from geo4d_bench.tasks.osc import WorldFrameOSC
+
 ARM = SPEC.arms[0]
+KP = 300.0
 SUBSTEPS = round(1.0 / SPEC.control_hz / macros.SIMULATION_TIMESTEP)
 
 
@@ -72,7 +76,7 @@ class ShelfEnv(ManipulationEnv):  # type: ignore[misc]
         config["body_parts"][ARM] |= {
             "input_type": "absolute",
             "input_ref_frame": "world",
-            "kp": 300,
+            "kp": KP,
             "damping_ratio": 1,
         }
         super().__init__(
@@ -113,60 +117,69 @@ class ShelfEnv(ManipulationEnv):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class ControllerState:
-    """What robosuite keeps in Python between two control steps."""
+    """What the controllers keep between two control steps."""
 
     goal_pos: Array
     goal_ori: Array
     gripper_action: Array
-    gripper_goal: Array
 
 
 class ShelfSimulation:
-    """robosuite's model and controllers behind a few exact calls.
+    """robosuite's model, its control law and its gripper behind a few exact calls.
 
     The physics is always left after ``mj_step1``: positions, contacts and velocities belong to the present state
     (robosuite leaves them one substep behind), and going on costs nothing extra.
     """
 
     def __init__(self) -> None:
-        self._env = ShelfEnv()
-        self._robot = self._env.robots[0]
-        self.model: mujoco.MjModel = self._env.sim.model._model
-        self.data: mujoco.MjData = self._env.sim.data._data
-        self._arm = self._robot.part_controllers[ARM]
-        self._grip = self._robot.part_controllers[f"{ARM}_gripper"]
-        self._gripper = self._robot.gripper[ARM]
-        self.arm_qpos = np.array(self._robot._ref_joint_pos_indexes)
-        self.finger_qpos = np.array(self._robot._ref_gripper_joint_pos_indexes[ARM])
+        self.env = ShelfEnv()
+        robot = self.env.robots[0]
+        self.model: mujoco.MjModel = self.env.sim.model._model
+        self.data: mujoco.MjData = self.env.sim.data._data
+        self._gripper = robot.gripper[ARM]
+        self.site = self.model.site(self._gripper.important_sites["grip_site"]).id
+        self.arm_qpos = np.array(robot._ref_joint_pos_indexes)
+        self.finger_qpos = np.array(robot._ref_gripper_joint_pos_indexes[ARM])
+        self._arm_ctrl = np.array(robot._ref_actuators_indexes_dict[ARM])
+        self._finger_ctrl = np.array(robot._ref_joint_gripper_actuator_indexes[ARM])
+        self._torque_range = self.model.actuator_ctrlrange[self._arm_ctrl].T.copy()
+        self._finger_range = self.model.actuator_ctrlrange[self._finger_ctrl].T.copy()
+        dofs = np.array(robot._ref_joint_vel_indexes)
+        self.osc = WorldFrameOSC(self.model, self.data, self.site, dofs, self.arm_qpos, np.array(HOME_QPOS), KP)
 
     def xml(self) -> str:
         """The MJCF; mesh and texture files are absolute paths."""
-        return str(self._env.edit_model_xml(self._env.model.get_xml()))
+        return str(self.env.edit_model_xml(self.env.model.get_xml()))
 
     def reset(self, qpos: Array) -> None:
         """All physics and controller state as in a fresh process, at these joint positions, at rest."""
         mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:] = qpos
-        mujoco.mj_forward(self.model, self.data)
-        self.data.qacc_warmstart[:] = 0.0
-        # The null space is pulled towards the same posture in every episode, whatever the start's noise.
-        self._arm.update_initial_joints(np.array(HOME_QPOS))
-        self._gripper.current_action = np.array([1.0, -1.0])  # fully open
-        self._grip.goal_qvel = np.zeros(2)
         self.refresh()
+        self.osc.hold()
+        self._gripper.current_action = np.array([1.0, -1.0])  # fully open
 
     def refresh(self) -> None:
         """Derived quantities of the present state."""
         mujoco.mj_step1(self.model, self.data)
-        self._arm.new_update = True
-        self._grip.new_update = True
 
-    def control_step(self, action: Array) -> None:
-        """One control period towards ``action`` = position (3), rotation vector (3), gripper (+1 close, -1 open)."""
-        for substep in range(SUBSTEPS):
-            self._robot.control(action, policy_step=substep == 0)
-            mujoco.mj_step2(self.model, self.data)
-            mujoco.mj_step1(self.model, self.data)
+    def control_step(self, action: Array, push: Callable[[Any, Any], None] | None = None) -> None:
+        """One control period towards ``action`` = position (3), rotation vector (3), gripper (+1 close, -1 open).
+
+        ``push(model, data)`` sets outside forces before every physics step.
+        """
+        data = self.data
+        data.xfrc_applied[:] = 0.0
+        self.osc.set_goal(action)
+        low, high = self._finger_range
+        ramp = self._gripper.format_action(action[6:])
+        data.ctrl[self._finger_ctrl] = 0.5 * (low + high) + 0.5 * (high - low) * ramp
+        for _ in range(SUBSTEPS):
+            if push is not None:
+                push(self.model, data)
+            data.ctrl[self._arm_ctrl] = np.clip(self.osc.torques(), *self._torque_range)
+            mujoco.mj_step2(self.model, data)
+            mujoco.mj_step1(self.model, data)
 
     @property
     def gripper_ramp(self) -> float:
@@ -175,16 +188,12 @@ class ShelfSimulation:
 
     def controller_state(self) -> ControllerState:
         return ControllerState(
-            np.array(self._arm.goal_pos),
-            np.array(self._arm.goal_ori),
-            np.array(self._gripper.current_action),
-            np.array(self._grip.goal_qvel),
+            self.osc.goal_pos.copy(), self.osc.goal_ori.copy(), np.array(self._gripper.current_action)
         )
 
     def set_controller_state(self, state: ControllerState) -> None:
-        self._arm.goal_pos, self._arm.goal_ori = state.goal_pos.copy(), state.goal_ori.copy()
+        self.osc.goal_pos, self.osc.goal_ori = state.goal_pos.copy(), state.goal_ori.copy()
         self._gripper.current_action = state.gripper_action.copy()
-        self._grip.goal_qvel = state.gripper_goal.copy()
 
 
 def _add_shelf(arena: EmptyArena) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 from geo4d_bench import seeding
 from geo4d_bench.geometry.se3 import Array, pose
 from geo4d_bench.tasks.base import Command, Expert, Task
+from geo4d_bench.tasks.disturbance import Push
 from geo4d_bench.tasks.store_cereal_layout import BOX, HOME_QPOS, SHELF, SPAWN, SPEC
 
 _ARM = SPEC.arms[0]
@@ -22,19 +23,12 @@ _WITHDRAWN_M = 0.04
 """The hand is out of the shelf when the grip site is this far from the space between the boards."""
 _REST_M_S, _REST_RAD_S = 0.02, 0.2
 """Speeds below which the box is at rest."""
-
-
-@dataclass(frozen=True)
-class Push:
-    """An outside force on a body for a while: it drives the body towards a velocity, up to a largest force."""
-
-    body: str
-    velocity_m_s: tuple[float, float, float]
-    gain_n_s_m: float
-    max_force_n: float
-    at_height_m: float
-    """The force's line of action, relative to the body's centre of mass."""
-    steps: int
+_PUSH_STEPS = 10
+_PUSH_S = _PUSH_STEPS / SPEC.control_hz
+_HAND_PUSH_M = (0.05, 0.10)
+"""How far the hand is pushed, roughly: the controller resists."""
+_NUDGE_M = 0.05
+"""How far the box is slid over the board at most."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +72,7 @@ class StoreCereal(Task):
         self._mujoco = mujoco
         self._sim = ShelfSimulation()
         model = self._sim.model
-        self._site = model.site("gripper0_right_grip_site").id
+        self._site = self._sim.site
         self._box_body = model.body("cereal_main").id
         self._hand_body = model.body("gripper0_right_right_gripper").id
         self._box_qpos = int(model.jnt_qposadr[model.body_jntadr[self._box_body]])
@@ -102,8 +96,9 @@ class StoreCereal(Task):
         self._sim.reset(qpos)
 
     def step(self, command: Command) -> None:
-        self._apply_push()
-        self._sim.control_step(self.action(command))
+        push = self._push
+        self._sim.control_step(self.action(command), push.apply if push else None)
+        self._push = push.after_step() if push else None
         self._update_phases()
 
     def action(self, command: Command) -> Array:
@@ -179,7 +174,10 @@ class StoreCereal(Task):
         return StoreCerealExpert(self.scene)
 
     def disturb(self, rng: np.random.Generator) -> str | None:
-        return None
+        if self._push is not None:
+            return None
+        self._push = self._choose_push(rng)
+        return self._push.name if self._push else None
 
     def _state(self, what: int) -> Array:
         state = np.empty(self._mujoco.mj_stateSize(self._sim.model, what))
@@ -214,6 +212,32 @@ class StoreCereal(Task):
                 found |= sides - {"box"}
         return found
 
+    def _choose_push(self, rng: np.random.Generator) -> Push | None:
+        """A push that this moment allows and that can be recovered from, or None."""
+        scene = self.scene()
+        p_ee, T_box = scene.T_world_ee[:3, 3], scene.T_world_box
+        bottom = float((T_box[2, 3] + CORNERS_BOX @ T_box[2, :3]).min())
+        held = scene.fingers_on_box == 2 and scene.gripper_ramp > 0.999
+        inside = T_box[0, 3] > -BOX.half_m[0]
+        if held and inside and SHELF.upper_top_m + 0.01 < bottom < SHELF.upper_top_m + 0.07 and rng.random() < 0.6:
+            # Pulled straight down out of the fingers, until it stands on the board.
+            steps = int(np.ceil((bottom - SHELF.upper_top_m) / 0.25 * SPEC.control_hz)) + 2
+            return Push("box_slipped", self._box_body, (0.0, 0.0, -0.25), 500.0, 150.0, 0.0, steps)
+        if not held and _box_gap(p_ee, T_box) > 0.06 and bottom > SHELF.upper_top_m - 0.005 and rng.random() < 0.5:
+            target = np.array([rng.uniform(*SPAWN.box_x_m), rng.uniform(*SPAWN.box_y_m)])
+            way = target - T_box[:2, 3]
+            way *= min(1.0, _NUDGE_M / max(float(np.linalg.norm(way)), 1e-9))
+            vx, vy = way / _PUSH_S
+            return Push("box_nudged", self._box_body, (vx, vy, 0.0), 10.0, 3.0, -0.9 * BOX.half_m[2], _PUSH_STEPS)
+        if held or _box_gap(p_ee, T_box) > 0.06:
+            # Away from the shelf, so that nothing gets jammed.
+            direction = np.array([-rng.uniform(0.3, 1.0), rng.uniform(-1.0, 1.0), rng.uniform(0.0, 0.7)])
+            if held and bottom < SHELF.upper_bottom_m and inside:
+                direction[1:] *= (0.3, 0.0)
+            vx, vy, vz = direction / np.linalg.norm(direction) * rng.uniform(*_HAND_PUSH_M) / _PUSH_S
+            return Push("hand_pushed", self._hand_body, (vx, vy, vz), 400.0, 200.0, 0.0, _PUSH_STEPS)
+        return None
+
     def _update_phases(self) -> None:
         data, done = self._sim.data, self._done
         T_box, p_ee = self.object_poses()["cereal"], data.site_xpos[self._site]
@@ -221,15 +245,13 @@ class StoreCereal(Task):
         touching = self._touching()
         held = {"left", "right"} <= touching
         hand_on_box = bool({"left", "right"} & touching)
-        p_box = T_box[:3, :3].T @ (p_ee - T_box[:3, 3])
-        gap = np.linalg.norm(np.maximum(np.abs(p_box) - BOX.half_m, 0.0))
         inside = (
             bool(np.all(corners[:, 0] > 0.0) and np.all(corners[:, 0] < SHELF.depth_m))
             and bool(np.all(np.abs(corners[:, 1]) < SHELF.width_m / 2))
             and corners[:, 2].min() > SHELF.lower_top_m - 0.01
             and corners[:, 2].max() < SHELF.upper_bottom_m + 0.01
         )
-        if gap < _REACH_M:
+        if _box_gap(p_ee, T_box) < _REACH_M:
             done["reached"] = True
         if done["reached"] and held:
             done["grasped"] = True
@@ -243,26 +265,17 @@ class StoreCereal(Task):
             done["released"] = True
         velocity = data.qvel[self._box_dof : self._box_dof + 6]
         still = np.linalg.norm(velocity[:3]) < _REST_M_S and np.linalg.norm(velocity[3:]) < _REST_RAD_S
-        done["task"] = bool(done["released"] and rests and still and _outside_shelf(p_ee) > _WITHDRAWN_M)
-
-    def _apply_push(self) -> None:
-        data = self._sim.data
-        data.xfrc_applied[:] = 0.0
-        if self._push is None:
-            return
-        body = self._sim.model.body(self._push.body).id
-        velocity = np.zeros(6)
-        self._mujoco.mj_objectVelocity(
-            self._sim.model, data, self._mujoco.mjtObj.mjOBJ_BODY, body, velocity, 0
-        )
-        force = self._push.gain_n_s_m * (np.array(self._push.velocity_m_s) - velocity[3:])
-        force *= min(1.0, self._push.max_force_n / max(float(np.linalg.norm(force)), 1e-9))
-        data.xfrc_applied[body, :3] = force
-        data.xfrc_applied[body, 3:] = np.cross((0.0, 0.0, self._push.at_height_m), force)
-        self._push = replace(self._push, steps=self._push.steps - 1) if self._push.steps > 1 else None
+        if done["released"] and rests and still and _outside_shelf(p_ee) > _WITHDRAWN_M:
+            done["task"] = True
 
 
 CORNERS_BOX = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * np.array(BOX.half_m)
+
+
+def _box_gap(p_world: Array, T_world_box: Array) -> float:
+    """Distance in metres from the box, 0 inside it."""
+    p_box = T_world_box[:3, :3].T @ (p_world - T_world_box[:3, 3])
+    return float(np.linalg.norm(np.maximum(np.abs(p_box) - BOX.half_m, 0.0)))
 
 
 def _outside_shelf(p_world: Array) -> float:

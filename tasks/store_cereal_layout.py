@@ -20,7 +20,7 @@ SPEC = TaskSpec(
     max_seconds=40.0,
     phases=("reached", "grasped", "lifted", "inserted", "released", "task"),
     closed_below_m=0.06,  # open is 0.08, the box is 0.03 thick
-    workspace=(-0.03, 0.0, 1.38),
+    workspace=(-0.03, 0.0, 1.40),
     objects=("cereal",),
 )
 
@@ -36,7 +36,7 @@ class Shelf:
     thickness_m: float = 0.02
     lower_top_m: float = 1.10
     """Height of the lower board's upper side."""
-    upper_top_m: float = 1.41
+    upper_top_m: float = 1.44
     """Height of the upper board's upper side; the box starts on it."""
     post_radius_m: float = 0.008
 
@@ -68,10 +68,10 @@ SHELF = Shelf()
 BOX = Box()
 SPAWN = Spawn()
 
-BASE_XPOS = (-0.62, 0.0, 0.0)
+BASE_XPOS = (-0.61, 0.0, 0.0)
 """The robot's mount on the floor; the arm's own base is about 0.91 m above it."""
 
-HAND_PITCH_RAD = float(np.radians(55.0))
+HAND_PITCH_RAD = float(np.radians(53.0))
 """How far the approach points below the horizontal: less, and joint 6 meets its limit while inserting."""
 
 HOME_QPOS = (0.0, -0.42, 0.0, -1.78, 0.0, 2.02, 0.785)
