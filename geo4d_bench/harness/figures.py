@@ -25,12 +25,13 @@ SOURCE_STYLES = {
     "generated": ("generated", PURPLE, "o", "-"),
     "true_frames": ("true frames (the tracker's own error)", GREEN, "^", (0, (1, 1.5))),
 }
+DPI = 160
 LADDER = ("random", "geo4d", "oracle_video", "oracle_pose", "expert")
 
 
 @contextmanager
 def figure(width_in: float, height_in: float, path: Path) -> Iterator[Any]:
-    """A figure of that size with the report's typography; saved to ``path`` (PNG, 160 dpi) when the block ends."""
+    """A figure of that size with the report's typography; saved to ``path`` (PNG) when the block ends."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -55,11 +56,11 @@ def figure(width_in: float, height_in: float, path: Path) -> Iterator[Any]:
         "lines.linewidth": 1.8,
     }
     with matplotlib.rc_context(rc):
-        fig = Figure(figsize=(width_in, height_in), layout="constrained")
+        fig = Figure(figsize=(width_in, height_in), dpi=DPI, layout="constrained")
         FigureCanvasAgg(fig)
         yield fig
         path.parent.mkdir(parents=True, exist_ok=True)
-        fig.savefig(path, dpi=160)
+        fig.savefig(path)
 
 
 def caption(fig: Any, text: str) -> None:

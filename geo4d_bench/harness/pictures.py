@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from geo4d_bench.harness.example import Example
-from geo4d_bench.harness.figures import GREEN, GREY, PURPLE, VIEW_COLOURS, figure
+from geo4d_bench.harness.figures import DPI, GREEN, GREY, PURPLE, VIEW_COLOURS, figure
 
 Image = npt.NDArray[np.uint8]
-DPI = 160
+SOFT = "#6B7178"
 INVALID = (222, 224, 227)
 """Light grey: a pixel without depth, a colour that the depth map does not have."""
 
@@ -29,19 +29,21 @@ def contact_sheet(rgb: Image, names: Sequence[str], splits: Sequence[str], title
     rows = int(np.ceil(views / columns))
     gap, label, header = max(10, w // 24), max(22, h // 9), max(46, h // 4)
     width, height = columns * (w + gap) + gap, header + rows * (h + gap + label) + gap
+    corners = [(gap + i % columns * (w + gap), header + i // columns * (h + gap + label)) for i in range(views)]
+    pixels = np.full((height, width, 3), 255, dtype=np.uint8)
+    for image, (x, y) in zip(rgb, corners, strict=True):
+        _paste(pixels, image, x, y)
     with figure(width / DPI, height / DPI, path) as fig:
-        ax = _canvas(fig, width, height)
+        ax = _axes_of(fig, pixels)
         size = 72 / DPI * max(13.0, h / 14)
         ax.text(gap, header * 0.5, title, fontsize=1.35 * size, weight="bold", va="center")
         count = {s: list(splits).count(s) for s in ("seen", "novel")}
         for k, (split, what) in enumerate((("seen", "trained on"), ("novel", "never trained on"))):
-            x = width - gap - (1 - k) * 0.23 * width
+            end = width - gap - (1 - k) * 0.23 * width
             text = f"{_symbol(split)} {count[split]} {split}: {what}"
-            ax.text(x, header * 0.5, text, fontsize=size, color=VIEW_COLOURS[split], ha="right", va="center")
-        for i in range(views):
-            x, y = gap + (i % columns) * (w + gap), header + (i // columns) * (h + gap + label)
+            ax.text(end, header * 0.5, text, fontsize=size, color=VIEW_COLOURS[split], ha="right", va="center")
+        for i, (x, y) in enumerate(corners):
             colour = VIEW_COLOURS[splits[i]]
-            _paste(ax, rgb[i], x, y)
             _frame(ax, x, y, w, h, colour, 3.5 if splits[i] == "novel" else 1.2)
             text = f"{_symbol(splits[i])} {names[i]}" + ("  novel" if splits[i] == "novel" else "")
             weight = "bold" if splits[i] == "novel" else "normal"
@@ -59,41 +61,42 @@ def film_strip(example: Example, path: Path) -> None:
     block = block_title + 6 * row + 3 * 9
     width = left + (frames + 1) * (cell_w + gap) + right
     height = header + 2 * block + 54
+    columns = [left + t * (cell_w + gap) for t in range(frames + 1)]
+    tops = [header + v * block for v in range(2)]
+    lines = [(kind, which) for kind in ("colour", "depth", "hand") for which in ("true", "generated")]
+    offsets = [block_title + r * row + r // 2 * 9 for r in range(len(lines))]
+    ranges = [_depth_range(example, v) for v in range(2)]
+
+    pixels = np.full((height, width, 3), 255, dtype=np.uint8)
+    for v, top in enumerate(tops):
+        for (kind, which), offset in zip(lines, offsets, strict=True):
+            for t, x in enumerate(columns):
+                image = _cell(example, v, kind, which, t, ranges[v])
+                if image is not None:
+                    _paste(pixels, image.repeat(scale, axis=0).repeat(scale, axis=1), x, top + offset)
+
     with figure(width / DPI, height / DPI, path) as fig:
-        ax = _canvas(fig, width, height)
+        ax = _axes_of(fig, pixels)
         size = 72 / DPI * 24
         ax.text(20, 34, f"Generated against true frames, {example.views} views", fontsize=1.4 * size, weight="bold")
-        ax.text(20, 70, example.chosen, fontsize=0.92 * size, color="#6B7178")
-        for v, name in enumerate("nm"):
-            top = header + v * block
+        ax.text(20, 70, example.chosen, fontsize=0.92 * size, color=SOFT)
+        for v, (top, name) in enumerate(zip(tops, "nm", strict=True)):
             ax.text(20, top + 42, f"view {name}: {example.cameras[v]}", fontsize=1.1 * size, weight="bold")
-            for t in range(frames + 1):
-                x = left + t * (cell_w + gap) + cell_w / 2
+            for t, x in enumerate(columns):
                 text = "given" if t == 0 else f"{t * example.dt_s:.1f} s"
-                ax.text(x, top + 42, text, fontsize=0.92 * size, ha="center", color="#6B7178")
-            depth_range = _depth_range(example, v)
-            for r, (kind, which) in enumerate(
-                (k, w) for k in ("colour", "depth", "hand") for w in ("true", "generated")
-            ):
-                y = top + block_title + r * row + (r // 2) * 9
-                colour = GREEN if which == "true" else PURPLE
+                ax.text(x + cell_w / 2, top + 42, text, fontsize=0.92 * size, ha="center", color=SOFT)
+            for (kind, which), offset in zip(lines, offsets, strict=True):
+                y, colour = top + offset, GREEN if which == "true" else PURPLE
                 ax.text(left - 14, y + cell_h / 2, which, fontsize=size, color=colour, ha="right", va="center")
                 if which == "true":
                     ax.text(20, y + row - gap / 2, kind, fontsize=size, va="center", weight="bold")
-                for t in range(frames + 1):
-                    image = _cell(example, v, kind, which, t, depth_range)
-                    if image is not None:
-                        _paste(ax, np.kron(image, np.ones((scale, scale, 1), np.uint8)), left + t * (cell_w + gap), y)
-            y = top + block_title + 2 * row + 9
-            _colour_bar(fig, (width - right + 24, y, 22, 2 * row - gap), (width, height), depth_range, size)
-        ax.text(
-            20,
-            height - 22,
+            bar = (width - right + 24, top + offsets[2], 22, 2 * row - gap)
+            _colour_bar(fig, bar, (width, height), ranges[v], size)
+        note = (
             "Depth: z in camera n's frame for both views, as the generator is asked for it; light grey is invalid. "
-            "Hand: from the simulator above, the generator's own labels below.",
-            fontsize=0.86 * size,
-            color="#6B7178",
+            "Hand: from the simulator above, the generator's own labels below."
         )
+        ax.text(20, height - 22, note, fontsize=0.86 * size, color=SOFT)
 
 
 def _cell(example: Example, view: int, kind: str, which: str, t: int, depth_range: tuple[float, float]) -> Image | None:
@@ -130,9 +133,11 @@ def _depth_range(example: Example, view: int) -> tuple[float, float]:
     return low, max(high, low + 0.01)
 
 
-def _canvas(fig: Any, width: int, height: int) -> Any:
-    """Axes over the whole figure whose data coordinates are its pixels, y downwards."""
+def _axes_of(fig: Any, pixels: Image) -> Any:
+    """Axes over the whole figure that show an image (H, W, 3), its pixels being the coordinates, y downwards."""
+    height, width = pixels.shape[:2]
     fig.set_layout_engine("none")
+    fig.figimage(pixels, zorder=-1)  # copied as it is, not resampled
     ax = fig.add_axes((0, 0, 1, 1))
     ax.set_xlim(0, width)
     ax.set_ylim(height, 0)
@@ -140,9 +145,9 @@ def _canvas(fig: Any, width: int, height: int) -> Any:
     return ax
 
 
-def _paste(ax: Any, image: Image, x: float, y: float) -> None:
+def _paste(pixels: Image, image: Image, x: int, y: int) -> None:
     h, w = image.shape[:2]
-    ax.imshow(image, extent=(x, x + w, y + h, y), interpolation="nearest", aspect="auto", zorder=1)
+    pixels[y : y + h, x : x + w] = image
 
 
 def _frame(ax: Any, x: float, y: float, w: int, h: int, colour: str, line: float) -> None:
