@@ -1,0 +1,202 @@
+"""Rollouts of the real task through their public door: reproducible, resumable, honest about crashes."""
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from geo4d_bench.errors import CheckpointError, ConfigError, LedgerError, UnknownNameError
+from geo4d_bench.harness.episodes import Episode, play
+from geo4d_bench.harness.ledger import COLUMNS, WALL_TIME_COLUMNS
+from geo4d_bench.harness.rollout import Rollout, RolloutConfig, run
+from geo4d_bench.harness.simulator import Simulator
+from geo4d_bench.policies import ActionChunk, Observation, Policy
+from geo4d_bench.policies.random import Random
+from geo4d_bench.tasks.store_cereal import StoreCereal
+
+VIEW_COLUMNS = ("run_id", "views", "camera_n", "camera_m", "view_angle_deg")
+
+
+def roll(out: Path, **options: object) -> Rollout:
+    defaults: dict[str, object] = {"policy": "random", "episodes": 3, "workers": 1, "out": out}
+    return run(RolloutConfig(**(defaults | options)))  # type: ignore[arg-type]
+
+
+def without(folder: Path, columns: Sequence[str] = WALL_TIME_COLUMNS) -> list[dict[str, str]]:
+    with (folder / "episodes.csv").open() as file:
+        return [{k: v for k, v in row.items() if k not in columns} for row in csv.DictReader(file)]
+
+
+def test_the_expert_succeeds_and_rows_depend_on_neither_workers_nor_views(tmp_path: Path) -> None:
+    one = roll(tmp_path / "one", policy="expert", episodes=2)
+    two = roll(tmp_path / "two", policy="expert", episodes=2, workers=2)
+    seen = roll(tmp_path / "seen", policy="expert", episodes=1, views="seen")
+    assert [row.status for row in one.rows] == ["success", "success"]
+    assert [row.phase for row in one.rows] == ["task", "task"]
+    assert all(row.privileged for row in one.rows)
+    assert without(tmp_path / "one") == without(tmp_path / "two")
+    assert one.board.rows == two.board.rows
+    also = (*WALL_TIME_COLUMNS, *VIEW_COLUMNS)
+    assert without(tmp_path / "one", also)[:1] == without(tmp_path / "seen", also)
+    assert one.rows[0].camera_n != seen.rows[0].camera_n
+    assert "2/2" in str(one)
+    assert one.exit_code == 0
+
+
+@pytest.mark.usefixtures("short_episodes")
+def test_a_second_call_makes_only_what_is_missing(tmp_path: Path) -> None:
+    whole = roll(tmp_path, episodes=4)
+    assert whole.made == 4
+    assert [row.status for row in whole.rows] == ["timeout"] * 4
+    assert [row.control_steps for row in whole.rows] == [20] * 4
+    before = without(tmp_path)
+    ledger = tmp_path / "episodes.csv"
+    lines = ledger.read_text().splitlines(keepends=True)
+    ledger.write_text("".join([*lines[:2], lines[3], lines[4][:30]]))  # one line lost, one cut off
+    again = roll(tmp_path, episodes=4)
+    assert again.made == 2
+    assert without(tmp_path) == before
+    assert roll(tmp_path, episodes=4).made == 0
+    more = roll(tmp_path, episodes=5)
+    assert more.made == 1
+    assert without(tmp_path)[:4] == before
+
+
+@pytest.mark.usefixtures("short_episodes")
+def test_what_a_rollout_leaves(tmp_path: Path) -> None:
+    result = roll(tmp_path, episodes=1, video=True)
+    with (tmp_path / "episodes.csv").open() as file:
+        assert tuple(next(csv.reader(file))) == COLUMNS
+    assert (tmp_path / "leaderboard.csv").is_file()
+    assert (tmp_path / "config.json").is_file()
+    with np.load(tmp_path / "trajectories" / "1000.npz", allow_pickle=False) as saved:
+        arrays = dict(saved)
+    assert arrays["right/T_world_ee"].shape == (21, 4, 4)
+    assert arrays["right/commanded"].shape == (20, 4, 4)
+    plans = arrays["right/plan_T_world_ee"]
+    assert plans.shape == (result.rows[0].plans, 4, 4, 4)  # random plans 4 waypoints of 0.4 s
+    np.testing.assert_allclose(arrays["plan_time_s"][0], [0.4, 0.8, 1.2, 1.6])
+    # The commanded path passes through the first waypoint when it is due.
+    np.testing.assert_allclose(arrays["right/commanded"][7], plans[0, 0], atol=1e-6)
+    import imageio.v2
+
+    with imageio.v2.get_reader(tmp_path / "videos" / "1000.mp4") as film:
+        frames = [frame for frame in film]  # noqa: C416  (list() asks for its length, which is infinite)
+    assert len(frames) == 6  # 5 Hz, start and end included
+    assert frames[0].shape == (256, 640, 3)
+    assert frames[0].std() > 10
+
+
+@pytest.mark.usefixtures("short_episodes")
+def test_a_crash_is_a_row_is_not_ranked_and_is_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = roll(tmp_path / "clean")
+    act = Random.act
+
+    def fragile(self: Random, obs: Observation) -> ActionChunk:
+        if abs(obs.T_world_ee["right"][0, 3] - start_x) < 1e-12:
+            raise RuntimeError("the roof fell in")
+        return act(self, obs)
+
+    task = StoreCereal()
+    task.reset(1001, "eval")
+    start_x = task.ee_poses()["right"][0, 3]
+    with monkeypatch.context() as patch:
+        patch.setattr(Random, "act", fragile)
+        broken = roll(tmp_path / "broken")
+    assert [row.status for row in broken.rows] == ["timeout", "crash", "timeout"]
+    assert broken.exit_code == 1
+    assert broken.board.rows == ()
+    assert "NOT RANKED: random on novel views, 1 crashed (seed 1001)" in str(broken)
+    log = (tmp_path / "broken" / "crashes.log").read_text()
+    assert "seed 1001" in log
+    assert "the roof fell in" in log
+    healed = roll(tmp_path / "broken")
+    assert healed.made == 1
+    assert healed.exit_code == 0
+    assert without(tmp_path / "broken") == without(tmp_path / "clean")
+    assert healed.board.rows == clean.board.rows
+
+
+class Shared(Random):
+    """Plans for several episodes in one call, which fails whenever the seed 1001 takes part."""
+
+    calls: list[int] = []  # noqa: RUF012
+
+    @classmethod
+    def act_many(cls, policies: Sequence[Policy], observations: Sequence[Observation]) -> list[ActionChunk]:
+        cls.calls.append(len(policies))
+        if any(getattr(p, "unlucky", False) for p in policies):
+            raise RuntimeError("one bad apple")
+        return super().act_many(policies, observations)
+
+
+@pytest.mark.usefixtures("short_episodes")
+def test_one_call_serves_several_episodes_and_only_the_one_at_fault_crashes(simulator: Simulator) -> None:
+    from geo4d_bench.seeding import derive_seed
+
+    class Unlucky(Shared):
+        def reset(self, task, seed):  # type: ignore[no-untyped-def]
+            super().reset(task, seed)
+            self.unlucky = unlucky_seed is not None and seed == derive_seed(
+                "store_cereal-v1", "eval", unlucky_seed, "policy"
+            )
+
+    blind = dataclasses.replace(simulator.stage, renderer=None)
+    group = [Simulator(StoreCereal(), "eval", simulator.views, blind) for _ in range(2)]
+
+    def ends(simulators: Sequence[Simulator]) -> dict[int, tuple[str | None, list[float]]]:
+        found: dict[int, tuple[str | None, list[float]]] = {}
+
+        def finish(e: Episode) -> None:
+            assert e.seed not in found
+            found[e.seed] = (e.status, e.simulator.task.physics_state().tolist())
+
+        play(iter([1000, 1001, 1002]), simulators, Unlucky, finish)
+        return found
+
+    unlucky_seed = None
+    Shared.calls.clear()
+    together = ends(group)
+    assert max(Shared.calls) == 2
+    assert together == ends(group[:1])
+    unlucky_seed = 1001
+    with_crash = ends(group)
+    assert with_crash[1001][0] == "crash"
+    assert {seed: end for seed, end in with_crash.items() if seed != 1001} == {
+        seed: end for seed, end in together.items() if seed != 1001
+    }
+
+
+@pytest.mark.usefixtures("short_episodes")
+def test_rows_of_another_run_are_not_mixed_in(tmp_path: Path) -> None:
+    roll(tmp_path, episodes=1)
+    with pytest.raises(LedgerError, match=r"rows of another run .*views.*use another --out, or delete"):
+        roll(tmp_path, episodes=1, views="seen")
+
+
+def test_a_missing_checkpoint_names_the_command_that_makes_one(tmp_path: Path) -> None:
+    folder = tmp_path / "nano"
+    with pytest.raises(CheckpointError, match=rf"geo4d-bench train --data data/store_cereal --out {folder}"):
+        roll(tmp_path, policy="geo4d", checkpoint=folder)
+    assert not (tmp_path / "episodes.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "hint"),
+    [
+        ({"policy": "oracle_pos"}, UnknownNameError, "oracle_pose"),
+        ({"task": "store_cerial"}, UnknownNameError, "store_cereal"),
+        ({"rig": "hemisfere16"}, UnknownNameError, "hemisphere16"),
+        ({"views": "nowel"}, ConfigError, "seen, novel"),
+        ({"episodes": 0}, ConfigError, "--episodes is 0"),
+    ],
+)
+def test_mistakes_are_told_at_once(
+    tmp_path: Path, options: dict[str, object], error: type[Exception], hint: str
+) -> None:
+    with pytest.raises(error, match=hint):
+        roll(tmp_path, **options)
+    assert not (tmp_path / "episodes.csv").exists()
