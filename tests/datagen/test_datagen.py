@@ -1,0 +1,159 @@
+"""Datagen as users meet it: resumed after a kill, the same for any number of workers, never mixed up."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin  # noqa: F401 - registers the codecs
+import numpy as np
+import pytest
+
+from geo4d_bench.datagen.job import DatagenConfig, make_dataset, run, settings_of
+from geo4d_bench.datagen.render import frame_steps
+from geo4d_bench.datagen.worker import episode_seeds, is_disturbed
+from geo4d_bench.dataset import verify
+from geo4d_bench.dataset.manifest import read_manifest
+from geo4d_bench.dataset.reader import Dataset
+from geo4d_bench.dataset.verify import VerifyConfig
+from geo4d_bench.errors import ConfigError, DatasetError, UnknownNameError
+
+_KILLED = """
+import dataclasses, os, pickle, sys
+from geo4d_bench.datagen.job import make_dataset
+from pathlib import Path
+settings = pickle.load(open(sys.argv[1], "rb"))
+make_dataset(Path(sys.argv[2]), settings, 2, workers=2)
+"""
+
+
+def contents(path: Path) -> dict[str, np.ndarray]:
+    """Every array and attribute of an HDF5 file."""
+    found: dict[str, np.ndarray] = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+        found |= {f"@{name}": np.asarray(value) for name, value in file.attrs.items()}
+    return found
+
+
+def test_a_killed_run_is_resumed_and_workers_do_not_matter(tmp_path: Path, tiny_dataset: Any) -> None:
+    """Two workers are killed in the middle; one process finishes; every array equals the serial dataset's."""
+    import pickle
+
+    settings = read_manifest(tiny_dataset.train).settings
+    (tmp_path / "settings.pkl").write_bytes(pickle.dumps(settings))
+    folder = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-c", _KILLED, str(tmp_path / "settings.pkl"), str(folder)],
+        start_new_session=True, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    deadline = time.monotonic() + 240
+    while not list((folder / "episodes").glob("ep_*.hdf5")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = {p.name: p.stat().st_mtime_ns for p in (folder / "episodes").glob("ep_*.hdf5")}
+    assert finished
+    (folder / "episodes" / ".ep_000001.hdf5.123.part").write_bytes(b"half")
+
+    result = make_dataset(folder, settings, 2)
+    assert result.made == 2 - len(finished)
+    assert sorted(p.name for p in (folder / "episodes").iterdir()) == ["ep_000000.hdf5", "ep_000001.hdf5"]
+    for name, modified in finished.items():
+        assert (folder / "episodes" / name).stat().st_mtime_ns == modified
+    for name in ("ep_000000.hdf5", "ep_000001.hdf5"):
+        ours, serial = contents(folder / "episodes" / name), contents(tiny_dataset.train / "episodes" / name)
+        assert ours.keys() == serial.keys()
+        for key, value in serial.items():
+            assert np.array_equal(ours[key], value), key
+    assert verify.run(VerifyConfig(folder)).exit_code == 0
+
+
+def test_a_second_call_makes_nothing(tiny_dataset: Any) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (tiny_dataset.train / "episodes").iterdir()}
+    result = make_dataset(tiny_dataset.train, read_manifest(tiny_dataset.train).settings, 2)
+    assert result.made == 0
+    assert {p: p.stat().st_mtime_ns for p in (tiny_dataset.train / "episodes").iterdir()} == before
+    assert "geo4d-bench train --data" in str(result)
+
+
+def test_other_settings_are_refused_by_name(tiny_dataset: Any, tiny_rig: Any) -> None:
+    settings = read_manifest(tiny_dataset.train).settings
+    for change, sentence in (
+        ({"seed": 5}, "seed 0 there, 5 asked for"),
+        ({"height": 96}, "height 64 there, 96 asked for"),
+        ({"rig": dataclasses.replace(tiny_rig, name="other")}, "rig tiny4 there, other asked for"),
+        ({"disturbed_share": 0.1}, "disturbed_share 0.5 there, 0.1 asked for"),
+    ):
+        with pytest.raises(DatasetError, match=sentence):
+            make_dataset(tiny_dataset.train, dataclasses.replace(settings, **change), 2)  # type: ignore[arg-type]
+
+
+def test_episodes_are_successful_and_a_share_is_disturbed(tiny_dataset: Any) -> None:
+    for folder, split in ((tiny_dataset.train, "train"), (tiny_dataset.eval, "eval")):
+        dataset = Dataset(folder)
+        for index, episode in enumerate(dataset.episodes):
+            trajectory = episode.trajectory
+            assert trajectory.success
+            assert trajectory.phase == "task"
+            assert trajectory.split == split
+            assert trajectory.seed in episode_seeds(0, index)
+            assert bool(trajectory.disturbances) == is_disturbed(index, 0.5)
+            assert np.array_equal(episode.steps, np.arange(0, len(trajectory.time), 4))
+            # The last second shows the hand at rest: a policy has to learn to stop.
+            last = trajectory.T_world_ee["right"][-5:, :3, 3]
+            assert np.linalg.norm(last[-1] - last[0]) < 0.02
+    assert (
+        Dataset(tiny_dataset.train).episodes[0].trajectory.seed
+        != Dataset(tiny_dataset.train).episodes[1].trajectory.seed
+    )
+
+
+def test_states_reproduce_the_stored_poses(tiny_dataset: Any) -> None:
+    """The scene in the dataset, set to a stored state, has hand and box where the episode says they were."""
+    from geo4d_bench.rendering.scene import load_scene
+
+    dataset = Dataset(tiny_dataset.train)
+    trajectory = dataset.episodes[1].trajectory
+    scene = load_scene(dataset.scene_path(trajectory.scene))
+    for step in range(0, len(trajectory.time), 37):
+        scene.set_state(trajectory.states[step])
+        assert np.allclose(
+            scene.T_world_site("gripper0_right_grip_site"), trajectory.T_world_ee["right"][step], atol=1e-6
+        )
+        position = scene.T_world_body("cereal_main")[:3, 3]
+        assert np.linalg.norm(position - trajectory.T_world_obj["cereal"][step, :3, 3]) < 0.2  # the object's own origin
+    assert trajectory.actions.shape[0] == len(trajectory.time) == len(trajectory.states)
+
+
+def test_seeds_of_episodes_never_meet() -> None:
+    blocks = [set(episode_seeds(seed, index)) for seed in range(3) for index in range(50)]
+    assert len(set.union(*blocks)) == sum(map(len, blocks))
+    for share in (0.0, 0.3, 0.5, 1.0):
+        assert sum(is_disturbed(i, share) for i in range(100)) == round(100 * share)
+
+
+def test_wrong_options_are_refused(tmp_path: Path) -> None:
+    for options, sentence in (
+        ({"episodes": 0}, "--episodes 0"),
+        ({"workers": 0}, "--workers 0"),
+        ({"disturbed_share": 1.5}, "--disturbed-share 1.5"),
+        ({"video_hz": 3.0}, "video_hz=3 does not divide the control rate"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            settings_of(DatagenConfig(**options)) if "episodes" not in options else run(  # type: ignore[arg-type]
+                DatagenConfig(out=tmp_path / "x", **options)  # type: ignore[arg-type]
+            )
+    with pytest.raises(UnknownNameError, match="did you mean 'store_cereal'"):
+        run(DatagenConfig(task="store_cereel", out=tmp_path / "x"))
+    with pytest.raises(UnknownNameError, match="did you mean 'hemisphere16'"):
+        run(DatagenConfig(rig="hemisphere61", out=tmp_path / "x"))
+    assert not (tmp_path / "x").exists()
+    assert list(frame_steps(9, 20.0, 5.0)) == [0, 4, 8]
