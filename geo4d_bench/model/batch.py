@@ -23,7 +23,8 @@ def batch_from_windows(windows: Sequence[Window]) -> dict[str, Tensor]:
         first_rgb (B, 2, H, W, 3) uint8; first_points (B, 2, H, W, 3) float32 m, each view's OWN frame, 0 where
         invalid; first_valid (B, 2, H, W) bool; hand_mask (B, H, W) bool; rays (B, 2, H, W, 3) float32, z = 1;
         rgb (B, 2, T, H, W, 3) uint8; points (B, 2, T, H, W, 3) float32 m, camera n's frame, 0 where invalid;
-        valid (B, 2, T, H, W) bool; parts (B, 2, T, H, W) uint8; hand (B, arms, T, 3) float32 m, camera n's frame.
+        valid (B, 2, T, H, W) bool; parts (B, 2, T, H, W) uint8; hand (B, arms, T, 3) float32 m, camera n's frame;
+        T_n_m (B, 4, 4) float32, what view m's points were moved by: a target, never an input.
 
     Raises:
         DatasetError: no windows, or windows of different shapes.
@@ -47,6 +48,7 @@ def batch_from_windows(windows: Sequence[Window]) -> dict[str, Tensor]:
         "valid": torch.from_numpy(valid),
         "parts": torch.from_numpy(np.stack([w.parts[:, 1:] for w in windows])),
         "hand": torch.from_numpy(np.stack([w.T_n_ee[:, 1:, :3, 3] for w in windows]).astype(np.float32)),
+        "T_n_m": torch.from_numpy(np.stack([w.T_n_m for w in windows]).astype(np.float32)),
     }
     return batch
 

@@ -115,4 +115,4 @@ PRESETS.register(
     "debug",
     GeneratorConfig(height=16, width=24, dim=32, heads=2, trunk_layers=1, decoder_layers=1, frames=3, patch=8),
 )
-PRESETS.register("nano", GeneratorConfig(height=64, width=80, dim=256, heads=4, trunk_layers=4, decoder_layers=2))
+PRESETS.register("nano", GeneratorConfig(height=64, width=80, dim=192, heads=3, trunk_layers=4, decoder_layers=2))

@@ -24,6 +24,7 @@ from geo4d_bench.model import checkpoint
 from geo4d_bench.model.batch import batch_from_first_frames
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.patches import from_patches, to_patches
+from geo4d_bench.model.sprites import draw
 from geo4d_bench.model.tokens import Layers, TokenNetwork
 from geo4d_bench.model.video import FirstFrames, Video4D
 
@@ -57,6 +58,7 @@ class _Scene:
     rgb: Tensor
     background: Tensor
     hands: Tensor  # C = 3 * arms
+    parts: Tensor  # C = 1 + 3 * arms, logits
 
 
 class Generator(nn.Module):
@@ -100,8 +102,8 @@ class Generator(nn.Module):
         hand_points = torch.stack([scene.hands[:, :, :, 3 * a : 3 * a + 3] for a in range(c.arms)])
         hand_error = sum(_distance(hand_points[a], points) * (arm == a)[:, :, :, None] for a in range(c.arms))
         hand_true = batch["hand"][:, None]
-        position = condition.anchor_m[:, :, None, None] + c.motion_scale_m * layers.position
-        logits = self._frames_apart(layers.parts)
+        position = self._hand_positions(layers, condition)
+        true_R, true_t = self._camera_m(batch["T_n_m"])
         part_weight = torch.full((c.part_classes,), c.part_weight, device=device)
         part_weight[0] = 1.0
 
@@ -110,10 +112,19 @@ class Generator(nn.Module):
             "background": _mean(_distance(scene.background, points), weight * (valid & ~on_hand)) / c.point_scale_m,
             "hand": _mean(torch.as_tensor(hand_error), on_hand.float()) / c.motion_scale_m,
             "position": _distance(position, hand_true, dim=-1).mean() / c.motion_scale_m,
-            "parts": F.cross_entropy(logits.movedim(3, 1).float(), parts, weight=part_weight),
+            "camera": (layers.R_n_m - true_R).square().mean() + (layers.t_n_m - true_t).square().mean(),
+            "parts": F.cross_entropy(scene.parts.movedim(3, 1), parts, weight=part_weight),
             "valid": F.binary_cross_entropy_with_logits(self._frames_apart(layers.valid).float(), valid.float()),
         }
-        weights = {"rgb": 1.0, "background": 2.0, "hand": 0.5, "position": 0.5, "parts": 2.0, "valid": 0.5}
+        weights = {
+            "rgb": 1.0,
+            "background": 1.0,
+            "hand": 0.5,
+            "position": 1.0,
+            "camera": 1.0,
+            "parts": 2.0,
+            "valid": 0.5,
+        }
         total = torch.stack([weights[k] * v for k, v in terms.items()]).sum()
         return Loss(total=total, parts={k: float(v.detach()) for k, v in terms.items()})
 
@@ -166,7 +177,7 @@ class Generator(nn.Module):
         for now, later in pairwise(times):
             layers = self._network(condition, x, torch.full((1,), now, device=device))
             scene = self._compose(layers, condition)
-            labels = self._labels(layers)
+            labels = self._without_weights(scene.parts).argmax(3)
             points, valid = self._flatten(scene, labels), self._frames_apart(layers.valid) > 0
             clean = torch.cat([scene.rgb, self._normalise(points, 3) * valid], 3).flatten(4)
             x = clean + (x - clean) * (later / now)
@@ -179,14 +190,6 @@ class Generator(nn.Module):
             K=np.asarray(first.K, dtype=np.float64),
             dt_s=c.dt_s,
         )
-
-    def _labels(self, layers: Layers) -> Tensor:
-        """(B, 2, N, T, patch²) the most likely part of each pixel, once the loss's own weights are taken out."""
-        c = self.config
-        logits = self._frames_apart(layers.parts).float()
-        odds = torch.full((c.part_classes,), math.log(c.part_odds / c.part_weight), device=logits.device)
-        odds[0] = 0.0
-        return (logits + odds[:, None, None]).argmax(3)
 
     def _flatten(self, scene: _Scene, labels: Tensor) -> Tensor:
         """Points (B, 2, N, 3, T, patch²) of what is seen: a hand's own points where a pixel shows it."""
@@ -214,13 +217,44 @@ class Generator(nn.Module):
         keep = keep * condition.valid  # there is no depth to keep where the first frame has none
         new = self._frames_apart(layers.depth).float() * c.point_scale_m + c.point_mean_m[2]
         own = condition.rays * torch.lerp(new, condition.depth.expand_as(new), keep)
-        moved = torch.einsum("bij,bnjta->bnita", layers.R_n_m, own[:, 1]) + layers.t_n_m[:, None, :, None, None]
-        # (B, 2, A, T, 3) -> (B, 2, 1, A * 3, T, 1)
-        motion = layers.position if frames is None else layers.position[:, :, :, frames]
-        centre = condition.anchor_m[:, :, None, None] + c.motion_scale_m * motion
-        centre = centre.transpose(3, 4).flatten(2, 3)[:, :, None, :, :, None]
-        hands = centre + c.motion_scale_m * self._frames_apart(layers.hand).float()
-        return _Scene(rgb=rgb, background=torch.stack([own[:, 0], moved], 1), hands=hands)
+        moved = torch.einsum("bij,bnjta->bnita", layers.R_n_m, self._normalise(own[:, 1], 2))
+        moved = self._metres(moved + layers.t_n_m[:, None, :, None, None], 2)
+
+        chosen = slice(None) if frames is None else frames
+        centre = self._hand_positions(layers, condition)[:, :, :, chosen]  # (B, 2, A, F, 3)
+        # A sprite is placed by the position, and must not pull at it: far off, its pull points anywhere.
+        in_view = torch.stack([centre[:, 0], self._in_frame_m(centre[:, 1], layers)], 1).detach()
+        logits = self._frames_apart(layers.parts).float()
+        shapes = self._frames_apart(layers.hand).float().split(3, 3)  # type: ignore[no-untyped-call]
+        parts, hands = [logits[:, :, :, :1]], []
+        drawn = [draw(layers.sprites[:, :, arm, chosen], in_view[:, :, arm], condition.rays) for arm in range(c.arms)]
+        for arm, hand in enumerate(drawn):
+            first = part_label(arm, 0)
+            parts.append(logits[:, :, :, first : first + 3] + hand.parts)
+            shape = torch.einsum("bvij,bvnjtp->bvnitp", layers.R_n, shapes[arm] + hand.shape)
+            hands.append(centre[:, :, arm].transpose(2, 3)[:, :, None, :, :, None] + c.motion_scale_m * shape)
+        labels = torch.cat(parts, 3)
+        shown = torch.softmax(self._without_weights(labels), 3)
+        for arm, hand in enumerate(drawn):
+            first = part_label(arm, 0)
+            rgb = torch.lerp(rgb, hand.rgb, shown[:, :, :, first : first + 3].sum(3, keepdim=True))
+        return _Scene(rgb=rgb, background=torch.stack([own[:, 0], moved], 1), hands=torch.cat(hands, 3), parts=labels)
+
+    def _hand_positions(self, layers: Layers, condition: _Condition) -> Tensor:
+        """(B, 2, A, T, 3) metres, camera n's frame: each view's prediction of where the hands go."""
+        return condition.anchor_m[:, :, None, None] + self.config.motion_scale_m * layers.position
+
+    def _in_frame_m(self, points_n: Tensor, layers: Layers) -> Tensor:
+        """Points (B, A, T, 3) of camera n's frame, metres, in the predicted camera m's."""
+        moved = self._normalise(points_n, 3) - layers.t_n_m[:, None, None]
+        return self._metres(torch.einsum("bij,bati->batj", layers.R_n_m, moved), 3)
+
+    def _without_weights(self, logits: Tensor) -> Tensor:
+        """Part logits (B, 2, N, C, T, patch²) once the loss's own weight of hand pixels is taken out."""
+        c = self.config
+        odds = torch.full((c.part_classes,), math.log(c.part_odds / c.part_weight), device=logits.device)
+        odds[0] = 0.0
+        return logits + odds[:, None, None]
 
     def _condition(self, batch: dict[str, Tensor]) -> _Condition:
         c = self.config
@@ -248,6 +282,12 @@ class Generator(nn.Module):
         valid = to_patches(batch["valid"][..., None], self.config.patch)
         return torch.cat([rgb, self._normalise(points, 3) * valid], 3)
 
+    def _camera_m(self, T_n_m: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotation (B, 3, 3) and translation (B, 3) that take normalised points of frame m to those of frame n."""
+        mean = torch.tensor(self.config.point_mean_m, device=T_n_m.device)
+        R = T_n_m[:, :3, :3]
+        return R, (R @ mean + T_n_m[:, :3, 3] - mean) / self.config.point_scale_m
+
     def _near_hand(self, parts: Tensor) -> Tensor:
         """(B, 2, T, H, W) float: 1 within ``hand_dilation`` pixels of a hand."""
         radius = self.config.hand_dilation
@@ -263,10 +303,15 @@ class Generator(nn.Module):
         return torch.where(pure, torch.ones(size), inner)
 
     def _normalise(self, points: Tensor, dim: int) -> Tensor:
+        return (points - self._mean_m(points, dim)) / self.config.point_scale_m
+
+    def _metres(self, points: Tensor, dim: int) -> Tensor:
+        return points * self.config.point_scale_m + self._mean_m(points, dim)
+
+    def _mean_m(self, points: Tensor, dim: int) -> Tensor:
         shape = [1] * points.ndim
         shape[dim] = 3
-        mean = torch.tensor(self.config.point_mean_m, device=points.device).view(shape)
-        return (points - mean) / self.config.point_scale_m
+        return torch.tensor(self.config.point_mean_m, device=points.device).view(shape)
 
     def _pixels(self, images: Tensor) -> Tensor:
         """(B, 2, T, H, W, C) -> (B, 2, N, C, T, patch²)."""

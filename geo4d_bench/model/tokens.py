@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geo4d_bench.model.config import GeneratorConfig
+from geo4d_bench.model.sprites import CHANNELS, SIZE
 
 _CONDITION_CHANNELS = 8  # rgb, points in the own frame, validity, hand mask
 _NOISY_CHANNELS = 6  # rgb, points in frame n
@@ -30,7 +31,9 @@ class Layers:
         keep: 1, logit of "as in the first frame".  valid: 1, logit.
         parts: 1 + 3 A logits.  hand: (A * 3), points of each hand about its predicted position, in motion units.
         position: (B, 2, A, T, 3) each view's prediction of the hands' motion from where they were, motion units.
-        R_n_m: (B, 3, 3), t_n_m: (B, 3) predicted pose of camera m in camera n, translation in metres.
+        sprites: (B, 2, A, T, 9, 16, 16) pictures of the hands, see :mod:`geo4d_bench.model.sprites`.
+        R_n: (B, 2, 3, 3) for each view, from the scene's own axes to camera n's; hand points are turned by it.
+        R_n_m: (B, 3, 3), t_n_m: (B, 3) predicted pose of camera m in camera n, of normalised points.
     """
 
     rgb: Tensor
@@ -40,6 +43,8 @@ class Layers:
     parts: Tensor
     hand: Tensor
     position: Tensor
+    sprites: Tensor
+    R_n: Tensor
     R_n_m: Tensor
     t_n_m: Tensor
 
@@ -61,11 +66,14 @@ class TokenNetwork(nn.Module):
         self.trunk = nn.ModuleList(Block(c.dim, c.heads) for _ in range(c.trunk_layers))
         self.decoder_n = ViewDecoder(c, cross=False)
         self.decoder_m = ViewDecoder(c, cross=c.cross_view_attention)
-        self.pose = nn.Linear(c.dim, 9)
+        # Cameras are placed in a frame of the scene that the network chooses for itself, one view at a time: twelve
+        # cameras are learned instead of 132 pairs, and a motion looks the same from all of them.
+        self.camera = Head(c.dim, c.dim, 9)
+        self.motion = Head(c.dim + 3, c.dim, c.arms * c.frames * 3)
+        self.sprites = Head(c.dim, c.dim, c.arms * c.frames * CHANNELS * SIZE * SIZE)
         nn.init.normal_(self.embed_noisy.weight, std=0.1 * self.embed_noisy.in_features**-0.5)  # mostly pure noise
-        nn.init.zeros_(self.pose.weight)
         with torch.no_grad():
-            self.pose.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0, 0, 0, 0]))
+            self.camera.out.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0, 0, 0, 0]))
 
     def forward(
         self, condition: Tensor, noisy: Tensor, time: Tensor, anchor: Tensor, frames: Tensor | None = None
@@ -92,26 +100,37 @@ class TokenNetwork(nn.Module):
         x = x.reshape(b, 2, 1 + c.tokens, c.dim)
         n, states = self.decoder_n(x[:, 0], None)
         m, _ = self.decoder_m(x[:, 1], states if c.cross_view_attention else None)
-        return self._layers(n, m, frames)
+        return self._layers(n, m, anchor, frames)
 
-    def _layers(self, n: Tensor, m: Tensor, frames: Tensor | None) -> Layers:
+    def _layers(self, n: Tensor, m: Tensor, anchor: Tensor, frames: Tensor | None) -> Layers:
         c = self.config
         b, a = len(n), c.arms
         pixels = torch.stack([self.decoder_n.pixels(n[:, 1:], frames), self.decoder_m.pixels(m[:, 1:], frames)], 1)
         pixels = pixels.view(b, 2, c.tokens, channels(c), -1)
+        # Untrained, the model copies the first frame and shows no hand.
         rgb, depth, keep, valid, parts, hand = torch.split(pixels, [3, 1, 1, 1, c.part_classes, 3 * a], dim=3)
-        position = torch.stack([self.decoder_n.to_position(n[:, 0]), self.decoder_m.to_position(m[:, 0])], 1)
-        pose = self.pose(m[:, 0]).float()
+        summary = torch.stack([n[:, 0], m[:, 0]], 1)  # (B, 2, D)
+        camera = self.camera(summary).float()
+        R, t = _rotation(camera[..., :6]), camera[..., 6:]  # of each camera in the scene's own frame
+        # Without cross-view attention view m knows nothing of camera n, and takes its frame for the scene's own.
+        R_n, t_n = (R[:, :1], t[:, :1]) if c.cross_view_attention else _of_n_alone(R, t)
+        in_scene = (R_n.detach() @ anchor[..., None])[..., 0] + t_n.detach()
+        motion = self.motion(torch.cat([summary, in_scene], -1)).float().view(b, 2, a * c.frames, 3)
+        sprites = self.sprites(summary)
+        R_n = R_n.transpose(-1, -2).expand(b, 2, 3, 3)
+        position = (motion @ R_n.transpose(-1, -2)).view(b, 2, a, c.frames, 3)
         return Layers(
             rgb=rgb,
             depth=depth,
-            keep=keep + 2.0,  # untrained, the model copies the first frame
+            keep=keep + 2.0,
             valid=valid + 2.0,
-            parts=parts,
+            parts=torch.cat([parts[:, :, :, :1] + 3.0, parts[:, :, :, 1:]], 3),
             hand=hand,
-            position=position.float().view(b, 2, a, c.frames, 3),
-            R_n_m=_rotation(pose[:, :6]),
-            t_n_m=pose[:, 6:],
+            position=position,
+            sprites=sprites.float().view(b, 2, a, c.frames, CHANNELS, SIZE, SIZE),
+            R_n=R_n,
+            R_n_m=R_n[:, 1] @ R[:, 1],
+            t_n_m=(R_n[:, 1] @ (t[:, 1] - t_n[:, -1])[..., None])[..., 0],
         )
 
 
@@ -124,11 +143,8 @@ class ViewDecoder(nn.Module):
         self.blocks = nn.ModuleList(Block(c.dim, c.heads, cross) for _ in range(c.decoder_layers))
         self.norm = nn.LayerNorm(c.dim)
         self.to_pixels = nn.Linear(c.dim, channels(c) * c.frames * c.patch**2)
-        self.to_position = nn.Linear(c.dim, c.arms * c.frames * 3)
         nn.init.normal_(self.to_pixels.weight, std=0.01)
         nn.init.zeros_(self.to_pixels.bias)
-        nn.init.zeros_(self.to_position.weight)
-        nn.init.zeros_(self.to_position.bias)
 
     def forward(self, x: Tensor, context: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
         """Normalised tokens (B, 1 + N, D), and the state after every block for the other view to look at."""
@@ -168,6 +184,20 @@ class Block(nn.Module):
         return cast(Tensor, x + self.mlp(self.norm_mlp(x)))
 
 
+class Head(nn.Module):
+    """Two layers; zero until trained."""
+
+    def __init__(self, dim: int, hidden: int, out: int) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(dim, hidden), nn.Linear(hidden, out)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., out)."""
+        return cast(Tensor, self.out(F.gelu(self.inner(x))))
+
+
 class Attention(nn.Module):
     """Multi-head attention of queries x (B, L, D) to a context (B, M, D), residual left to the caller."""
 
@@ -199,9 +229,15 @@ def _time_features(time: Tensor, dim: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], -1)
 
 
+def _of_n_alone(R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """View n's camera (B, 2, 3, 3), (B, 2, 3) for view n, and the scene's own frame for view m."""
+    identity = torch.eye(3, device=R.device).expand_as(R[:, 1])
+    return torch.stack([R[:, 0], identity], 1), torch.stack([t[:, 0], torch.zeros_like(t[:, 1])], 1)
+
+
 def _rotation(six: Tensor) -> Tensor:
-    """(B, 3, 3) rotations from two rows that need not be orthonormal (B, 6): Zhou et al., CVPR 2019."""
-    a, b = six[:, :3], six[:, 3:]
+    """(..., 3, 3) rotations from two rows that need not be orthonormal (..., 6): Zhou et al., CVPR 2019."""
+    a, b = six[..., :3], six[..., 3:]
     x = F.normalize(a, dim=-1)
     y = F.normalize(b - (x * b).sum(-1, keepdim=True) * x, dim=-1)
-    return torch.stack([x, y, torch.linalg.cross(x, y)], 1)
+    return torch.stack([x, y, torch.linalg.cross(x, y)], -2)

@@ -158,7 +158,7 @@ class Trainer:
             loss = self.generator.loss(batch, rng)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.generator.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.generator.parameters(), 4.0)
         self.optimizer.step()
         self.progress.step += 1
         self.average.update(self.generator, self.progress.step)
