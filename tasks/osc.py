@@ -1,7 +1,8 @@
 """robosuite's operational space controller for absolute poses in the world, without its Python overhead.
 
 The law and the numerics are robosuite's (``OSC_POSE``, fixed impedance, position and rotation uncoupled, posture
-in the null space; a test compares the torques). Reading MuJoCo directly makes a control step three times as fast.
+in the null space; a test compares the torques), except where a joint's torque saturates. Reading MuJoCo directly makes
+a control step three times as fast.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ class WorldFrameOSC:
         site: id of the controlled site.
         dofs, qpos: indices of the arm's joints in velocities and positions.
         posture: (7,) joints that the null space is pulled to.
+        limit: (7,) largest torque of each joint, N m.
         kp: stiffness over apparent inertia, 1/s^2, for translation and rotation; damping is critical.
     """
 
-    def __init__(self, model: Any, data: Any, site: int, dofs: Array, qpos: Array, posture: Array, kp: float) -> None:
+    def __init__(
+        self, model: Any, data: Any, site: int, dofs: Array, qpos: Array, posture: Array, limit: Array, kp: float
+    ) -> None:
         self._model, self._data, self._site = model, data, site
-        self._dofs, self._qpos, self._posture = dofs, qpos, posture
+        self._dofs, self._qpos, self._posture, self._limit = dofs, qpos, posture, limit
         self._kp, self._kd = kp, 2.0 * np.sqrt(kp)
         self._block = np.ix_(dofs, dofs)
         self._jac = np.zeros((6, model.nv))
@@ -68,5 +72,16 @@ class WorldFrameOSC:
         torque = np.linalg.solve(mobility[3:, 3:], self._kp * error_ori - self._kd * twist[3:])
         posture = mass @ (POSTURE_KP * (self._posture - data.qpos[self._qpos]) - POSTURE_KD * qvel)
         felt = np.linalg.solve(mobility, jacobian_mass_inv @ posture)  # what the posture would do to the site
-        tau = jacobian.T @ (np.concatenate([force, torque]) - felt) + posture + data.qfrc_bias[dofs]
-        return tau  # type: ignore[no-any-return]
+        wrench = np.concatenate([force, torque]) - felt
+        return _within(jacobian.T @ wrench + posture, data.qfrc_bias[dofs], self._limit)
+
+
+def _within(task: Array, bias: Array, limit: Array) -> Array:
+    """``task + bias`` with the task's part scaled down as a whole where a joint would exceed its limit.
+
+    robosuite clips joint by joint: once joint 6 saturates (12 N m, a firm push on the hand is enough) the other
+    joints go on alone, and the hand turns over instead of giving way.
+    """
+    room = np.where(task > 0, limit - bias, limit + bias)
+    scale = float(np.min(room / np.maximum(np.abs(task), 1e-9)))
+    return np.clip(task * min(1.0, max(scale, 0.0)) + bias, -limit, limit)  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ import logging
 import os
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,10 +142,10 @@ class ShelfSimulation:
         self.finger_qpos = np.array(robot._ref_gripper_joint_pos_indexes[ARM])
         self._arm_ctrl = np.array(robot._ref_actuators_indexes_dict[ARM])
         self._finger_ctrl = np.array(robot._ref_joint_gripper_actuator_indexes[ARM])
-        self._torque_range = self.model.actuator_ctrlrange[self._arm_ctrl].T.copy()
         self._finger_range = self.model.actuator_ctrlrange[self._finger_ctrl].T.copy()
         dofs = np.array(robot._ref_joint_vel_indexes)
-        self.osc = WorldFrameOSC(self.model, self.data, self.site, dofs, self.arm_qpos, np.array(HOME_QPOS), KP)
+        limit = self.model.actuator_ctrlrange[self._arm_ctrl, 1].copy()
+        self.osc = WorldFrameOSC(self.model, self.data, self.site, dofs, self.arm_qpos, np.array(HOME_QPOS), limit, KP)
 
     def xml(self) -> str:
         """The MJCF; mesh and texture files are absolute paths."""
@@ -163,10 +163,10 @@ class ShelfSimulation:
         """Derived quantities of the present state."""
         mujoco.mj_step1(self.model, self.data)
 
-    def control_step(self, action: Array, push: Callable[[Any, Any], None] | None = None) -> None:
+    def control_step(self, action: Array, pushes: Sequence[Callable[[Any, Any], None]] = ()) -> None:
         """One control period towards ``action`` = position (3), rotation vector (3), gripper (+1 close, -1 open).
 
-        ``push(model, data)`` sets outside forces before every physics step.
+        Each of ``pushes`` sets outside forces ``(model, data)`` before every physics step.
         """
         data = self.data
         data.xfrc_applied[:] = 0.0
@@ -175,9 +175,9 @@ class ShelfSimulation:
         ramp = self._gripper.format_action(action[6:])
         data.ctrl[self._finger_ctrl] = 0.5 * (low + high) + 0.5 * (high - low) * ramp
         for _ in range(SUBSTEPS):
-            if push is not None:
+            for push in pushes:
                 push(self.model, data)
-            data.ctrl[self._arm_ctrl] = np.clip(self.osc.torques(), *self._torque_range)
+            data.ctrl[self._arm_ctrl] = self.osc.torques()
             mujoco.mj_step2(self.model, data)
             mujoco.mj_step1(self.model, data)
 

@@ -27,6 +27,9 @@ _PUSH_STEPS = 10
 _PUSH_S = _PUSH_STEPS / SPEC.control_hz
 _HAND_PUSH_M = (0.05, 0.10)
 """How far the hand is pushed, roughly: the controller resists."""
+_SLIP_STEPS = 8
+FRONT_CLEAR_X = -0.09
+"""A box whose centre is nearer to the robot than this cannot touch the shelf."""
 _NUDGE_M = 0.05
 """How far the box is slid over the board at most."""
 
@@ -55,7 +58,7 @@ class _Snapshot:
     physics: Array
     controller: object
     done: tuple[bool, ...]
-    push: Push | None
+    pushes: tuple[Push, ...]
 
 
 class StoreCereal(Task):
@@ -79,7 +82,7 @@ class StoreCereal(Task):
         self._box_dof = int(model.jnt_dofadr[model.body_jntadr[self._box_body]])
         self._side_of = self._geom_sides()
         self._done = dict.fromkeys(SPEC.phases, False)
-        self._push: Push | None = None
+        self._pushes: tuple[Push, ...] = ()
         self.reset(0, "train")
 
     def reset(self, seed: int, split: str) -> None:
@@ -92,13 +95,13 @@ class StoreCereal(Task):
         # A tenth of a millimetre above the board: it settles without a first deep contact.
         qpos[box] = (x, y, SHELF.upper_top_m + BOX.half_m[2] + 1e-4, np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2))
         self._done = dict.fromkeys(SPEC.phases, False)
-        self._push = None
+        self._pushes = ()
         self._sim.reset(qpos)
 
     def step(self, command: Command) -> None:
-        push = self._push
-        self._sim.control_step(self.action(command), push.apply if push else None)
-        self._push = push.after_step() if push else None
+        pushes = self._pushes
+        self._sim.control_step(self.action(command), [push.apply for push in pushes])
+        self._pushes = tuple(left for push in pushes if (left := push.after_step()))
         self._update_phases()
 
     def action(self, command: Command) -> Array:
@@ -115,7 +118,7 @@ class StoreCereal(Task):
             self._state(self._mujoco.mjtState.mjSTATE_INTEGRATION),
             self._sim.controller_state(),
             tuple(self._done.values()),
-            self._push,
+            self._pushes,
         )
 
     def restore(self, snapshot: _Snapshot) -> None:
@@ -124,7 +127,7 @@ class StoreCereal(Task):
         )
         self._sim.set_controller_state(snapshot.controller)
         self._done = dict(zip(SPEC.phases, snapshot.done, strict=True))
-        self._push = snapshot.push
+        self._pushes = snapshot.pushes
         self._sim.refresh()
 
     def ee_poses(self) -> dict[str, Array]:
@@ -174,10 +177,10 @@ class StoreCereal(Task):
         return StoreCerealExpert(self.scene)
 
     def disturb(self, rng: np.random.Generator) -> str | None:
-        if self._push is not None:
+        if self._pushes:
             return None
-        self._push = self._choose_push(rng)
-        return self._push.name if self._push else None
+        self._pushes = self._choose_pushes(rng)
+        return self._pushes[0].name if self._pushes else None
 
     def _state(self, what: int) -> Array:
         state = np.empty(self._mujoco.mj_stateSize(self._sim.model, what))
@@ -212,31 +215,44 @@ class StoreCereal(Task):
                 found |= sides - {"box"}
         return found
 
-    def _choose_push(self, rng: np.random.Generator) -> Push | None:
-        """A push that this moment allows and that can be recovered from, or None."""
+    def _choose_pushes(self, rng: np.random.Generator) -> tuple[Push, ...]:
+        """A disturbance that this moment allows and that can be recovered from; empty where there is none."""
         scene = self.scene()
-        p_ee, T_box = scene.T_world_ee[:3, 3], scene.T_world_box
+        T_ee, T_box = scene.T_world_ee, scene.T_world_box
         bottom = float((T_box[2, 3] + CORNERS_BOX @ T_box[2, :3]).min())
         held = scene.fingers_on_box == 2 and scene.gripper_ramp > 0.999
-        inside = T_box[0, 3] > -BOX.half_m[0]
-        if held and inside and SHELF.upper_top_m + 0.01 < bottom < SHELF.upper_top_m + 0.07 and rng.random() < 0.6:
-            # Pulled straight down out of the fingers, until it stands on the board.
-            steps = int(np.ceil((bottom - SHELF.upper_top_m) / 0.25 * SPEC.control_hz)) + 2
-            return Push("box_slipped", self._box_body, (0.0, 0.0, -0.25), 500.0, 150.0, 0.0, steps)
-        if not held and _box_gap(p_ee, T_box) > 0.06 and bottom > SHELF.upper_top_m - 0.005 and rng.random() < 0.5:
-            target = np.array([rng.uniform(*SPAWN.box_x_m), rng.uniform(*SPAWN.box_y_m)])
-            way = target - T_box[:2, 3]
-            way *= min(1.0, _NUDGE_M / max(float(np.linalg.norm(way)), 1e-9))
-            vx, vy = way / _PUSH_S
-            return Push("box_nudged", self._box_body, (vx, vy, 0.0), 10.0, 3.0, -0.9 * BOX.half_m[2], _PUSH_STEPS)
-        if held or _box_gap(p_ee, T_box) > 0.06:
-            # Away from the shelf, so that nothing gets jammed.
-            direction = np.array([-rng.uniform(0.3, 1.0), rng.uniform(-1.0, 1.0), rng.uniform(0.0, 0.7)])
-            if held and bottom < SHELF.upper_bottom_m and inside:
-                direction[1:] *= (0.3, 0.0)
-            vx, vy, vz = direction / np.linalg.norm(direction) * rng.uniform(*_HAND_PUSH_M) / _PUSH_S
-            return Push("hand_pushed", self._hand_body, (vx, vy, vz), 400.0, 200.0, 0.0, _PUSH_STEPS)
-        return None
+        above_board = T_box[0, 3] > -0.5 * BOX.half_m[0] and bottom > SHELF.upper_top_m - 0.005
+        free = scene.fingers_on_box == 0 and _box_gap(T_ee[:3, 3], T_box) > 0.06
+        if held and above_board and bottom < SHELF.upper_top_m + 0.06 and rng.random() < 0.7:
+            return self._slip(T_ee[:3, 0])
+        if free and above_board and rng.random() < 0.5:
+            return (self._nudge(T_box, rng),)
+        if held or free:
+            under_board = T_box[0, 3] > FRONT_CLEAR_X and bottom < SHELF.upper_bottom_m
+            return (self._bump(rng, sideways=0.3 if under_board else 1.0, up=0.0 if under_board else 0.7),)
+        return ()
+
+    def _slip(self, fingers_axis: Array) -> tuple[Push, ...]:
+        """The fingers are forced apart for a moment and the box drops onto the board it is above."""
+        left, right = (self._sim.model.body(f"gripper0_right_{side}finger").id for side in ("left", "right"))
+        x, y, z = (float(v) for v in 0.15 * fingers_axis)
+        # The left finger opens against the x axis of the grip site.
+        return (
+            Push("box_slipped", left, (-x, -y, -z), 300.0, 45.0, 0.0, _SLIP_STEPS),
+            Push("box_slipped", right, (x, y, z), 300.0, 45.0, 0.0, _SLIP_STEPS),
+        )
+
+    def _nudge(self, T_box: Array, rng: np.random.Generator) -> Push:
+        """The box is slid over the board, pushed low so that it does not fall over."""
+        way = np.array([rng.uniform(*SPAWN.box_x_m), rng.uniform(*SPAWN.box_y_m)]) - T_box[:2, 3]
+        vx, vy = way * min(1.0, _NUDGE_M / max(float(np.linalg.norm(way)), 1e-9)) / _PUSH_S
+        return Push("box_nudged", self._box_body, (vx, vy, 0.0), 10.0, 3.0, -0.9 * BOX.half_m[2], _PUSH_STEPS)
+
+    def _bump(self, rng: np.random.Generator, sideways: float, up: float) -> Push:
+        """The hand is pushed away from the shelf, so that nothing gets jammed."""
+        way = np.array([-rng.uniform(0.3, 1.0), sideways * rng.uniform(-1.0, 1.0), up * rng.uniform(0.0, 1.0)])
+        vx, vy, vz = way / np.linalg.norm(way) * rng.uniform(*_HAND_PUSH_M) / _PUSH_S
+        return Push("hand_pushed", self._hand_body, (vx, vy, vz), 600.0, 80.0, 0.0, _PUSH_STEPS)
 
     def _update_phases(self) -> None:
         data, done = self._sim.data, self._done

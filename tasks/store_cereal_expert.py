@@ -40,6 +40,9 @@ RETREAT_X = -0.14
 RESPONSE_S = 0.115
 """The arm follows its command this much later (critically damped, kp 300: 2 / sqrt(kp))."""
 
+LEASH_M = 0.045
+"""The command stays this near to the hand; at full speed the hand is half of it behind."""
+
 
 @dataclass(frozen=True)
 class Waypoint:
@@ -67,7 +70,7 @@ class StoreCerealExpert(Expert):
         scene = self._look()
         waypoint = decide(scene)
         self.phase = waypoint.phase
-        self._motion.leash(scene.T_world_ee[:3, 3], 0.06)
+        self._motion.leash(scene.T_world_ee[:3, 3], LEASH_M)
         T = self._motion.towards(waypoint.T_world_ee, waypoint.speed, waypoint.angular_speed)
         return Command({_ARM: T}, {_ARM: waypoint.opening_m})
 
@@ -131,9 +134,13 @@ def _carry(scene: Scene, box: _BoxState) -> Waypoint:
         T_box = pose(_yaw_matrix(yaw) @ _half_turn_matrix(box), (x, y, bottom + half))
         return Waypoint(phase, T_box @ inverse(box.T) @ scene.T_world_ee, CLOSED_M, speed)
 
+    tilt = float(np.arccos(np.clip(box.T[2, 2], -1.0, 1.0)))
+    if tilt > 0.14 and box.bottom < SHELF.upper_top_m - 0.01 and x > FRONT_X + 0.02:
+        # The hand was turned against the upper board: pressing on would jam it.
+        return place("back_out", FRONT_X, y, max(box.bottom, SHELF.lower_top_m + 0.01), yaw, 0.10)
     if box.far < CLEAR_X:
         bottom = SHELF.lower_top_m + HOVER_M
-        ready = abs(box.bottom - bottom) < 0.012 and abs(yaw) < 0.1 and abs(y) < SIDE_Y + 0.01
+        ready = abs(box.bottom - bottom) < 0.012 and abs(yaw) < 0.1 and tilt < 0.1 and abs(y) < SIDE_Y + 0.01
         if ready:
             return place("insert", INSIDE_X, y_in, bottom, 0.0, 0.10)
         return place("descend", FRONT_X, y_in, bottom, 0.0, 0.14)
