@@ -9,6 +9,8 @@ import importlib
 from dataclasses import dataclass
 from typing import cast
 
+import gymnasium
+
 from geo4d_bench.registry import Registry
 from geo4d_bench.tasks.base import Command, Expert, Task, TaskSpec
 from geo4d_bench.tasks.store_cereal_layout import SPEC as STORE_CEREAL
@@ -48,3 +50,15 @@ def make(id: str) -> Task:
 def _entry(id: str) -> TaskEntry:
     versioned = {entry.spec.key: entry for entry in (TASKS.get(name) for name in TASKS)}
     return versioned[id] if id in versioned else TASKS.get(id)
+
+
+def _register_gymnasium(entry: TaskEntry, name: str) -> None:
+    """``geo4d/<Name>-v1``; robosuite is imported when ``gymnasium.make`` makes one."""
+    gymnasium.register(
+        id=f"geo4d/{name}-{entry.spec.version}",
+        entry_point="geo4d_bench.tasks.gym_env:TaskEnv",
+        kwargs={"task": entry.spec.id},
+    )
+
+
+_register_gymnasium(TASKS.get(STORE_CEREAL.id), "StoreCereal")

@@ -1,0 +1,101 @@
+"""Gymnasium's interface to a task: proprioception in, absolute end-effector targets out, reward on success only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial.transform import Rotation
+
+from geo4d_bench.errors import ConfigError
+from geo4d_bench.geometry.se3 import pose
+from geo4d_bench.tasks import make
+from geo4d_bench.tasks.base import Command, Task
+
+Observation = dict[str, npt.NDArray[np.float64]]
+Action = npt.NDArray[np.float64]
+
+REACH_M = 2.0
+"""End-effector positions lie within this of the world's origin, along each axis."""
+MAX_OPENING_M = 0.08
+
+
+class TaskEnv(gymnasium.Env[Observation, Action]):
+    """One task as a Gymnasium environment.
+
+    The action is, for each arm in turn, x, y, z (metres, world), a rotation vector (radians) and the fingers'
+    opening (metres); the observation is the same of the reached pose, and nothing else: no object poses.
+
+    The reward is 1 in the step that completes the task and 0 otherwise. An episode terminates on success and on
+    failure, and is truncated after the task's ``max_seconds``. ``reset(seed=..., options={"split": "eval"})``
+    chooses the episode; the split is ``train`` where left out.
+
+    Args:
+        task: id of the task, such as ``store_cereal``.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  Gymnasium's own declaration
+
+    def __init__(self, task: str) -> None:
+        self._task: Task = make(task)
+        spec = self._task.spec
+        low = np.tile([-REACH_M] * 3 + [-np.pi] * 3 + [0.0], len(spec.arms))
+        high = np.tile([REACH_M] * 3 + [np.pi] * 3 + [MAX_OPENING_M], len(spec.arms))
+        self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float64)
+        self.observation_space = gymnasium.spaces.Dict(
+            {
+                name: gymnasium.spaces.Box(-limit, limit, (size,), dtype=np.float64)
+                for arm in spec.arms
+                for name, size, limit in (
+                    (f"{arm}_position", 3, REACH_M),
+                    (f"{arm}_rotvec", 3, np.pi),
+                    (f"{arm}_opening", 1, 2 * MAX_OPENING_M),
+                )
+            }
+        )
+        self._steps = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        super().reset(seed=seed)
+        split = (options or {}).get("split", "train")
+        if split not in ("train", "eval"):
+            raise ConfigError(f"reset: expected split 'train' or 'eval', got {split!r}")
+        episode = int(self.np_random.integers(2**31)) if seed is None else seed
+        self._task.reset(episode, split)
+        self._steps = 0
+        return self._observe(), self._info()
+
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        spec = self._task.spec
+        rows = np.asarray(action, dtype=np.float64).reshape(len(spec.arms), 7)
+        before = self._task.success()["task"]
+        self._task.step(
+            Command(
+                {
+                    arm: pose(Rotation.from_rotvec(a[3:6]).as_matrix(), a[:3])
+                    for arm, a in zip(spec.arms, rows, strict=True)
+                },
+                {arm: float(a[6]) for arm, a in zip(spec.arms, rows, strict=True)},
+            )
+        )
+        self._steps += 1
+        success = self._task.success()["task"]
+        terminated = success or self._task.failure() is not None
+        truncated = not terminated and self._steps >= spec.max_seconds * spec.control_hz
+        return self._observe(), float(success and not before), terminated, truncated, self._info()
+
+    def _observe(self) -> Observation:
+        openings = self._task.openings()
+        observation: Observation = {}
+        for arm, T in self._task.ee_poses().items():
+            observation[f"{arm}_position"] = T[:3, 3].copy()
+            observation[f"{arm}_rotvec"] = Rotation.from_matrix(T[:3, :3]).as_rotvec()
+            observation[f"{arm}_opening"] = np.array([openings[arm]])
+        return observation
+
+    def _info(self) -> dict[str, Any]:
+        return {"phase": self._task.phase(), "success": self._task.success()["task"], "failure": self._task.failure()}
