@@ -1,1 +1,33 @@
+"""Metrics of generated 4D video, intervals over episodes, and statistics of success rates."""
 
+from geo4d_bench.evaluation.bootstrap import Mean, cluster_mean
+from geo4d_bench.evaluation.metrics import (
+    DepthScore,
+    cross_view_miou,
+    depth_score,
+    depth_score_paper_compat,
+    psnr_db,
+    seen_by_both,
+    splat,
+    ssim,
+    view_gap_m,
+)
+from geo4d_bench.evaluation.statistics import compact_letters, mcnemar_exact, significance_groups, wilson
+
+__all__ = [
+    "DepthScore",
+    "Mean",
+    "cluster_mean",
+    "compact_letters",
+    "cross_view_miou",
+    "depth_score",
+    "depth_score_paper_compat",
+    "mcnemar_exact",
+    "psnr_db",
+    "seen_by_both",
+    "significance_groups",
+    "splat",
+    "ssim",
+    "view_gap_m",
+    "wilson",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,11 +64,9 @@ class Example:
     @classmethod
     def load(cls, path: Path) -> Example:
         """Read what :meth:`save` wrote; DatasetError where the file is another kind or cut off."""
-        import zipfile
-
         try:
-            with np.load(path, allow_pickle=False) as file:
-                a = {name: file[name] for name in _ARRAYS}
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                a = {name: arrays[name] for name in _ARRAYS}
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise DatasetError(f"{path} is not an example written by 'geo4d-bench evaluate' ({error})") from None
         dt_s, gripper_cm, start = (float(x) for x in a["numbers"])

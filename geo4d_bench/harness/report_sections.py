@@ -183,11 +183,11 @@ def add_trajectories(page: Page, rows: dict[EpisodeRow, Path]) -> None:
 def _read_trajectory(path: Path) -> tuple[npt.NDArray[np.floating[Any]], list[npt.NDArray[np.floating[Any]]]]:
     """The executed positions (S + 1, 3) of the first arm, and each whole plan from where it began, (1 + N, 3)."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arm = sorted(name.split("/")[0] for name in file.files if name.endswith("/T_world_ee"))[0]
-            executed, steps = file[f"{arm}/T_world_ee"][:, :3, 3], file["plan_step"]
-            waypoints = file[f"{arm}/plan_T_world_ee"][:, :, :3, 3]
-    except (ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            arm = min(name.split("/")[0] for name in arrays.files if name.endswith("/T_world_ee"))
+            executed, steps = arrays[f"{arm}/T_world_ee"][:, :3, 3], arrays["plan_step"]
+            waypoints = arrays[f"{arm}/plan_T_world_ee"][:, :, :3, 3]
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise LedgerError(f"{path}: not a trajectory of a rollout ({error}); run that rollout again") from None
     plans = [np.concatenate([executed[k : k + 1], plan]) for k, plan in zip(steps, waypoints, strict=True)]
     return executed, [plan[np.isfinite(plan).all(-1)] for plan in plans]

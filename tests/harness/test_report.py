@@ -2,13 +2,14 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
 import pandas as pd
 import pytest
 
-from geo4d_bench.errors import ConfigError, DatasetError
+from geo4d_bench.errors import ConfigError, DatasetError, LedgerError
 from geo4d_bench.harness import report, summary
 from geo4d_bench.harness.example import Example
 from geo4d_bench.harness.ledger import EpisodeRow, Ledger
@@ -106,7 +107,7 @@ def test_neither_runs_nor_data_is_a_config_error(tmp_path: Path) -> None:
         report.run(report.ReportConfig(runs=tmp_path / "no", data=tmp_path / "nothing"))
 
 
-def test_a_full_report(tmp_path: Path) -> None:
+def test_a_full_report(tmp_path: Path, tiny_dataset: Any) -> None:
     runs = tmp_path / "runs"
     for policy, successes in SUCCESSES.items():
         for views in ("seen", "novel"):
@@ -115,11 +116,17 @@ def test_a_full_report(tmp_path: Path) -> None:
                 write_trajectory(folder / "trajectories" / "0.npz")
     write_evaluation(runs / "nano" / "evaluation")
     write_training(runs / "nano")
-    result = report.run(report.ReportConfig(runs=runs, data=tmp_path / "data"))
+    result = report.run(report.ReportConfig(runs=runs, data=tiny_dataset.train))
 
-    assert [gap.command.split()[1] for gap in result.gaps] == ["datagen"]  # the dataset alone is missing
+    assert result.gaps == ()
     names = {p.name for p in result.pictures}
-    assert {"success.png", "gripper_error_nano.png", "generated_novel_nano.png", "training_nano.png"} <= names
+    assert {
+        "cameras.png",
+        "success.png",
+        "gripper_error_nano.png",
+        "generated_novel_nano.png",
+        "training_nano.png",
+    } <= names
     assert {"trajectory_geo4d_seen_success.png", "trajectory_geo4d_novel_success.png"} <= names
     for path in result.pictures:
         image = iio.imread(path)
@@ -154,4 +161,13 @@ def test_a_damaged_table_is_a_dataset_error(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "metrics.csv").write_text("something,else\n1,2\n")
     with pytest.raises(DatasetError, match="gripper_cm"):
+        report.run(report.ReportConfig(runs=tmp_path / "runs", data=tmp_path / "data"))
+
+
+def test_a_damaged_trajectory_is_a_ledger_error(tmp_path: Path) -> None:
+    folder = write_rollout(tmp_path / "runs", "geo4d", "novel", 2)
+    write_trajectory(folder / "trajectories" / "0.npz")
+    whole = (folder / "trajectories" / "0.npz").read_bytes()
+    (folder / "trajectories" / "0.npz").write_bytes(whole[:-200])
+    with pytest.raises(LedgerError, match="run that rollout again"):
         report.run(report.ReportConfig(runs=tmp_path / "runs", data=tmp_path / "data"))
