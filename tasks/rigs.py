@@ -41,26 +41,27 @@ class Shell:
 
 
 HEMISPHERE16 = Shell(
-    fovy_deg=55.0,
-    # Novel cameras lie among seen ones: each has a seen neighbour on either side, none is at an extreme of azimuth,
-    # elevation or radius. Nothing looks from behind the robot, where the arm would stand before the hand.
+    fovy_deg=48.0,
+    # Novel cameras lie among seen ones: each has seen neighbours on either side, none is at an extreme of azimuth,
+    # elevation or radius. Nothing looks from behind the robot, where the arm stands before the hand; cameras beyond
+    # the shelf look from low down, where the upper board does not hide the hand.
     cameras=(
-        ShellCamera(-120, 20, 1.10),
-        ShellCamera(-105, 45, 0.95),
-        ShellCamera(-90, 12, 0.85),
-        ShellCamera(-78, 30, 1.00, "novel"),
-        ShellCamera(-65, 48, 1.15),
-        ShellCamera(-50, 18, 0.75),
-        ShellCamera(-36, 34, 0.90, "novel"),
-        ShellCamera(-22, 8, 1.20),
-        ShellCamera(12, 36, 0.70),
-        ShellCamera(28, 16, 0.95),
-        ShellCamera(40, 28, 1.05, "novel"),
-        ShellCamera(54, 44, 0.85),
-        ShellCamera(66, 12, 1.10),
-        ShellCamera(80, 26, 0.80, "novel"),
-        ShellCamera(95, 40, 1.00),
-        ShellCamera(118, 18, 0.90),
+        ShellCamera(-128, 26, 0.95),
+        ShellCamera(-114, 44, 1.00),
+        ShellCamera(-102, 12, 0.85),
+        ShellCamera(-90, 30, 0.95, "novel"),
+        ShellCamera(-78, 42, 1.10),
+        ShellCamera(-66, 18, 0.75),
+        ShellCamera(-52, 12, 0.95, "novel"),
+        ShellCamera(-38, 6, 1.20),
+        ShellCamera(34, 8, 1.05),
+        ShellCamera(50, 15, 0.85, "novel"),
+        ShellCamera(62, 10, 1.15),
+        ShellCamera(74, 30, 0.70),
+        ShellCamera(88, 20, 0.90, "novel"),
+        ShellCamera(100, 42, 1.05),
+        ShellCamera(114, 14, 0.80),
+        ShellCamera(130, 30, 1.10),
     ),
 )
 
