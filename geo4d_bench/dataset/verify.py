@@ -56,9 +56,8 @@ def run(config: VerifyConfig) -> VerifyResult:
     faults = list(_folder_faults(folder, manifest))
     for entry in tqdm(manifest.episodes, desc="verify", unit="episode", leave=False):
         try:
-            faults += [
-                (entry.file, fault) for fault in _episode_faults(folder, entry, manifest.settings, config.images)
-            ]
+            for fault in _episode_faults(folder, entry, manifest.settings, config.images):
+                faults.append((entry.file, fault))
         except (DatasetError, OSError, KeyError, ValueError, RuntimeError) as error:
             known = isinstance(error, DatasetError)
             sentence = str(error) if known else f"cannot be read ({error!r}){_REMAKE}"

@@ -157,6 +157,8 @@ def pack_scene(
             name, content = texture_asset(Path(texture.file))
             assets[name] = content
             texture.file = name
+            # MuJoCo read this from the original PNG's sRGB chunk, which a smaller PNG does not carry.
+            texture.colorspace = mujoco.mjtColorSpace(int(original.tex_colorspace[texture.id]))
     spec.meshdir = spec.texturedir = ""
     spec.assets = assets
     packed = spec.compile()
