@@ -20,9 +20,6 @@ from geo4d_bench.seeding import derive_seed
 if TYPE_CHECKING:
     from geo4d_bench.model.generator import Generator
 
-THREADS = 2
-"""Sums in another order round differently, and a ledger must not depend on how many cores a machine has."""
-
 
 @dataclass(frozen=True)
 class LoadedGenerator:
@@ -96,12 +93,9 @@ class Geo4D(VideoPolicy):
 
 def load_generator(checkpoint: Path) -> LoadedGenerator:
     """Load a checkpoint folder once for all episodes; CheckpointError where it is incomplete."""
-    import torch
-
     from geo4d_bench.model.checkpoint import checkpoint_sha256
     from geo4d_bench.model.generator import Generator
 
-    torch.set_num_threads(THREADS)
     generator = Generator.from_pretrained(checkpoint)
     config = generator.config
     return LoadedGenerator(generator, checkpoint_sha256(checkpoint), (config.height, config.width))

@@ -27,8 +27,9 @@ PART_WEIGHT_M = 0.03
 """A match to another part of the hand costs as much as this distance: labels may be wrong at seams."""
 PRIOR_ROTATION_RAD, PRIOR_TRANSLATION_M = 0.06, 0.06
 """How far the truth usually lies from the best start (standard deviations)."""
-HIDDEN_FINGERS_M = 0.012
-"""An opening less certain than this asks for what single fingers can tell."""
+HIDDEN_FINGERS_M, UNSEEN_FINGERS_M = 0.012, 0.025
+"""An opening less certain than the first asks for what single fingers can tell; less certain than the second, it was
+not seen at all."""
 MIN_ALIGN_POINTS = 20
 """Fewer points than this slide along the model's faces: only the fit, which the prior holds, is for them."""
 BODY_SAMPLES, EMPTY_M = 150, 0.03
@@ -49,6 +50,8 @@ class Registered:
         rms_m: of the inliers' distances to the surface.
         empty_share: share of the hand's surface that a view looks through at that pose; 0 is right, though pixels
             at the silhouette add a little.
+        opening_seen: whether fingers told the opening; otherwise it is only what it was before.
+        sigma_m: standard deviation of the position in its worst direction, along which the points may slide.
     """
 
     T_n_ee: Array
@@ -56,6 +59,8 @@ class Registered:
     inlier_share: float
     rms_m: float
     empty_share: float
+    opening_seen: bool
+    sigma_m: float
 
 
 class _Model:
@@ -101,12 +106,15 @@ class HandRegistration:
         if opening.sigma_m > HIDDEN_FINGERS_M:
             measured = single_fingers(self.hand, seen, T)
             opening = opening if measured is None else opening.with_measured(measured)
-        T, gap = self._fit(seen, T, start, opening)
+        opening_seen = opening.sigma_m < UNSEEN_FINGERS_M
+        T, gap, sigma = self._fit(seen, T, start, opening)
         _, _, distance, _ = self._search(seen, inverse(T), gap)
         inlier = distance < inlier_m
         rms = float(np.sqrt(np.mean(distance[inlier] ** 2))) if inlier.any() else inlier_m
         body = transform(T, self.hand.at_opening(gap)[:: max(1, len(self.hand.points) // BODY_SAMPLES)])
-        return Registered(T, gap, float(inlier.mean()), rms, sight.empty_share(body, frame, EMPTY_M))
+        return Registered(
+            T, gap, float(inlier.mean()), rms, sight.empty_share(body, frame, EMPTY_M), opening_seen, sigma
+        )
 
     def _align(self, seen: HandPoints, start: Array, opening_m: float) -> Array:
         """small_gicp's point-to-plane registration, coarse then fine; T_n_ee."""
@@ -153,8 +161,8 @@ class HandRegistration:
         distance, index = model.tree.query(np.column_stack([p, PART_WEIGHT_M * _part_axes(seen.part)]))
         return model, p, np.asarray(distance), np.asarray(index)
 
-    def _fit(self, seen: HandPoints, T_n_ee: Array, T_prior: Array, opening: Opening) -> tuple[Array, float]:
-        """Pose and opening: Gauss-Newton on Huber-weighted point-to-plane distances and a Gaussian prior."""
+    def _fit(self, seen: HandPoints, T_n_ee: Array, T_prior: Array, opening: Opening) -> tuple[Array, float, float]:
+        """Pose, opening, and the position's uncertainty (m): Gauss-Newton with Huber weights and a Gaussian prior."""
         T_ee_n, gap = inverse(T_n_ee), opening.mean_m
         sigmas = np.array([PRIOR_ROTATION_RAD] * 3 + [PRIOR_TRANSLATION_M] * 3 + [opening.sigma_m])
         prior = np.diag(sigmas**-2)
@@ -176,7 +184,10 @@ class HandRegistration:
             gap = float(np.clip(gap + step[6], 0.0, self.hand.max_opening_m))
             if np.abs(step).max() < 1e-4:
                 break
-        return inverse(T_ee_n), gap
+        # As if the points were good: it is the geometry that is asked for, what noise does is seen in the residuals.
+        A = J.T @ J / (NOISE_FLOOR_M**2 * POINTS_PER_INDEPENDENT) + prior
+        worst = float(np.linalg.eigvalsh(np.linalg.inv(A)[3:6, 3:6])[-1])
+        return inverse(T_ee_n), gap, worst**0.5
 
 
 def _value(found: Registered, inlier_m: float) -> float:

@@ -8,15 +8,15 @@ are registered to the full model, never the model to the points.
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from geo4d_bench.geometry.hand import HandModel
-from geo4d_bench.geometry.se3 import Array, interpolate_poses, pose, pose_error, rotation_angle
+from geo4d_bench.geometry.se3 import Array, pose, pose_error, rotation_angle
 from geo4d_bench.model.video import Video4D
+from geo4d_bench.policies.gaps import bridge_poses, place_opening_changes
 from geo4d_bench.policies.hand_points import HandPoints, Opening, finger_distance, hand_points
 from geo4d_bench.policies.registration import HandRegistration
 from geo4d_bench.policies.sight import Sight
@@ -51,6 +51,8 @@ class TrackerConfig:
     """A registration that explains a smaller share of the points than this: lost."""
     max_empty_share: float = 0.5
     """A pose at which more of the hand's surface than this is seen through is not believed: lost."""
+    max_sigma_m: float = 0.025
+    """A position less certain than this in some direction (standard deviation) is not believed: lost."""
     full_evidence_points: int = 60
     """Number of points from which on confidence no longer rises."""
     rms_scale_m: float = 0.02
@@ -70,6 +72,7 @@ class _State:
     T: Array
     opening: float
     velocity: Array = field(default_factory=lambda: np.zeros(3))
+    opening_seen: bool = True
     seen: HandPoints | None = None
     T_seen: Array | None = None
 
@@ -99,16 +102,21 @@ class PointTracker:
         frames = video.points.shape[1]
         T_n_ee = np.tile(np.eye(4), (frames, 1, 1))
         opening, confidence = np.zeros(frames), np.zeros(frames)
-        lost = np.ones(frames, dtype=bool)
+        lost, measured = np.ones(frames, dtype=bool), np.zeros(frames, dtype=bool)
         sight = Sight(video)
         state = _State(np.array(T_n_ee_start, dtype=np.float64), float(opening_start_m))
+        state_start = replace(state)
         for t in range(frames):
             seen = hand_points(video.points[:, t], video.parts[:, t], arm)
             confidence[t] = self._advance(state, seen, sight, t)
             lost[t] = confidence[t] == 0.0
+            measured[t] = not lost[t] and state.opening_seen
             T_n_ee[t], opening[t] = state.T, state.opening
-        _bridge(T_n_ee, opening, lost)
-        return HandTrack(T_n_ee, opening, confidence, lost)
+        path = np.concatenate([state_start.T[None], T_n_ee])
+        bridge_poses(path, np.concatenate([[False], lost]))
+        openings = np.concatenate([[state_start.opening], opening])
+        place_opening_changes(openings, np.concatenate([[True], measured]), path)
+        return HandTrack(path[1:], openings[1:], confidence, lost)
 
     def _advance(self, state: _State, seen: HandPoints, sight: Sight, frame: int) -> float:
         """Move ``state`` to the next frame; returns the confidence, 0 where the frame could not be used."""
@@ -119,10 +127,11 @@ class PointTracker:
             found = self._registration.best(seen, starts, opening, config.inlier_m, sight, frame)
             T = nearest_symmetric(found.T_n_ee, state.T)
             distance, _ = pose_error(T, state.T)
-            seen_through = found.empty_share > config.max_empty_share
-            if not seen_through and found.inlier_share >= config.min_inlier_share and distance <= config.max_speed_m:
+            doubtful = found.empty_share > config.max_empty_share or found.sigma_m > config.max_sigma_m
+            if not doubtful and found.inlier_share >= config.min_inlier_share and distance <= config.max_speed_m:
                 state.velocity = T[:3, 3] - state.T[:3, 3]
                 state.T, state.opening, state.seen, state.T_seen = T, found.opening_m, seen, T
+                state.opening_seen = found.opening_seen
                 evidence = min(1.0, len(seen.points) / config.full_evidence_points) ** 0.5
                 return float(evidence * found.inlier_share * np.exp(-0.5 * (found.rms_m / config.rms_scale_m) ** 2))
         # Coast on, and slow down: an unseen hand has more likely stopped behind something than flown off.
@@ -148,16 +157,6 @@ class PointTracker:
         measured = finger_distance(self.hand, seen, state.T[:3, :3])
         before = Opening(state.opening, self.config.opening_change_m)
         return before if measured is None else before.with_measured(measured)
-
-
-def _bridge(T_n_ee: Array, opening_m: Array, lost: npt.NDArray[np.bool_]) -> None:
-    """Where the hand was found again, replace what was extrapolated by the way from before to after, in place."""
-    found = np.flatnonzero(~lost)
-    for before, after in itertools.pairwise(found):
-        between = np.arange(before + 1, after)
-        if len(between):
-            T_n_ee[between] = interpolate_poses([before, after], T_n_ee[[before, after]], between)
-            opening_m[between] = opening_m[before]
 
 
 def nearest_symmetric(T: Array, T_reference: Array) -> Array:

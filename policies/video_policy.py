@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
+import numpy.typing as npt
+
 from geo4d_bench.geometry.se3 import inverse
 from geo4d_bench.model.video import Video4D
 from geo4d_bench.policies.protocol import ActionChunk, Observation, Policy, TaskInfo
@@ -21,7 +24,7 @@ class VideoPolicy(Policy):
         timings: milliseconds of the latest plan, ``generate_ms`` (where it generates) and ``track_ms``.
 
     Args:
-        execute: waypoints of each plan that are carried out before the next one.
+        execute: waypoints of each plan that are carried out before the next one, as long as the hand is in sight.
     """
 
     def __init__(self, execute: int) -> None:
@@ -45,8 +48,27 @@ class VideoPolicy(Policy):
         }
         self.last_video, self.last_tracks = video, tracks
         self.timings["track_ms"] = 1e3 * (time.perf_counter() - began)
+        count = waypoints_to_execute(np.any([track.lost for track in tracks.values()], axis=0), self.execute)
         return ActionChunk(
-            {arm: obs.T_world_cam_n @ track.T_n_ee[: self.execute] for arm, track in tracks.items()},
-            {arm: track.opening_m[: self.execute] for arm, track in tracks.items()},
+            {arm: obs.T_world_cam_n @ track.T_n_ee[:count] for arm, track in tracks.items()},
+            {arm: track.opening_m[:count] for arm, track in tracks.items()},
             video.dt_s,
         )
+
+
+def waypoints_to_execute(lost: npt.NDArray[np.bool_], execute: int) -> int:
+    """How many of a plan's waypoints to carry out, so that the next plan does not begin with a hand out of sight.
+
+    A plan made out of sight knows neither where the hand was going nor whether it still holds something. So a
+    stretch out of sight (lost: (T,) bool) that the plan leads out of again is carried out to its end, and a stretch
+    that it doesn't lead out of is not begun, unless it begins at once.
+    """
+    frames = len(lost)
+    count = min(execute, frames)
+    if not lost[count - 1]:
+        return count
+    seen = np.flatnonzero(~lost)
+    after, before = seen[seen >= count], seen[seen < count]
+    if len(after):
+        return int(after[0]) + 1
+    return int(before[-1]) + 1 if len(before) else count
