@@ -46,22 +46,22 @@ HEMISPHERE16 = Shell(
     # elevation or radius. Nothing looks from behind the robot, where the arm stands before the hand; cameras beyond
     # the shelf look from low down, where the upper board does not hide the hand.
     cameras=(
-        ShellCamera(-128, 26, 0.95),
+        ShellCamera(-126, 24, 0.95),
         ShellCamera(-114, 44, 1.00),
-        ShellCamera(-102, 12, 0.85),
-        ShellCamera(-90, 30, 0.95, "novel"),
-        ShellCamera(-78, 42, 1.10),
+        ShellCamera(-104, 12, 0.85),
+        ShellCamera(-92, 24, 0.95, "novel"),
+        ShellCamera(-80, 33, 1.10),
         ShellCamera(-66, 18, 0.75),
-        ShellCamera(-52, 12, 0.95, "novel"),
+        ShellCamera(-52, 11, 0.95, "novel"),
         ShellCamera(-38, 6, 1.20),
         ShellCamera(34, 8, 1.05),
-        ShellCamera(50, 15, 0.85, "novel"),
-        ShellCamera(62, 10, 1.15),
-        ShellCamera(74, 30, 0.70),
-        ShellCamera(88, 20, 0.90, "novel"),
+        ShellCamera(50, 9, 0.85, "novel"),
+        ShellCamera(63, 13, 1.15),
+        ShellCamera(75, 20, 0.70),
+        ShellCamera(89, 26, 0.90, "novel"),
         ShellCamera(100, 42, 1.05),
         ShellCamera(114, 14, 0.80),
-        ShellCamera(130, 30, 1.10),
+        ShellCamera(126, 24, 1.05),
     ),
 )
 

@@ -103,6 +103,11 @@ class ShelfEnv(ManipulationEnv):  # type: ignore[misc]
         for camera in arena.worldbody.findall("camera"):
             arena.worldbody.remove(camera)
         _add_shelf(arena)
+        for side in (-1, 1):  # the arena's one light leaves whatever faces the cameras in the dark
+            ET.SubElement(
+                arena.worldbody, "light", pos=f"0.5 {2 * side} 2.5", dir=f"-0.4 {-side} -0.7", directional="true",
+                castshadow="false", diffuse="0.35 0.35 0.35", specular="0.05 0.05 0.05",
+            )  # fmt: skip
         self.cereal = UprightCerealObject(name="cereal")
         self.model = ManipulationTask(
             mujoco_arena=arena, mujoco_robots=[robot.robot_model], mujoco_objects=[self.cereal]

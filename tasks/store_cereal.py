@@ -19,6 +19,8 @@ _LIFT_M = 0.03
 """The box counts as lifted when its lowest corner is this far above the upper board."""
 _REACH_M = 0.02
 """The hand counts as there when the grip site is this near to the box."""
+_GRASP_M = 0.01
+"""The box is between the fingers when their opening is this near to its thickness."""
 _WITHDRAWN_M = 0.04
 """The hand is out of the shelf when the grip site is this far from the space between the boards."""
 _REST_M_S, _REST_RAD_S = 0.02, 0.2
@@ -259,7 +261,8 @@ class StoreCereal(Task):
         T_box, p_ee = self.object_poses()["cereal"], data.site_xpos[self._site]
         corners = T_box[:3, 3] + CORNERS_BOX @ T_box[:3, :3].T
         touching = self._touching()
-        held = {"left", "right"} <= touching
+        # Closed fingertips pushing from one side both touch the box too, but nothing is between them.
+        held = {"left", "right"} <= touching and abs(self.openings()[_ARM] - 2 * BOX.half_m[1]) < _GRASP_M
         hand_on_box = bool({"left", "right"} & touching)
         inside = (
             bool(np.all(corners[:, 0] > 0.0) and np.all(corners[:, 0] < SHELF.depth_m))

@@ -1,0 +1,37 @@
+"""Names of tasks: versions, suggestions, and no heavy import before a task is made."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from geo4d_bench import tasks
+from geo4d_bench.errors import UnknownNameError
+
+
+def test_a_task_is_found_with_and_without_its_version() -> None:
+    assert tasks.names() == ["store_cereal"]
+    assert tasks.spec("store_cereal") is tasks.spec("store_cereal-v1")
+    assert tasks.spec("store_cereal").key == "store_cereal-v1"
+
+
+@pytest.mark.parametrize("name", ["store_cerael", "store_cereal-v2", "cereal"])
+def test_a_misspelt_task_gets_a_suggestion(name: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"no task '{name}'.*store_cereal"):
+        tasks.make(name)
+
+
+def test_listing_tasks_imports_neither_robosuite_nor_mujoco() -> None:
+    code = (
+        "import sys, gymnasium, geo4d_bench.tasks as t; t.spec(t.names()[0]); gymnasium.spec('geo4d/StoreCereal-v1');"
+        "sys.exit(any(m in sys.modules for m in ('robosuite', 'mujoco', 'torch')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_making_a_task_prints_nothing() -> None:
+    code = "import geo4d_bench.tasks as t; t.make('store_cereal')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
