@@ -59,6 +59,7 @@ class _Scene:
     background: Tensor
     hands: Tensor  # C = 3 * arms
     parts: Tensor  # C = 1 + 3 * arms, logits
+    valid: Tensor  # C = 1, logit
 
 
 class Generator(nn.Module):
@@ -114,7 +115,7 @@ class Generator(nn.Module):
             "position": _distance(position, hand_true, dim=-1).mean() / c.motion_scale_m,
             "camera": (layers.R_n_m - true_R).square().mean() + (layers.t_n_m - true_t).square().mean(),
             "parts": F.cross_entropy(scene.parts.movedim(3, 1), parts, weight=part_weight),
-            "valid": F.binary_cross_entropy_with_logits(self._frames_apart(layers.valid).float(), valid.float()),
+            "valid": F.binary_cross_entropy_with_logits(scene.valid, valid.float()),
         }
         weights = {
             "rgb": 1.0,
@@ -178,7 +179,7 @@ class Generator(nn.Module):
             layers = self._network(condition, x, torch.full((1,), now, device=device))
             scene = self._compose(layers, condition)
             labels = self._without_weights(scene.parts).argmax(3)
-            points, valid = self._flatten(scene, labels), self._frames_apart(layers.valid) > 0
+            points, valid = self._flatten(scene, labels), scene.valid > 0
             clean = torch.cat([scene.rgb, self._normalise(points, 3) * valid], 3).flatten(4)
             x = clean + (x - clean) * (later / now)
         points = torch.where(valid, points, torch.nan)
@@ -238,7 +239,13 @@ class Generator(nn.Module):
         for arm, hand in enumerate(drawn):
             first = part_label(arm, 0)
             rgb = torch.lerp(rgb, hand.rgb, shown[:, :, :, first : first + 3].sum(3, keepdim=True))
-        return _Scene(rgb=rgb, background=torch.stack([own[:, 0], moved], 1), hands=torch.cat(hands, 3), parts=labels)
+        return _Scene(
+            rgb=rgb,
+            background=torch.stack([own[:, 0], moved], 1),
+            hands=torch.cat(hands, 3),
+            parts=labels,
+            valid=self._frames_apart(layers.valid).float() + 3.0 * (2.0 * condition.valid - 1.0),
+        )
 
     def _hand_positions(self, layers: Layers, condition: _Condition) -> Tensor:
         """(B, 2, A, T, 3) metres, camera n's frame: each view's prediction of where the hands go."""

@@ -19,6 +19,7 @@ from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.sprites import CHANNELS, SIZE
 
 _CONDITION_CHANNELS = 8  # rgb, points in the own frame, validity, hand mask
+_SCENE_CHANNELS = 3  # the same points in the scene's frame
 _NOISY_CHANNELS = 6  # rgb, points in frame n
 
 
@@ -28,7 +29,8 @@ class Layers:
 
     Attributes:
         rgb: 3 channels, the new colour.  depth: 1, the new background depth, normalised.
-        keep: 1, logit of "as in the first frame".  valid: 1, logit.
+        keep: 1, logit of "as in the first frame".  valid: 1, what the first frame's
+            validity, as a logit, is corrected by.
         parts: 1 + 3 A logits.  hand: (A * 3), points of each hand about its predicted position, in motion units.
         position: (B, 2, A, T, 3) each view's prediction of the hands' motion from where they were, motion units.
         sprites: (B, 2, A, T, 9, 16, 16) pictures of the hands, see :mod:`geo4d_bench.model.sprites`.
@@ -56,10 +58,11 @@ class TokenNetwork(nn.Module):
         super().__init__()
         self.config = c = config
         area = c.patch * c.patch
-        self.embed_condition = nn.Linear(_CONDITION_CHANNELS * area, c.dim)
+        self.embed_condition = nn.Linear((_CONDITION_CHANNELS + _SCENE_CHANNELS) * area, c.dim)
         self.embed_noisy = nn.Linear(_NOISY_CHANNELS * c.frames * area, c.dim)
         self.embed_time = nn.Sequential(nn.Linear(c.dim, c.dim), nn.SiLU(), nn.Linear(c.dim, c.dim))
         self.embed_anchor = nn.Linear(3, c.dim)
+        self.embed_thumbnail = Head((_CONDITION_CHANNELS + _SCENE_CHANNELS) * c.tokens, c.dim, c.dim)
         self.position = nn.Parameter(0.02 * torch.randn(c.tokens, c.dim))
         self.view = nn.Parameter(0.02 * torch.randn(2, c.dim))
         self.summary = nn.Parameter(0.02 * torch.randn(2, 1, c.dim))
@@ -67,13 +70,12 @@ class TokenNetwork(nn.Module):
         self.decoder_n = ViewDecoder(c, cross=False)
         self.decoder_m = ViewDecoder(c, cross=c.cross_view_attention)
         # Cameras are placed in a frame of the scene that the network chooses for itself, one view at a time: twelve
-        # cameras are learned instead of 132 pairs, and a motion looks the same from all of them.
-        self.camera = Head(c.dim, c.dim, 9)
+        # cameras are learned instead of 132 pairs, and a motion looks the same from all of them. A thumbnail is enough
+        # to tell a camera: learned in a hundred steps, where the trunk took thousands.
+        self.camera = Head(_CONDITION_CHANNELS * c.tokens, c.dim, 9)
         self.motion = Head(c.dim + 3, c.dim, c.arms * c.frames * 3)
         self.sprites = Head(c.dim, c.dim, c.arms * c.frames * CHANNELS * SIZE * SIZE)
         nn.init.normal_(self.embed_noisy.weight, std=0.1 * self.embed_noisy.in_features**-0.5)  # mostly pure noise
-        with torch.no_grad():
-            self.camera.out.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0, 0, 0, 0]))
 
     def forward(
         self, condition: Tensor, noisy: Tensor, time: Tensor, anchor: Tensor, frames: Tensor | None = None
@@ -88,9 +90,13 @@ class TokenNetwork(nn.Module):
             frames: (F,) the frames whose pixels are wanted, all where None; they are most of the work.
         """
         c, b = self.config, len(condition)
+        R, t = self._cameras(condition)
+        in_scene = _move(R.detach(), t.detach(), condition[:, :, :, 3:6]) * condition[:, :, :, 6:7]
+        condition = torch.cat([condition, in_scene], 3)
         x = self.embed_condition(condition.flatten(3)) + self.embed_noisy(noisy.flatten(3))
         x = x + self.position + self.view[:, None]
-        summary = self.summary + self.embed_anchor(anchor)[:, :, None]
+        thumbnail = self.embed_thumbnail(condition.mean(4).flatten(2))  # (B, 2, N * 11) -> (B, 2, D)
+        summary = self.summary + (self.embed_anchor(anchor) + thumbnail)[:, :, None]
         x = torch.cat([summary, x], 2)  # (B, 2, 1 + N, D)
         x = x + self.embed_time(_time_features(time, c.dim))[:, None, None]
         joint = (b, -1, c.dim) if c.cross_view_attention else (2 * b, -1, c.dim)
@@ -100,9 +106,15 @@ class TokenNetwork(nn.Module):
         x = x.reshape(b, 2, 1 + c.tokens, c.dim)
         n, states = self.decoder_n(x[:, 0], None)
         m, _ = self.decoder_m(x[:, 1], states if c.cross_view_attention else None)
-        return self._layers(n, m, anchor, frames)
+        return self._layers(n, m, R, t, anchor, frames)
 
-    def _layers(self, n: Tensor, m: Tensor, anchor: Tensor, frames: Tensor | None) -> Layers:
+    def _cameras(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 2, 3, 3) and (B, 2, 3): from each camera's normalised points to the scene's own frame."""
+        camera = self.camera(condition.mean(4).flatten(2)).float()  # (B, 2, N * 8) -> (B, 2, 9)
+        upright = torch.tensor([1.0, 0, 0, 0, 1, 0], device=camera.device)
+        return _rotation(camera[..., :6] + upright), camera[..., 6:]
+
+    def _layers(self, n: Tensor, m: Tensor, R: Tensor, t: Tensor, anchor: Tensor, frames: Tensor | None) -> Layers:
         c = self.config
         b, a = len(n), c.arms
         pixels = torch.stack([self.decoder_n.pixels(n[:, 1:], frames), self.decoder_m.pixels(m[:, 1:], frames)], 1)
@@ -110,8 +122,6 @@ class TokenNetwork(nn.Module):
         # Untrained, the model copies the first frame and shows no hand.
         rgb, depth, keep, valid, parts, hand = torch.split(pixels, [3, 1, 1, 1, c.part_classes, 3 * a], dim=3)
         summary = torch.stack([n[:, 0], m[:, 0]], 1)  # (B, 2, D)
-        camera = self.camera(summary).float()
-        R, t = _rotation(camera[..., :6]), camera[..., 6:]  # of each camera in the scene's own frame
         # Without cross-view attention view m knows nothing of camera n, and takes its frame for the scene's own.
         R_n, t_n = (R[:, :1], t[:, :1]) if c.cross_view_attention else _of_n_alone(R, t)
         in_scene = (R_n.detach() @ anchor[..., None])[..., 0] + t_n.detach()
@@ -123,7 +133,7 @@ class TokenNetwork(nn.Module):
             rgb=rgb,
             depth=depth,
             keep=keep + 2.0,
-            valid=valid + 2.0,
+            valid=valid,
             parts=torch.cat([parts[:, :, :, :1] + 3.0, parts[:, :, :, 1:]], 3),
             hand=hand,
             position=position,
@@ -185,12 +195,12 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-    """Two layers; zero until trained."""
+    """Two layers; small until trained, yet not zero: zeros behind zeros learn slowly."""
 
     def __init__(self, dim: int, hidden: int, out: int) -> None:
         super().__init__()
         self.inner, self.out = nn.Linear(dim, hidden), nn.Linear(hidden, out)
-        nn.init.zeros_(self.out.weight)
+        nn.init.normal_(self.out.weight, std=0.2 * hidden**-0.5)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -205,8 +215,6 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.query, self.key_value, self.out = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         b, length, dim = x.shape
@@ -227,6 +235,11 @@ def _time_features(time: Tensor, dim: int) -> Tensor:
     frequency = torch.exp(torch.linspace(0.0, math.log(100.0), dim // 2, device=time.device))
     angle = time[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+def _move(R: Tensor, t: Tensor, points: Tensor) -> Tensor:
+    """Points (B, 2, N, 3, P) moved by each view's rotation (B, 2, 3, 3) and translation (B, 2, 3)."""
+    return torch.einsum("bvij,bvnjp->bvnip", R, points) + t[:, :, None, :, None]
 
 
 def _of_n_alone(R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
