@@ -1,0 +1,295 @@
+"""Speed, measured beside a reference in the same run, so that a number means the same on every machine."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+import os
+import statistics
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from tyro.conf import Positional
+
+from geo4d_bench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from geo4d_bench.geometry import Camera
+    from geo4d_bench.model.video import FirstFrames
+
+What = Literal["render", "rollout", "generate", "track", "load"]
+WARM_UP = 2
+HEIGHT, WIDTH = 256, 320
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    what: Positional[What]
+    """What to measure."""
+    out: Path = Path("runs/bench")
+    """Folder of bench.csv; rows of other measurements in it are kept."""
+    repeats: int = 7
+    """Measurements of each number, after a warm-up; their median is reported."""
+    task: str = "store_cereal"
+    """Task whose scene, data and checkpoint are used."""
+    data: Path | None = None
+    """Dataset of load; data/<task> where not given."""
+    checkpoint: Path | None = None
+    """Generator of generate; runs/<task>/nano where not given."""
+
+    def __post_init__(self) -> None:
+        if self.repeats < 5:
+            raise ConfigError(f"--repeats is {self.repeats}, expected at least 5: a median of fewer says little")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One line of bench.csv.
+
+    Attributes:
+        value: median, in ``unit``.  reference: the same work done another way, in the same unit, in the same run.
+        ratio: how many times better than the reference (above 1 is better than it). Both NaN where there is nothing
+            to compare with.
+        command: what makes this line again.
+    """
+
+    name: str
+    value: float
+    unit: str
+    reference: float
+    ratio: float
+    command: str
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What was measured, and where it is written."""
+
+    rows: tuple[Measurement, ...]
+    out: Path
+
+    def __str__(self) -> str:
+        lines = []
+        for row in self.rows:
+            compared = "" if math.isnan(row.ratio) else f"  reference {row.reference:.4g}, ratio {row.ratio:.2f}"
+            lines.append(f"{row.name:<46} {row.value:10.4g} {row.unit:<12}{compared}")
+        return "\n".join([*lines, f"written: {self.out}"])
+
+
+def run(config: BenchConfig) -> Bench:
+    """Measure, and put the lines into ``out``/bench.csv in place of earlier ones of the same names.
+
+    Raises:
+        ConfigError: too few repeats.  DatasetError, CheckpointError: ``load`` or ``generate`` lacks its input.
+    """
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    measure = {"render": _render, "rollout": _rollout, "generate": _generate, "track": _track, "load": _load}
+    rows = tuple(measure[config.what](config))
+    path = config.out / "bench.csv"
+    _write(path, rows)
+    return Bench(rows, path)
+
+
+def median_seconds(repeats: int, *works: Callable[[], object]) -> tuple[float, ...]:
+    """Median wall time of each of ``works`` after a warm-up, taking turns, so that a busy machine slows all alike."""
+    times: list[list[float]] = [[] for _ in works]
+    for turn in range(WARM_UP + repeats):
+        for work, measured in zip(works, times, strict=True):
+            began = time.perf_counter()
+            work()
+            if turn >= WARM_UP:
+                measured.append(time.perf_counter() - began)
+    return tuple(statistics.median(measured) for measured in times)
+
+
+def _row(
+    config: BenchConfig, name: str, value: float, unit: str, reference: float, more_is_better: bool
+) -> Measurement:
+    ratio = value / reference if more_is_better else reference / value
+    return Measurement(name, value, unit, reference, ratio, f"geo4d-bench bench {config.what}")
+
+
+def _render(config: BenchConfig) -> list[Measurement]:
+    """Sixteen cameras, colour, depth and labels, against what robosuite's camera observations do for the same."""
+    from geo4d_bench import tasks
+    from geo4d_bench.harness.stage import make_stage
+    from geo4d_bench.rendering.renderer import Renderer
+    from geo4d_bench.tasks.rigs import make_rig
+
+    task = tasks.make(config.task)
+    task.reset(0, "eval")
+    cameras = make_rig("hemisphere16", task.spec.workspace).cameras
+    state = task.physics_state()
+    with Renderer(make_stage(task).scene, HEIGHT, WIDTH) as renderer:
+        reference = _robosuite_render(task.scene_xml(), cameras, state)
+        ours, theirs = median_seconds(config.repeats, lambda: renderer.render(state, cameras), reference)
+    name = f"render {len(cameras)} views RGB-D + labels {HEIGHT}x{WIDTH}"
+    return [_row(config, name, 1e3 * ours, "ms", 1e3 * theirs, more_is_better=False)]
+
+
+def _robosuite_render(xml: str, cameras: tuple[Camera, ...], state: np.ndarray[Any, Any]) -> Callable[[], object]:
+    """The calls that robosuite's camera observables make: colour with depth, then labels, a camera at a time."""
+    import mujoco
+    from robosuite.utils.binding_utils import MjRenderContextOffscreen, MjSim
+    from robosuite.utils.camera_utils import get_real_depth_map
+
+    root = ET.fromstring(xml)
+    world = root.find("worldbody")
+    assert world is not None
+    for camera in cameras:
+        x, y = camera.T_world_cam[:3, 0], -camera.T_world_cam[:3, 1]  # MuJoCo's y points up in the image
+        ET.SubElement(
+            world,
+            "camera",
+            name=f"bench_{camera.name}",
+            pos=" ".join(map(str, camera.T_world_cam[:3, 3])),
+            xyaxes=" ".join(map(str, [*x, *y])),
+            fovy=str(np.degrees(camera.fovy_rad)),
+        )
+    sim = MjSim.from_xml_string(ET.tostring(root, encoding="unicode"))
+    sim.add_render_context(MjRenderContextOffscreen(sim, device_id=-1))
+    mujoco.mj_setState(sim.model._model, sim.data._data, state, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+    sim.forward()
+
+    def work() -> None:
+        for camera in cameras:
+            name = f"bench_{camera.name}"
+            _, depth = sim.render(camera_name=name, width=WIDTH, height=HEIGHT, depth=True)
+            get_real_depth_map(sim, depth)
+            sim.render(camera_name=name, width=WIDTH, height=HEIGHT, segmentation=True)
+
+    return work
+
+
+def _rollout(config: BenchConfig) -> list[Measurement]:
+    """A control step and a reset without images, against robosuite's own environment on the same model."""
+    from geo4d_bench import tasks
+    from geo4d_bench.tasks.base import Command
+    from geo4d_bench.tasks.robosuite_scene import ShelfEnv
+
+    steps = 20
+    task = tasks.make(config.task)
+    task.reset(0, "eval")
+    hold = Command(task.ee_poses(), task.openings())
+    action = task.action(hold)
+    env = ShelfEnv()
+    env.reset()
+
+    def ours() -> None:
+        for _ in range(steps):
+            task.step(hold)
+
+    def theirs() -> None:
+        for _ in range(steps):
+            env.step(action)
+
+    ours_s, theirs_s = median_seconds(config.repeats, ours, theirs)
+    reset_s, their_reset_s = median_seconds(config.repeats, lambda: task.reset(0, "eval"), env.reset)
+    return [
+        _row(config, "rollout control step", 1e3 * ours_s / steps, "ms", 1e3 * theirs_s / steps, more_is_better=False),
+        _row(config, "rollout reset", 1e3 * reset_s, "ms", 1e3 * their_reset_s, more_is_better=False),
+    ]
+
+
+def _generate(config: BenchConfig) -> list[Measurement]:
+    """One plan of the generator, against the time that the robot takes to carry out what is executed of it."""
+    import torch
+
+    from geo4d_bench.harness.rollout import RolloutConfig, load_policy
+    from geo4d_bench.model.generator import Generator
+
+    settings = RolloutConfig(task=config.task, checkpoint=config.checkpoint)
+    load_policy(settings)  # a missing checkpoint is explained here
+    torch.set_num_threads(os.cpu_count() or 1)
+    generator = Generator.from_pretrained(settings.checkpoint_folder)
+    first = _first_frames(config, (generator.config.height, generator.config.width))
+    video = generator.generate([first], [0])[0]
+    (seconds,) = median_seconds(config.repeats, lambda: generator.generate([first], [0]))
+    name = f"generate one plan, {video.rgb.shape[1]} frames x 2 views {first.rgb.shape[1]}x{first.rgb.shape[2]}"
+    return [_row(config, name, 1e3 * seconds, "ms", 1e3 * settings.execute * video.dt_s, more_is_better=False)]
+
+
+def _first_frames(config: BenchConfig, image_size: tuple[int, int]) -> FirstFrames:
+    from geo4d_bench.policies.geo4d import first_frames
+
+    simulator = _simulator(config, image_size)
+    return first_frames(simulator.observe(), simulator.info)
+
+
+def _track(config: BenchConfig) -> list[Measurement]:
+    """The hand through ten true frames of two views; a rollout has nothing of its own kind to compare with."""
+    from geo4d_bench.policies.trackers import PointTracker
+
+    simulator = _simulator(config, (64, 80))
+    arm = simulator.task.spec.arms[0]
+    future = simulator.expert_future(10, 0.4, video=True)
+    video = future.video
+    assert video is not None
+    T_n_ee = np.linalg.inv(simulator.cameras[0].T_world_cam) @ simulator.task.ee_poses()[arm]
+    tracker = PointTracker(simulator.stage.hand)
+    opening_m = simulator.task.openings()[arm]
+    (seconds,) = median_seconds(config.repeats, lambda: tracker.track(video, T_n_ee, opening_m, 0))
+    frames = video.rgb.shape[1]
+    return [Measurement(
+        "track the hand, one frame of 2 views 64x80", 1e3 * seconds / frames, "ms", math.nan, math.nan,
+        "geo4d-bench bench track",
+    )]  # fmt: skip
+
+
+def _simulator(config: BenchConfig, image_size: tuple[int, int]) -> Any:
+    from geo4d_bench import tasks
+    from geo4d_bench.harness.simulator import Simulator
+    from geo4d_bench.harness.stage import make_stage
+    from geo4d_bench.harness.views import resolve
+    from geo4d_bench.rendering.renderer import Renderer
+    from geo4d_bench.tasks.rigs import make_rig
+
+    task = tasks.make(config.task)
+    stage = make_stage(task)
+    stage = dataclasses.replace(stage, renderer=Renderer(stage.scene, *image_size))
+    simulator = Simulator(task, "eval", resolve("novel", make_rig("hemisphere16", task.spec.workspace)), stage)
+    simulator.begin(1000)
+    return simulator
+
+
+def _load(config: BenchConfig) -> list[Measurement]:
+    """Training windows read from the dataset, against copying arrays of the same size in memory."""
+    from geo4d_bench.dataset.windows import Windows
+
+    windows = Windows(config.data or Path("data") / config.task, "seen")
+    number = 32
+    window = windows.sample(np.random.default_rng(0))
+    arrays = [value for value in vars(window).values() if isinstance(value, np.ndarray)]
+    rng = np.random.default_rng(0)
+    ours, copy = median_seconds(
+        config.repeats,
+        lambda: [windows.sample(rng) for _ in range(number)],
+        lambda: [[a.copy() for a in arrays] for _ in range(number)],
+    )
+    return [_row(config, "load training windows", number / ours, "windows/s", number / copy, more_is_better=True)]
+
+
+def _write(path: Path, rows: tuple[Measurement, ...]) -> None:
+    columns = [f.name for f in dataclasses.fields(Measurement)]
+    kept: list[dict[str, str]] = []
+    if path.is_file():
+        with path.open(newline="") as file:
+            kept = [line for line in csv.DictReader(file) if line.get("command") != rows[0].command]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name("bench.csv.new")
+    with fresh.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept)
+        for row in rows:
+            cells = dataclasses.asdict(row)
+            writer.writerow(
+                {k: ("" if math.isnan(v) else f"{v:.5g}") if isinstance(v, float) else v for k, v in cells.items()}
+            )
+    fresh.replace(path)
