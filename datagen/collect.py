@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from geo4d_bench.dataset.types import Trajectory
+from geo4d_bench.geometry.se3 import Array
 from geo4d_bench.seeding import Split, generator
 from geo4d_bench.tasks.base import Task
 
@@ -90,13 +92,13 @@ class _Rows:
     """What is recorded before every action; copies, because a task may reuse its arrays."""
 
     def __init__(self) -> None:
-        self.states: list[np.ndarray] = []
-        self.actions: list[np.ndarray] = []
-        self.ee: list[dict[str, np.ndarray]] = []
+        self.states: list[Array] = []
+        self.actions: list[npt.NDArray[np.float32]] = []
+        self.ee: list[dict[str, Array]] = []
         self.openings: list[dict[str, float]] = []
-        self.objects: list[dict[str, np.ndarray]] = []
+        self.objects: list[dict[str, Array]] = []
 
-    def add(self, task: Task, action: np.ndarray) -> None:
+    def add(self, task: Task, action: Array) -> None:
         self.states.append(np.array(task.physics_state(), dtype=np.float64))
         self.actions.append(np.array(action, dtype=np.float32))
         self.ee.append({arm: np.array(T) for arm, T in task.ee_poses().items()})

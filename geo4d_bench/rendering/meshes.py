@@ -178,7 +178,7 @@ def _stl(vertices: _FloatArray, faces: _IntArray) -> bytes:
     record = np.dtype([("normal", "<f4", 3), ("triangle", "<f4", (3, 3)), ("attribute", "<u2")])
     rows = np.zeros(len(faces), dtype=record)
     rows["triangle"] = vertices[faces]
-    return b"\0" * 80 + np.uint32(len(faces)).astype("<u4").tobytes() + rows.tobytes()
+    return b"\0" * 80 + len(faces).to_bytes(4, "little") + rows.tobytes()
 
 
 def _obj(vertices: _FloatArray, faces: _IntArray, coordinates: _FloatArray, face_coordinates: _IntArray) -> bytes:
