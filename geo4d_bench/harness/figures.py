@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Floats = npt.NDArray[np.floating[Any]]
 
 BLUE, ORANGE, GREEN, PURPLE, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#8A8F98", "#22262B"
 VIEW_COLOURS = {"seen": BLUE, "novel": ORANGE}
@@ -123,9 +126,9 @@ def gripper_error_chart(by_frame: pd.DataFrame, path: Path) -> None:
                 ax.plot(rows["time_s"], rows["gripper_cm"], color=colour, marker=marker, ms=4.5, ls=dashes, label=label)
             ax.set_title(f"{view} views")
             ax.set_xlabel("seconds after the first frame")
-            ax.set_ylim(0, None)
             ax.locator_params(axis="x", integer=True)
             ax.grid(axis="y")
+        axes[0].set_ylim(0, None)  # last: the panels share it, and it stops following the data
         axes[0].set_ylabel("gripper position error (cm)")
         handles, labels = axes[0].get_legend_handles_labels()
         fig.legend(handles, labels, loc="outside upper center", ncols=3)
@@ -147,7 +150,7 @@ def training_chart(log: pd.DataFrame, floor_cm: float | None, path: Path) -> Non
     with figure(8.4, 3.2, path) as fig:
         left, right = fig.subplots(1, 2)
         left.plot(minutes, loss, color=GREY, lw=0.6, alpha=0.45, label="each step")
-        window = max(1, len(loss) // 50)
+        window = max(min(5, len(loss)), len(loss) // 50)
         smooth = np.convolve(loss, np.ones(window) / window, mode="valid")
         left.plot(minutes[window - 1 :], smooth, color=BLUE, label=f"mean of {window} steps")
         left.set_yscale("log")
@@ -173,50 +176,54 @@ def training_chart(log: pd.DataFrame, floor_cm: float | None, path: Path) -> Non
         caption(fig, "Hand error: distance of the medians of the points on the hand, mean over frames (no tracker).")
 
 
-def trajectory_chart(
-    executed: npt.NDArray[np.floating[Any]],
-    plans: Sequence[npt.NDArray[np.floating[Any]]],
-    objects: dict[str, npt.NDArray[np.floating[Any]]],
-    title: str,
-    note: str,
-    path: Path,
-) -> None:
-    """Where a gripper went and where each plan would have taken it, from above and from the side.
+@dataclass(frozen=True)
+class Path3D:
+    """Positions (N, 3) in metres, world frame, and when they were or would be reached, (N,) seconds."""
+
+    time_s: Floats
+    position: Floats
+
+
+def trajectory_chart(executed: Path3D, plans: Sequence[Path3D], title: str, note: str, path: Path) -> None:
+    """Where a gripper went, and where each plan would have taken it: from the side, and each coordinate over time.
 
     Args:
-        executed: (S, 3) metres, world frame, one row a control step.
-        plans: each (1 + N, 3): where the gripper was when it planned, then the planned waypoints.
-        objects: name -> (S, 3) positions of movable objects.
+        executed: one row a control step.
+        plans: each from where the gripper was when it planned, through the planned waypoints.
     """
-    everything = np.concatenate([executed, *plans, *objects.values()])
-    middle = (np.nanmin(everything, 0) + np.nanmax(everything, 0)) / 2
-    half = (np.nanmax(everything, 0) - np.nanmin(everything, 0)) / 2 + 0.03
-    half[1:] = half[1:].max()  # both panels as high, on one scale: a centimetre is as long in the one as in the other
-    width = 9.0
-    height = float(np.clip((width - 1.8) / 2 * half[1] / half[0] + 1.55, 3.2, 8.0))
-    with figure(width, height, path) as fig:
-        axes = fig.subplots(1, 2)
-        for ax, (i, j, view) in zip(axes, ((0, 1, "from above"), (0, 2, "from the side")), strict=True):
+    with figure(9.0, 5.2, path) as fig:
+        grid = fig.add_gridspec(3, 2, width_ratios=[1.0, 1.25])
+        side = fig.add_subplot(grid[:, 0])
+        panels: list[tuple[Any, bool, int]] = [(side, False, 2)]
+        for axis in range(3):
+            ax = fig.add_subplot(grid[axis, 1])
+            panels.append((ax, True, axis))
+            ax.set_ylabel(f"{'xyz'[axis]} (m)")
+            if axis < 2:
+                ax.tick_params(labelbottom=False)
+        for ax, over_time, axis in panels:
+
+            def across(p: Path3D, over_time: bool = over_time) -> Floats:
+                return p.time_s if over_time else p.position[:, 0]
+
             for k, plan in enumerate(plans):
-                ax.plot(plan[:, i], plan[:, j], color=PURPLE, lw=0.9, alpha=0.75, label=None if k else "plans")
-                ax.plot(plan[0, i], plan[0, j], "o", color=PURPLE, ms=2.8)
-            for name, positions in objects.items():
-                ax.plot(positions[:, i], positions[:, j], color=ORANGE, lw=1.4, ls=(0, (1, 1.2)), label=name)
-            ax.plot(executed[:, i], executed[:, j], color=INK, lw=2.2, label="gripper, executed", zorder=3)
-            ax.plot(
-                *executed[0, [i, j]], "o", color=INK, ms=8, mfc="white", mew=1.8, label="start", zorder=4, ls="none"
-            )
-            ax.plot(*executed[-1, [i, j]], "X", color=INK, ms=8, mec="white", label="end", zorder=4, ls="none")
-            ax.set_aspect("equal", adjustable="box")
-            ax.set_xlim(middle[i] - half[i], middle[i] + half[i])
-            ax.set_ylim(middle[j] - half[j], middle[j] + half[j])
-            ax.set_xlabel("x (m)")
-            ax.set_ylabel(f"{'xyz'[j]} (m)")
+                label = None if k else "a plan, to its end"
+                ax.plot(across(plan), plan.position[:, axis], color=PURPLE, lw=0.9, alpha=0.8, label=label)
+                ax.plot(across(plan)[:1], plan.position[:1, axis], "o", color=PURPLE, ms=3)
+            x, y = across(executed), executed.position[:, axis]
+            ax.plot(x, y, color=INK, lw=2.0, label="gripper, executed", zorder=3)
+            ax.plot(x[0], y[0], "o", color=INK, ms=7, mfc="white", mew=1.6, label="start", zorder=4, ls="none")
+            ax.plot(x[-1], y[-1], "X", color=INK, ms=8, mec="white", label="end", zorder=4, ls="none")
             ax.grid()
-            ax.set_title(view)
-        handles, labels = axes[0].get_legend_handles_labels()
+        side.set_aspect("equal", adjustable="datalim")
+        side.set_title("from the side")
+        side.set_xlabel("x (m)")
+        side.set_ylabel("z (m)")
+        panels[1][0].set_title("over time")
+        panels[3][0].set_xlabel("seconds")
+        handles, labels = side.get_legend_handles_labels()
         fig.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold")
-        fig.legend(handles, labels, loc="outside upper right", ncols=len(labels), columnspacing=1.2)
+        side.legend(handles, labels, loc="best", fontsize=8.5, frameon=True, framealpha=0.85, edgecolor="none")
         caption(fig, note)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from geo4d_bench.errors import DatasetError, LedgerError, SceneError
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from geo4d_bench.dataset.reader import EpisodeFile
+    from geo4d_bench.harness.figures import Path3D
     from geo4d_bench.harness.leaderboard import Leaderboard
     from geo4d_bench.harness.ledger import EpisodeRow
 
@@ -164,13 +164,13 @@ def add_trajectories(page: Page, rows: dict[EpisodeRow, Path]) -> None:
                 executed, plans = _read_trajectory(source)
                 outcome = "success" if success else f"{row.status} after '{row.phase}'"
                 title = f"{policy}, {views} views, seed {row.seed}: {outcome}"
+                alike = sum(r.success == success for r in mine)
                 note = (
-                    f"Lowest seed of {len([r for r in mine if r.success == success])} "
-                    f"{'successes' if success else 'other episodes'} of {len(mine)}; views n = {row.camera_n}, "
-                    f"m = {row.camera_m}; {row.plans} plans. World frame."
+                    f"Lowest seed of the {alike} of {len(mine)} episodes that {'succeeded' if success else 'failed'}; "
+                    f"view n is {row.camera_n}, view m {row.camera_m}; {row.plans} plans. World frame."
                 )
                 picture = page.picture(f"trajectory_{policy}_{views}_{'success' if success else 'failure'}.png")
-                figures.trajectory_chart(executed, plans, {}, title, note, picture)
+                figures.trajectory_chart(executed, plans, title, note, picture)
                 page.pictures["trajectories"].append({"file": picture.name, "caption": f"{title}. {note}"})
         if page.pictures["trajectories"]:
             return
@@ -180,17 +180,24 @@ def add_trajectories(page: Page, rows: dict[EpisodeRow, Path]) -> None:
     )
 
 
-def _read_trajectory(path: Path) -> tuple[npt.NDArray[np.floating[Any]], list[npt.NDArray[np.floating[Any]]]]:
-    """The executed positions (S + 1, 3) of the first arm, and each whole plan from where it began, (1 + N, 3)."""
+def _read_trajectory(path: Path) -> tuple[Path3D, list[Path3D]]:
+    """The executed path of the first arm, and each whole plan from where it began."""
+    from geo4d_bench.harness.figures import Path3D
+
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             arm = min(name.split("/")[0] for name in arrays.files if name.endswith("/T_world_ee"))
-            executed, steps = arrays[f"{arm}/T_world_ee"][:, :3, 3], arrays["plan_step"]
+            position, dt_s = arrays[f"{arm}/T_world_ee"][:, :3, 3], float(arrays["dt_s"])
+            steps, due_s = arrays["plan_step"], arrays["plan_time_s"]
             waypoints = arrays[f"{arm}/plan_T_world_ee"][:, :, :3, 3]
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise LedgerError(f"{path}: not a trajectory of a rollout ({error}); run that rollout again") from None
-    plans = [np.concatenate([executed[k : k + 1], plan]) for k, plan in zip(steps, waypoints, strict=True)]
-    return executed, [plan[np.isfinite(plan).all(-1)] for plan in plans]
+    plans = []
+    for step, seconds, plan in zip(steps, due_s, waypoints, strict=True):
+        there = np.isfinite(plan).all(-1)
+        time_s = np.concatenate([[step * dt_s], seconds[there]])
+        plans.append(Path3D(time_s, np.concatenate([position[step : step + 1], plan[there]])))
+    return Path3D(dt_s * np.arange(len(position)), position), plans
 
 
 def add_evaluations(page: Page, runs: Path) -> None:

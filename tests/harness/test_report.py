@@ -45,6 +45,8 @@ def write_trajectory(path: Path) -> None:
         "right/T_world_ee": executed,
         "right/plan_T_world_ee": plans,
         "plan_step": np.array([0, 20, 40]),
+        "plan_time_s": np.array([[0.0], [1.0], [2.0]]) + 0.4 * np.arange(1, 11),
+        "dt_s": np.array(0.05),
     }
     with path.open("wb") as file:
         np.savez(file, **arrays)
