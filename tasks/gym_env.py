@@ -44,7 +44,7 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
         low = np.tile([-REACH_M] * 3 + [-np.pi] * 3 + [0.0], len(spec.arms))
         high = np.tile([REACH_M] * 3 + [np.pi] * 3 + [MAX_OPENING_M], len(spec.arms))
         self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float64)
-        self.observation_space = gymnasium.spaces.Dict(
+        self.observation_space: gymnasium.spaces.Dict = gymnasium.spaces.Dict(  # type: ignore[assignment]
             {
                 name: gymnasium.spaces.Box(-limit, limit, (size,), dtype=np.float64)
                 for arm in spec.arms

@@ -84,4 +84,4 @@ def _within(task: Array, bias: Array, limit: Array) -> Array:
     """
     room = np.where(task > 0, limit - bias, limit + bias)
     scale = float(np.min(room / np.maximum(np.abs(task), 1e-9)))
-    return np.clip(task * min(1.0, max(scale, 0.0)) + bias, -limit, limit)  # type: ignore[no-any-return]
+    return np.clip(task * min(1.0, max(scale, 0.0)) + bias, -limit, limit)

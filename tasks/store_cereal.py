@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -12,6 +13,9 @@ from geo4d_bench.geometry.se3 import Array, pose
 from geo4d_bench.tasks.base import Command, Expert, Task
 from geo4d_bench.tasks.disturbance import Push
 from geo4d_bench.tasks.store_cereal_layout import BOX, HOME_QPOS, SHELF, SPAWN, SPEC
+
+if TYPE_CHECKING:
+    from geo4d_bench.tasks.robosuite_scene import ControllerState
 
 _ARM = SPEC.arms[0]
 _OPEN_FINGERS_M = (0.04, -0.04)
@@ -58,7 +62,7 @@ class Scene:
 @dataclass(frozen=True)
 class _Snapshot:
     physics: Array
-    controller: object
+    controller: ControllerState
     done: tuple[bool, ...]
     pushes: tuple[Push, ...]
 

@@ -197,7 +197,8 @@ def hand_rotation(yaw: float) -> Array:
     """(3, 3) of the grip site: approach pitched down, fingers' axis (x) horizontal, turned by ``yaw``."""
     c, s = np.cos(HAND_PITCH_RAD), np.sin(HAND_PITCH_RAD)
     z, x = np.array([c, 0.0, -s]), np.array([0.0, 1.0, 0.0])
-    return _yaw_matrix(yaw) @ np.stack([x, np.cross(z, x), z], axis=1)
+    pitched: Array = np.stack([x, np.cross(z, x), z], axis=1)
+    return _yaw_matrix(yaw) @ pitched
 
 
 def _yaw_matrix(yaw: float) -> Array:
@@ -207,7 +208,7 @@ def _yaw_matrix(yaw: float) -> Array:
 
 def _half_turn(yaw: float) -> float:
     """The box looks the same after half a turn: its yaw in [-pi/2, pi/2)."""
-    return (yaw + np.pi / 2) % np.pi - np.pi / 2
+    return float((yaw + np.pi / 2) % np.pi - np.pi / 2)
 
 
 def _half_turn_matrix(box: _BoxState) -> Array:
