@@ -25,8 +25,8 @@ class GeneratorConfig:
         cross_view_attention: where False nothing flows between the views (the ablation of the paper).
         pure_noise_share: share of the training samples at pure noise, where one-step generation works.
         sample_steps: Euler steps of ``generate``.
-        loss_frames: frames a training step looks at, drawn anew each time: neighbours say nearly the same, and a
-            step over half of them is a third cheaper.
+        loss_frames: frames whose pixels a training step looks at, drawn anew each time: neighbours say nearly the
+            same, and fewer frames make more steps.
         hand_weight: added loss weight of pixels within ``hand_dilation`` pixels of a hand.
         part_weight: weight of hand pixels in the loss of the part labels: they are less than 1 % of an image.
         part_odds: a pixel is generated as hand where its probability times this exceeds the others'; above 1, hands
@@ -48,7 +48,7 @@ class GeneratorConfig:
     cross_view_attention: bool = True
     pure_noise_share: float = 0.7
     sample_steps: int = 1
-    loss_frames: int = 5
+    loss_frames: int = 3
     hand_weight: float = 4.0
     hand_dilation: int = 2
     part_weight: float = 16.0

@@ -89,7 +89,10 @@ class Generator(nn.Module):
         t = time.view(-1, 1, 1, 1, 1)
         frames = torch.randperm(c.frames, generator=rng)[: c.loss_frames].sort().values.to(device)
         layers = self._network(condition, torch.lerp(x, noise, t), time, frames)
-        scene = self._compose(layers, condition, frames)
+        # Hands are drawn where they truly are, so that they stay sharp however far off their positions are at first.
+        true_R, true_t = self._camera_m(batch["T_n_m"])
+        true_hand = batch["hand"][:, None].expand(-1, 2, -1, -1, -1)
+        scene = self._compose(layers, condition, true_hand, true_R, true_t, frames)
 
         rgb = self._pixels(batch["rgb"][:, :, frames]).float() / 127.5 - 1.0
         points = self._pixels(batch["points"][:, :, frames])
@@ -102,9 +105,7 @@ class Generator(nn.Module):
         arm = torch.div(parts - 1, 3, rounding_mode="floor")
         hand_points = torch.stack([scene.hands[:, :, :, 3 * a : 3 * a + 3] for a in range(c.arms)])
         hand_error = sum(_distance(hand_points[a], points) * (arm == a)[:, :, :, None] for a in range(c.arms))
-        hand_true = batch["hand"][:, None]
         position = self._hand_positions(layers, condition)
-        true_R, true_t = self._camera_m(batch["T_n_m"])
         part_weight = torch.full((c.part_classes,), c.part_weight, device=device)
         part_weight[0] = 1.0
 
@@ -112,7 +113,7 @@ class Generator(nn.Module):
             "rgb": _mean((scene.rgb - rgb).square().add(1e-4).sqrt(), weight),
             "background": _mean(_distance(scene.background, points), weight * (valid & ~on_hand)) / c.point_scale_m,
             "hand": _mean(torch.as_tensor(hand_error), on_hand.float()) / c.motion_scale_m,
-            "position": _distance(position, hand_true, dim=-1).mean() / c.motion_scale_m,
+            "position": _distance(position, true_hand, dim=-1).mean() / c.motion_scale_m,
             "camera": (layers.R_n_m - true_R).square().mean() + (layers.t_n_m - true_t).square().mean(),
             "parts": F.cross_entropy(scene.parts.movedim(3, 1), parts, weight=part_weight),
             "valid": F.binary_cross_entropy_with_logits(scene.valid, valid.float()),
@@ -177,7 +178,8 @@ class Generator(nn.Module):
         times = torch.linspace(1.0, 0.0, steps + 1).tolist()
         for now, later in pairwise(times):
             layers = self._network(condition, x, torch.full((1,), now, device=device))
-            scene = self._compose(layers, condition)
+            position = self._hand_positions(layers, condition)
+            scene = self._compose(layers, condition, position, layers.R_n_m, layers.t_n_m)
             labels = self._without_weights(scene.parts).argmax(3)
             points, valid = self._flatten(scene, labels), scene.valid > 0
             clean = torch.cat([scene.rgb, self._normalise(points, 3) * valid], 3).flatten(4)
@@ -211,7 +213,17 @@ class Generator(nn.Module):
         layers: Layers = self.network(inputs, noisy, time, anchor, frames)
         return layers
 
-    def _compose(self, layers: Layers, condition: _Condition, frames: Tensor | None = None) -> _Scene:
+    def _compose(
+        self,
+        layers: Layers,
+        condition: _Condition,
+        position: Tensor,
+        R: Tensor,
+        t: Tensor,
+        frames: Tensor | None = None,
+    ) -> _Scene:
+        """The layers with the hands at ``position`` (B, 2, A, T, 3), metres in camera n's frame; ``R``, ``t`` of camera
+        m in camera n decide where view m sees them."""
         c = self.config
         keep = torch.sigmoid(self._frames_apart(layers.keep).float())
         rgb = torch.lerp(self._frames_apart(layers.rgb).float(), condition.rgb, keep)
@@ -222,9 +234,8 @@ class Generator(nn.Module):
         moved = self._metres(moved + layers.t_n_m[:, None, :, None, None], 2)
 
         chosen = slice(None) if frames is None else frames
-        centre = self._hand_positions(layers, condition)[:, :, :, chosen]  # (B, 2, A, F, 3)
-        # A sprite is placed by the position, and must not pull at it: far off, its pull points anywhere.
-        in_view = torch.stack([centre[:, 0], self._in_frame_m(centre[:, 1], layers)], 1).detach()
+        centre = position[:, :, :, chosen]  # (B, 2, A, F, 3)
+        in_view = torch.stack([centre[:, 0], self._in_frame_m(centre[:, 1], R, t)], 1)
         logits = self._frames_apart(layers.parts).float()
         shapes = self._frames_apart(layers.hand).float().split(3, 3)  # type: ignore[no-untyped-call]
         parts, hands = [logits[:, :, :, :1]], []
@@ -251,10 +262,10 @@ class Generator(nn.Module):
         """(B, 2, A, T, 3) metres, camera n's frame: each view's prediction of where the hands go."""
         return condition.anchor_m[:, :, None, None] + self.config.motion_scale_m * layers.position
 
-    def _in_frame_m(self, points_n: Tensor, layers: Layers) -> Tensor:
-        """Points (B, A, T, 3) of camera n's frame, metres, in the predicted camera m's."""
-        moved = self._normalise(points_n, 3) - layers.t_n_m[:, None, None]
-        return self._metres(torch.einsum("bij,bati->batj", layers.R_n_m, moved), 3)
+    def _in_frame_m(self, points_n: Tensor, R: Tensor, t: Tensor) -> Tensor:
+        """Points (B, A, T, 3) of camera n's frame, metres, in that of camera m, whose normalised pose is R, t."""
+        moved = self._normalise(points_n, 3) - t[:, None, None]
+        return self._metres(torch.einsum("bij,bati->batj", R, moved), 3)
 
     def _without_weights(self, logits: Tensor) -> Tensor:
         """Part logits (B, 2, N, C, T, patch²) once the loss's own weight of hand pixels is taken out."""

@@ -73,7 +73,7 @@ class TokenNetwork(nn.Module):
         # cameras are learned instead of 132 pairs, and a motion looks the same from all of them. A thumbnail is enough
         # to tell a camera: learned in a hundred steps, where the trunk took thousands.
         self.camera = Head(_CONDITION_CHANNELS * c.tokens, c.dim, 9)
-        self.motion = Head(c.dim + 3, c.dim, c.arms * c.frames * 3)
+        self.motion = Head(2 * c.dim + 3, c.dim, c.arms * c.frames * 3)
         self.sprites = Head(c.dim, c.dim, c.arms * c.frames * CHANNELS * SIZE * SIZE)
         nn.init.normal_(self.embed_noisy.weight, std=0.1 * self.embed_noisy.in_features**-0.5)  # mostly pure noise
 
@@ -106,7 +106,7 @@ class TokenNetwork(nn.Module):
         x = x.reshape(b, 2, 1 + c.tokens, c.dim)
         n, states = self.decoder_n(x[:, 0], None)
         m, _ = self.decoder_m(x[:, 1], states if c.cross_view_attention else None)
-        return self._layers(n, m, R, t, anchor, frames)
+        return self._layers(n, m, R, t, thumbnail, anchor, frames)
 
     def _cameras(self, condition: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 2, 3, 3) and (B, 2, 3): from each camera's normalised points to the scene's own frame."""
@@ -114,7 +114,9 @@ class TokenNetwork(nn.Module):
         upright = torch.tensor([1.0, 0, 0, 0, 1, 0], device=camera.device)
         return _rotation(camera[..., :6] + upright), camera[..., 6:]
 
-    def _layers(self, n: Tensor, m: Tensor, R: Tensor, t: Tensor, anchor: Tensor, frames: Tensor | None) -> Layers:
+    def _layers(
+        self, n: Tensor, m: Tensor, R: Tensor, t: Tensor, thumbnail: Tensor, anchor: Tensor, frames: Tensor | None
+    ) -> Layers:
         c = self.config
         b, a = len(n), c.arms
         pixels = torch.stack([self.decoder_n.pixels(n[:, 1:], frames), self.decoder_m.pixels(m[:, 1:], frames)], 1)
@@ -125,7 +127,7 @@ class TokenNetwork(nn.Module):
         # Without cross-view attention view m knows nothing of camera n, and takes its frame for the scene's own.
         R_n, t_n = (R[:, :1], t[:, :1]) if c.cross_view_attention else _of_n_alone(R, t)
         in_scene = (R_n.detach() @ anchor[..., None])[..., 0] + t_n.detach()
-        motion = self.motion(torch.cat([summary, in_scene], -1)).float().view(b, 2, a * c.frames, 3)
+        motion = self.motion(torch.cat([summary, thumbnail, in_scene], -1)).float().view(b, 2, a * c.frames, 3)
         sprites = self.sprites(summary)
         R_n = R_n.transpose(-1, -2).expand(b, 2, 3, 3)
         position = (motion @ R_n.transpose(-1, -2)).view(b, 2, a, c.frames, 3)
