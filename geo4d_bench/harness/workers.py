@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -95,8 +96,10 @@ def play_all(config: RolloutConfig, company: Company, seeds: Sequence[int]) -> N
 
 
 def _worker(config: RolloutConfig, company: Company | None, seeds: list[int], given: Any, done: Any) -> None:
+    parent = os.getppid()
+
     def taken() -> Iterator[int]:
-        while True:
+        while os.getppid() == parent:  # nobody is left to play for once the command itself was killed
             with given.get_lock():
                 index, given.value = given.value, given.value + 1
             if index >= len(seeds):
