@@ -50,12 +50,14 @@ def test_a_killed_run_is_resumed_and_workers_do_not_matter(tmp_path: Path, tiny_
     settings = read_manifest(tiny_dataset.train).settings
     (tmp_path / "settings.pkl").write_bytes(pickle.dumps(settings))
     folder = tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, "-c", _KILLED, str(tmp_path / "settings.pkl"), str(folder)],
-        start_new_session=True, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    with (tmp_path / "stderr").open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _KILLED, str(tmp_path / "settings.pkl"), str(folder)],
+            start_new_session=True, stderr=stderr, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
     deadline = time.monotonic() + 240
     while not list((folder / "episodes").glob("ep_*.hdf5")) and time.monotonic() < deadline:
+        assert process.poll() is None, (tmp_path / "stderr").read_text()
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
