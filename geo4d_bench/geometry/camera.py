@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +38,7 @@ def look_at(eye: npt.ArrayLike, target: npt.ArrayLike, up: npt.ArrayLike = (0.0,
     return T
 
 
-def depth_to_points(depth: npt.NDArray[np.floating], K: npt.ArrayLike) -> npt.NDArray[np.float32]:
+def depth_to_points(depth: npt.NDArray[np.floating[Any]], K: npt.ArrayLike) -> npt.NDArray[np.float32]:
     """Pointmap (..., H, W, 3) float32 in the camera's frame from depth (..., H, W), metres along z; NaN stays NaN."""
     K = np.asarray(K, dtype=np.float64)
     h, w = depth.shape[-2:]
@@ -48,7 +48,7 @@ def depth_to_points(depth: npt.NDArray[np.floating], K: npt.ArrayLike) -> npt.ND
     return np.stack([x[None, :] * depth, y[:, None] * depth, depth], axis=-1)
 
 
-def project(points_cam: npt.NDArray[np.floating], K: npt.ArrayLike) -> npt.NDArray[np.floating]:
+def project(points_cam: npt.NDArray[np.floating[Any]], K: npt.ArrayLike) -> npt.NDArray[np.floating[Any]]:
     """Pixels (..., 2) as (u, v) of points (..., 3) in the camera's frame; NaN for points not in front of it."""
     K = np.asarray(K, dtype=points_cam.dtype)
     z = np.where(points_cam[..., 2] > 1e-6, points_cam[..., 2], np.nan)
@@ -78,8 +78,8 @@ class Camera:
         return intrinsics(self.fovy_rad, height, width)
 
     def project_world(
-        self, points_world: npt.NDArray[np.floating], height: int, width: int
-    ) -> npt.NDArray[np.floating]:
+        self, points_world: npt.NDArray[np.floating[Any]], height: int, width: int
+    ) -> npt.NDArray[np.floating[Any]]:
         """Pixels (..., 2) of world points (..., 3); NaN behind the camera."""
         return project(transform(inverse(self.T_world_cam), points_world), self.K(height, width))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +47,7 @@ class HandModel:
 
     def visible_mask(
         self,
-        points_world: npt.NDArray[np.floating],
+        points_world: npt.NDArray[np.floating[Any]],
         T_world_ee: npt.ArrayLike,
         opening_m: float,
         tolerance_m: float = 0.012,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation, Slerp
@@ -29,7 +31,7 @@ def inverse(T: npt.ArrayLike) -> Array:
     return out
 
 
-def transform(T_a_b: npt.ArrayLike, points_b: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+def transform(T_a_b: npt.ArrayLike, points_b: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
     """Points (..., 3) in b to frame a, by one (4, 4) pose; dtype is kept and NaN stays NaN."""
     T = np.asarray(T_a_b, dtype=points_b.dtype)
     return points_b @ T[:3, :3].T + T[:3, 3]  # type: ignore[no-any-return]
@@ -40,7 +42,8 @@ def rotation_angle(R_a: npt.ArrayLike, R_b: npt.ArrayLike) -> Array:
     R = np.swapaxes(np.asarray(R_a, dtype=np.float64), -1, -2) @ np.asarray(R_b, dtype=np.float64)
     # atan2 of the skew part and the trace keeps its precision near 0, where arccos loses it.
     skew = np.stack([R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]], -1)
-    return np.arctan2(np.linalg.norm(skew, axis=-1), np.trace(R, axis1=-2, axis2=-1) - 1.0)
+    angle: Array = np.arctan2(np.linalg.norm(skew, axis=-1), np.trace(R, axis1=-2, axis2=-1) - 1.0)
+    return angle
 
 
 def pose_error(T_a: npt.ArrayLike, T_b: npt.ArrayLike) -> tuple[Array, Array]:
