@@ -177,7 +177,9 @@ def _differences(old: Settings, new: Settings) -> str:
         before, now = getattr(old, field.name), getattr(new, field.name)
         if field.name == "rig":
             same = _rig_key(before) == _rig_key(now)
-            before, now = before.name, now.name
+            before, now = (
+                f"'{r.name}' with other cameras" if before.name == now.name else r.name for r in (before, now)
+            )
         else:
             same = before == now
         if not same:
