@@ -36,7 +36,7 @@ class TrainConfig:
     """Budget in steps instead of minutes."""
     batch_size: int = 8
     """Windows a step."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     """Highest learning rate, after the warm-up."""
     seed: int = 0
     """Decides weights, windows and noise."""
