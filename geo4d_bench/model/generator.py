@@ -181,7 +181,8 @@ class Generator(nn.Module):
             position = self._hand_positions(layers, condition)
             scene = self._compose(layers, condition, position, layers.R_n_m, layers.t_n_m)
             labels = self._without_weights(scene.parts).argmax(3)
-            points, valid = self._flatten(scene, labels), scene.valid > 0
+            points = self._flatten(scene, labels)
+            valid = (scene.valid > 0) | (labels > 0)[:, :, :, None]  # a hand has points of its own everywhere
             clean = torch.cat([scene.rgb, self._normalise(points, 3) * valid], 3).flatten(4)
             x = clean + (x - clean) * (later / now)
         points = torch.where(valid, points, torch.nan)

@@ -142,6 +142,7 @@ def test_generated_video_has_shapes_units_and_nan(trained: Generator) -> None:
     np.testing.assert_array_equal(video.K, w.K)
     seen = np.isfinite(video.points).all(-1)
     assert (np.isnan(video.points).any(-1) == ~seen).all()  # a point is whole or absent
+    assert seen[video.parts > 0].all()  # wherever a hand is shown it has a place
     error = np.linalg.norm(video.points[0] - w.points[0, 1:], axis=-1)
     assert np.nanmedian(error) < 0.05  # the wall hardly needs training: it stays where it was
 
