@@ -32,7 +32,7 @@ class Layers:
         keep: 1, logit of "as in the first frame".  valid: 1, what the first frame's
             validity, as a logit, is corrected by.
         parts: 1 + 3 A logits.  hand: (A * 3), points of each hand about its predicted position, in motion units.
-        position: (B, 2, A, T, 3) each view's prediction of the hands' motion from where they were, motion units.
+        position: (B, 2, A, T, 3) for each view, the hands' predicted motion from where they were, motion units.
         sprites: (B, 2, A, T, 9, 16, 16) pictures of the hands, see :mod:`geo4d_bench.model.sprites`.
         R_n: (B, 2, 3, 3) for each view, from the scene's own axes to camera n's; hand points are turned by it.
         R_n_m: (B, 3, 3), t_n_m: (B, 3) predicted pose of camera m in camera n, of normalised points.
@@ -128,6 +128,8 @@ class TokenNetwork(nn.Module):
         R_n, t_n = (R[:, :1], t[:, :1]) if c.cross_view_attention else _of_n_alone(R, t)
         in_scene = (R_n.detach() @ anchor[..., None])[..., 0] + t_n.detach()
         motion = self.motion(torch.cat([summary, thumbnail, in_scene], -1)).float().view(b, 2, a * c.frames, 3)
+        if c.cross_view_attention:  # one hand, one place: what the views say of it is brought together
+            motion = motion.mean(1, keepdim=True).expand_as(motion)
         sprites = self.sprites(summary)
         R_n = R_n.transpose(-1, -2).expand(b, 2, 3, 3)
         position = (motion @ R_n.transpose(-1, -2)).view(b, 2, a, c.frames, 3)
