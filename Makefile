@@ -46,7 +46,7 @@ demo: setup
 	@start=$$(date +%s); set -e; \
 	$(BIN)/geo4d-bench datagen --task $(TASK) --episodes 24; \
 	$(BIN)/geo4d-bench datagen --task $(TASK) --episodes 6 --split eval; \
-	$(BIN)/geo4d-bench train --data data/$(TASK) --preset nano --minutes 8; \
+	$(BIN)/geo4d-bench train --data data/$(TASK) --preset nano --minutes 10; \
 	$(BIN)/geo4d-bench evaluate --checkpoint runs/$(TASK)/nano --data data/$(TASK)_eval; \
 	for policy in random expert oracle_pose oracle_video geo4d; do for views in seen novel; do \
 	  $(BIN)/geo4d-bench rollout --task $(TASK) --policy $$policy --views $$views --episodes 10; \

@@ -35,7 +35,7 @@ class Expert(Policy):
 
 
 class OraclePose(Policy):
-    """The true future poses that the expert would reach, at the rate and horizon of a generated plan.
+    """The true future poses that the expert would reach, at the rate of a generated plan.
 
     Args:
         execute: waypoints of each plan that are carried out before the next one.
@@ -51,12 +51,9 @@ class OraclePose(Policy):
         """Nothing to remember."""
 
     def act(self, obs: Observation) -> ActionChunk:
-        future = _simulator(self).expert_future(PLAN_FRAMES, PLAN_DT_S, video=False)
-        return ActionChunk(
-            {arm: T[: self.execute] for arm, T in future.T_world_ee.items()},
-            {arm: o[: self.execute] for arm, o in future.opening_m.items()},
-            future.dt_s,
-        )
+        # Waypoints beyond those that are carried out would change nothing.
+        future = _simulator(self).expert_future(self.execute, PLAN_DT_S, video=False)
+        return ActionChunk(future.T_world_ee, future.opening_m, future.dt_s)
 
 
 class OracleVideo(VideoPolicy):
