@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geo4d_bench.errors import PolicyError
-from geo4d_bench.geometry import depth_to_points, transform
+from geo4d_bench.geometry import depth_to_points, inverse, transform
 from geo4d_bench.model.video import FirstFrames
 from geo4d_bench.policies.protocol import ActionChunk, Observation, Policy, TaskInfo
 from geo4d_bench.policies.video_policy import VideoPolicy
@@ -102,10 +102,18 @@ def load_generator(checkpoint: Path) -> LoadedGenerator:
 
 
 def first_frames(obs: Observation, task: TaskInfo) -> FirstFrames:
-    """The first frames of an observation: points in each view's own frame, hand pixels of view n from the poses."""
+    """The first frames of an observation: points in each view's own frame, the hands in view n from the poses."""
     points = np.stack([depth_to_points(obs.depth[v], obs.K[v]) for v in (0, 1)])
     mask = np.zeros(points.shape[1:3], dtype=bool)
     points_world = transform(obs.T_world_cam_n, points[0])
     for arm in task.arms:
         mask |= task.hand.visible_mask(points_world, obs.T_world_ee[arm], obs.opening_m[arm])
-    return FirstFrames(rgb=obs.rgb, points=points, K=obs.K, hand_mask=mask)
+    T_n_world = inverse(obs.T_world_cam_n)
+    return FirstFrames(
+        rgb=obs.rgb,
+        points=points,
+        K=obs.K,
+        hand_mask=mask,
+        p_n_ee=np.stack([transform(T_n_world, obs.T_world_ee[arm][:3, 3]) for arm in task.arms]),
+        opening_m=np.array([obs.opening_m[arm] for arm in task.arms]),
+    )

@@ -164,7 +164,7 @@ class _Scorer:
         self.tracker = PointTracker(hand)
 
     def generate(self, window: Window, views: str, index: int) -> Video4D:
-        from geo4d_bench.training.heldout import first_frames
+        from geo4d_bench.model.batch import first_frames
 
         seed = derive_seed("evaluation", "eval", self.config.seed, f"generate/{views}/{index}")
         return self.generator.generate([first_frames(window)], [seed], self.config.steps)[0]

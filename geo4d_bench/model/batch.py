@@ -22,6 +22,7 @@ def batch_from_windows(windows: Sequence[Window]) -> dict[str, Tensor]:
     Returns:
         first_rgb (B, 2, H, W, 3) uint8; first_points (B, 2, H, W, 3) float32 m, each view's OWN frame, 0 where
         invalid; first_valid (B, 2, H, W) bool; hand_mask (B, H, W) bool; rays (B, 2, H, W, 3) float32, z = 1;
+        first_hand (B, arms, 3) float32 m, camera n's frame; opening (B, arms) float32 m;
         rgb (B, 2, T, H, W, 3) uint8; points (B, 2, T, H, W, 3) float32 m, camera n's frame, 0 where invalid;
         valid (B, 2, T, H, W) bool; parts (B, 2, T, H, W) uint8; hand (B, arms, T, 3) float32 m, camera n's frame;
         T_n_m (B, 4, 4) float32, what view m's points were moved by: a target, never an input.
@@ -34,9 +35,7 @@ def batch_from_windows(windows: Sequence[Window]) -> dict[str, Tensor]:
     shapes = {w.rgb.shape for w in windows}
     if len(shapes) > 1:
         raise DatasetError(f"the windows of a batch have different shapes {sorted(shapes)}; render them at one size")
-    batch = batch_from_first_frames(
-        [FirstFrames(rgb=w.rgb[:, 0], points=w.points[:, 0], K=w.K, hand_mask=w.hand_mask) for w in windows]
-    )
+    batch = batch_from_first_frames([first_frames(w) for w in windows])
     points = np.stack([w.points[:, 1:] for w in windows])
     for i, w in enumerate(windows):
         # One (N, 3) product: as (T, H, W, 3) it would be T * H small ones.
@@ -53,8 +52,20 @@ def batch_from_windows(windows: Sequence[Window]) -> dict[str, Tensor]:
     return batch
 
 
+def first_frames(window: Window) -> FirstFrames:
+    """What a policy would be shown at the window's start."""
+    return FirstFrames(
+        rgb=window.rgb[:, 0],
+        points=window.points[:, 0],
+        K=window.K,
+        hand_mask=window.hand_mask,
+        p_n_ee=window.T_n_ee[:, 0, :3, 3],
+        opening_m=window.opening_m[:, 0],
+    )
+
+
 def batch_from_first_frames(conditions: Sequence[FirstFrames]) -> dict[str, Tensor]:
-    """The condition part of a batch (keys ``first_*``, ``hand_mask``, ``rays``); an unknown hand mask is empty."""
+    """The condition part of a batch (``first_*``, ``hand_mask``, ``opening``, ``rays``); an unknown mask is empty."""
     points = np.stack([c.points for c in conditions]).astype(np.float32, copy=False)
     valid = _zero_invalid(points)
     height, width = points.shape[2:4]
@@ -66,6 +77,8 @@ def batch_from_first_frames(conditions: Sequence[FirstFrames]) -> dict[str, Tens
         "first_points": torch.from_numpy(points),
         "first_valid": torch.from_numpy(valid),
         "hand_mask": torch.from_numpy(np.stack([empty if c.hand_mask is None else c.hand_mask for c in conditions])),
+        "first_hand": torch.from_numpy(np.stack([c.p_n_ee for c in conditions]).astype(np.float32)),
+        "opening": torch.from_numpy(np.stack([c.opening_m for c in conditions]).astype(np.float32)),
         "rays": torch.from_numpy(rays),
     }
 

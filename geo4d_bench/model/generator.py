@@ -29,6 +29,7 @@ from geo4d_bench.model.tokens import Layers, TokenNetwork
 from geo4d_bench.model.video import FirstFrames, Video4D
 
 _EPSILON_M = 1e-3  # where the distance losses turn from quadratic to linear
+_OPENING_SCALE_M = 0.08  # a Panda's hand, fully open
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class _Condition:
     valid: Tensor
     hand: Tensor
     rays: Tensor
-    anchor_m: Tensor  # (B, 2, 3) where the hands are at first, camera n's frame
+    anchor_m: Tensor  # (B, 2, A, 3) where the hands are at first, camera n's frame
+    opening_m: Tensor  # (B, 2, A)
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ class Generator(nn.Module):
         own_points = self._normalise(condition.rays * condition.depth, 3) * condition.valid
         inputs = torch.cat([condition.rgb, own_points, condition.valid, condition.hand], 3).squeeze(4)
         anchor = (condition.anchor_m - torch.tensor(c.point_mean_m, device=noisy.device)) / c.point_scale_m
-        layers: Layers = self.network(inputs, noisy, time, anchor, frames)
+        layers: Layers = self.network(inputs, noisy, time, anchor, condition.opening_m / _OPENING_SCALE_M, frames)
         return layers
 
     def _compose(
@@ -261,7 +263,7 @@ class Generator(nn.Module):
 
     def _hand_positions(self, layers: Layers, condition: _Condition) -> Tensor:
         """(B, 2, A, T, 3) metres, camera n's frame: each view's prediction of where the hands go."""
-        return condition.anchor_m[:, :, None, None] + self.config.motion_scale_m * layers.position
+        return condition.anchor_m[:, :, :, None] + self.config.motion_scale_m * layers.position
 
     def _in_frame_m(self, points_n: Tensor, R: Tensor, t: Tensor) -> Tensor:
         """Points (B, A, T, 3) of camera n's frame, metres, in that of camera m, whose normalised pose is R, t."""
@@ -277,12 +279,9 @@ class Generator(nn.Module):
 
     def _condition(self, batch: dict[str, Tensor]) -> _Condition:
         c = self.config
-        points, mask = batch["first_points"], batch["hand_mask"] & batch["first_valid"][:, 0]
-        count = mask.sum((1, 2))[:, None]
-        anchor = (points[:, 0] * mask[..., None]).sum((1, 2)) / count.clamp(min=1)
+        points, anchor = batch["first_points"], batch["first_hand"]
+        # Where nothing may flow between the views, view m must not be told where the hand is in view n's frame either.
         mean = torch.tensor(c.point_mean_m, device=points.device)
-        anchor = torch.where(count > 0, anchor, mean)
-        # Where nothing may flow between the views, view m must not be told where view n sees the hand either.
         anchor_m = anchor if c.cross_view_attention else mean.expand_as(anchor)
         hand = torch.stack([batch["hand_mask"], torch.zeros_like(batch["hand_mask"])], 1)
         return _Condition(
@@ -292,6 +291,7 @@ class Generator(nn.Module):
             hand=self._pixels(hand[:, :, None, ..., None]).float(),
             rays=self._pixels(batch["rays"][:, :, None]),
             anchor_m=torch.stack([anchor, anchor_m], 1),
+            opening_m=batch["opening"][:, None].expand(-1, 2, -1),
         )
 
     def _clean(self, batch: dict[str, Tensor]) -> Tensor:
@@ -354,6 +354,8 @@ class Generator(nn.Module):
                 f"the generator is made for images of {c.height} x {c.width}, got {got[0]} x {got[1]}; "
                 "use data of its size or another preset"
             )
+        if batch["first_hand"].shape[1] != c.arms:
+            raise ConfigError(f"the generator is made for {c.arms} arms, got {batch['first_hand'].shape[1]}")
         if "rgb" in batch and (batch["rgb"].shape[2], batch["hand"].shape[1]) != (c.frames, c.arms):
             frames, arms = batch["rgb"].shape[2], batch["hand"].shape[1]
             raise ConfigError(

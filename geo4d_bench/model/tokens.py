@@ -61,7 +61,7 @@ class TokenNetwork(nn.Module):
         self.embed_condition = nn.Linear((_CONDITION_CHANNELS + _SCENE_CHANNELS) * area, c.dim)
         self.embed_noisy = nn.Linear(_NOISY_CHANNELS * c.frames * area, c.dim)
         self.embed_time = nn.Sequential(nn.Linear(c.dim, c.dim), nn.SiLU(), nn.Linear(c.dim, c.dim))
-        self.embed_anchor = nn.Linear(3, c.dim)
+        self.embed_hands = nn.Linear(4 * c.arms, c.dim)
         self.embed_thumbnail = Head((_CONDITION_CHANNELS + _SCENE_CHANNELS) * c.tokens, c.dim, c.dim)
         self.position = nn.Parameter(0.02 * torch.randn(c.tokens, c.dim))
         self.view = nn.Parameter(0.02 * torch.randn(2, c.dim))
@@ -73,12 +73,18 @@ class TokenNetwork(nn.Module):
         # cameras are learned instead of 132 pairs, and a motion looks the same from all of them. A thumbnail is enough
         # to tell a camera: learned in a hundred steps, where the trunk took thousands.
         self.camera = Head(_CONDITION_CHANNELS * c.tokens, c.dim, 9)
-        self.motion = Head(2 * c.dim + 3, c.dim, c.arms * c.frames * 3)
+        self.motion = Head(2 * c.dim + 4 * c.arms, c.dim, c.arms * c.frames * 3)
         self.sprites = Head(c.dim, c.dim, c.arms * c.frames * CHANNELS * SIZE * SIZE)
         nn.init.normal_(self.embed_noisy.weight, std=0.1 * self.embed_noisy.in_features**-0.5)  # mostly pure noise
 
     def forward(
-        self, condition: Tensor, noisy: Tensor, time: Tensor, anchor: Tensor, frames: Tensor | None = None
+        self,
+        condition: Tensor,
+        noisy: Tensor,
+        time: Tensor,
+        anchor: Tensor,
+        opening: Tensor,
+        frames: Tensor | None = None,
     ) -> Layers:
         """Layers of both views.
 
@@ -86,7 +92,8 @@ class TokenNetwork(nn.Module):
             condition: (B, 2, N, 8, patch²) first frames in patches.
             noisy: (B, 2, N, 6, T * patch²) noisy frames in patches.
             time: (B,) noise level, 0 clean to 1 pure noise.
-            anchor: (B, 2, 3) where the hands are at first, as far as a view knows it, normalised.
+            anchor: (B, 2, A, 3) where the hands are at first, as far as a view knows it, normalised.
+            opening: (B, 2, A) how far they are open at first, about 0 to 1.
             frames: (F,) the frames whose pixels are wanted, all where None; they are most of the work.
         """
         c, b = self.config, len(condition)
@@ -96,7 +103,7 @@ class TokenNetwork(nn.Module):
         x = self.embed_condition(condition.flatten(3)) + self.embed_noisy(noisy.flatten(3))
         x = x + self.position + self.view[:, None]
         thumbnail = self.embed_thumbnail(condition.mean(4).flatten(2))  # (B, 2, N * 11) -> (B, 2, D)
-        summary = self.summary + (self.embed_anchor(anchor) + thumbnail)[:, :, None]
+        summary = self.summary + (self.embed_hands(torch.cat([anchor.flatten(2), opening], -1)) + thumbnail)[:, :, None]
         x = torch.cat([summary, x], 2)  # (B, 2, 1 + N, D)
         x = x + self.embed_time(_time_features(time, c.dim))[:, None, None]
         joint = (b, -1, c.dim) if c.cross_view_attention else (2 * b, -1, c.dim)
@@ -106,7 +113,7 @@ class TokenNetwork(nn.Module):
         x = x.reshape(b, 2, 1 + c.tokens, c.dim)
         n, states = self.decoder_n(x[:, 0], None)
         m, _ = self.decoder_m(x[:, 1], states if c.cross_view_attention else None)
-        return self._layers(n, m, R, t, thumbnail, anchor, frames)
+        return self._layers(n, m, R, t, thumbnail, anchor, opening, frames)
 
     def _cameras(self, condition: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 2, 3, 3) and (B, 2, 3): from each camera's normalised points to the scene's own frame."""
@@ -115,7 +122,15 @@ class TokenNetwork(nn.Module):
         return _rotation(camera[..., :6] + upright), camera[..., 6:]
 
     def _layers(
-        self, n: Tensor, m: Tensor, R: Tensor, t: Tensor, thumbnail: Tensor, anchor: Tensor, frames: Tensor | None
+        self,
+        n: Tensor,
+        m: Tensor,
+        R: Tensor,
+        t: Tensor,
+        thumbnail: Tensor,
+        anchor: Tensor,
+        opening: Tensor,
+        frames: Tensor | None,
     ) -> Layers:
         c = self.config
         b, a = len(n), c.arms
@@ -126,8 +141,12 @@ class TokenNetwork(nn.Module):
         summary = torch.stack([n[:, 0], m[:, 0]], 1)  # (B, 2, D)
         # Without cross-view attention view m knows nothing of camera n, and takes its frame for the scene's own.
         R_n, t_n = (R[:, :1], t[:, :1]) if c.cross_view_attention else _of_n_alone(R, t)
-        in_scene = (R_n.detach() @ anchor[..., None])[..., 0] + t_n.detach()
-        motion = self.motion(torch.cat([summary, thumbnail, in_scene], -1)).float().view(b, 2, a * c.frames, 3)
+        in_scene = anchor @ R_n.detach().transpose(-1, -2) + t_n.detach()[:, :, None]  # (B, 2, A, 3)
+        motion = (
+            self.motion(torch.cat([summary, thumbnail, in_scene.flatten(2), opening], -1))
+            .float()
+            .view(b, 2, a * c.frames, 3)
+        )
         if c.cross_view_attention:  # one hand, one place: what the views say of it is brought together
             motion = motion.mean(1, keepdim=True).expand_as(motion)
         sprites = self.sprites(summary)

@@ -19,12 +19,17 @@ class FirstFrames:
         points: (2, H, W, 3) float32 metres, each view's in its own camera frame, NaN where depth is invalid.
         K: (2, 3, 3) float64.
         hand_mask: (H, W) bool, pixels of view n on a hand, from proprioception; None where it is not known.
+        p_n_ee: (arms, 3) metres, where the end effectors are in camera n's frame, from proprioception. A place, no
+            pose: it says nothing of how the camera is turned.
+        opening_m: (arms,) metres between the fingers.
     """
 
     rgb: npt.NDArray[np.uint8]
     points: npt.NDArray[np.float32]
     K: Array
     hand_mask: npt.NDArray[np.bool_] | None
+    p_n_ee: Array
+    opening_m: Array
 
 
 @dataclass(frozen=True)

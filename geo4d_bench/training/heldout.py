@@ -12,13 +12,9 @@ import numpy.typing as npt
 
 from geo4d_bench.dataset.types import Window
 from geo4d_bench.geometry.se3 import transform
+from geo4d_bench.model.batch import first_frames
 from geo4d_bench.model.generator import Generator
-from geo4d_bench.model.video import FirstFrames, Video4D
-
-
-def first_frames(window: Window) -> FirstFrames:
-    """What a policy would be shown at the window's start."""
-    return FirstFrames(rgb=window.rgb[:, 0], points=window.points[:, 0], K=window.K, hand_mask=window.hand_mask)
+from geo4d_bench.model.video import Video4D
 
 
 def true_video(window: Window) -> Video4D:

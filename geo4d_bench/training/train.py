@@ -183,7 +183,8 @@ def measure(preset: GeneratorConfig, windows: list[Window]) -> GeneratorConfig:
 
 
 def _draw(trainer: Trainer, watched: list[Window], copy_cm: float) -> None:
-    from geo4d_bench.training.heldout import first_frames, true_video
+    from geo4d_bench.model.batch import first_frames
+    from geo4d_bench.training.heldout import true_video
     from geo4d_bench.training.pictures import draw_curves, draw_samples
 
     draw_curves(trainer.folder / LOSS_PICTURE, trainer.rows, copy_cm)

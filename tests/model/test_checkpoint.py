@@ -15,10 +15,10 @@ import torch
 from synthetic_windows import window
 
 from geo4d_bench.errors import CheckpointError, ConfigError, UnknownNameError
+from geo4d_bench.model.batch import first_frames
 from geo4d_bench.model.checkpoint import checkpoint_sha256
 from geo4d_bench.model.config import PRESETS, GeneratorConfig
 from geo4d_bench.model.generator import Generator
-from geo4d_bench.model.video import FirstFrames
 
 DEBUG = PRESETS.get("debug")
 
@@ -41,8 +41,7 @@ def test_a_loaded_generator_generates_the_same(folder: Path, tmp_path: Path) -> 
     second = Generator.from_pretrained(again)
     assert second.config == first.config
     assert second.config.point_mean_m == (0.1, -0.2, 0.9)
-    w = window(0)
-    frames = FirstFrames(rgb=w.rgb[:, 0], points=w.points[:, 0], K=w.K, hand_mask=w.hand_mask)
+    frames = first_frames(window(0))
     (a,), (b,) = first.generate([frames], [4]), second.generate([frames], [4])
     for name in ("rgb", "points", "parts"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))

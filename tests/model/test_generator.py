@@ -11,7 +11,7 @@ from synthetic_windows import window
 
 from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.geometry import inverse, transform
-from geo4d_bench.model.batch import batch_from_windows
+from geo4d_bench.model.batch import batch_from_windows, first_frames
 from geo4d_bench.model.config import PRESETS, GeneratorConfig
 from geo4d_bench.model.generator import Generator
 from geo4d_bench.model.patches import from_patches, to_patches
@@ -44,8 +44,7 @@ def noise(seed: int = 1) -> torch.Generator:
 
 
 def first(seed: int) -> FirstFrames:
-    w = window(seed)
-    return FirstFrames(rgb=w.rgb[:, 0], points=w.points[:, 0], K=w.K, hand_mask=w.hand_mask)
+    return first_frames(window(seed))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +120,7 @@ def test_view_m_sees_view_n_only_through_cross_view_attention(batch: dict[str, t
     one, other = first(0), first(1)
     swapped = dataclasses.replace(
         one, rgb=np.stack([other.rgb[0], one.rgb[1]]), points=np.stack([other.points[0], one.points[1]]),
-        hand_mask=other.hand_mask,
+        hand_mask=other.hand_mask, p_n_ee=other.p_n_ee,
     )  # fmt: skip
     a, b = generator.generate([one, swapped], [3, 3])
     assert not np.array_equal(a.rgb[0], b.rgb[0])
@@ -171,13 +170,17 @@ def test_hand_mask_may_be_unknown(trained: Generator) -> None:
 
 def test_two_arms(batch: dict[str, torch.Tensor]) -> None:
     two = {k: v.clone() for k, v in batch.items()}
-    two["hand"] = two["hand"].repeat(1, 2, 1, 1)
+    for name in ("hand", "first_hand", "opening"):
+        two[name] = two[name].repeat_interleave(2, dim=1)
     two["parts"][:4][two["parts"][:4] > 0] += 3
     generator = build(dataclasses.replace(DEBUG, arms=2))
     losses = train(generator, two, 30)
     assert losses[-1] < 0.8 * losses[0]
-    labels = generator.generate([first(0)], [0])[0].parts
-    assert labels.max() <= 6
+    one = first(0)
+    both = dataclasses.replace(one, p_n_ee=np.tile(one.p_n_ee, (2, 1)), opening_m=np.tile(one.opening_m, 2))
+    assert generator.generate([both], [0])[0].parts.max() <= 6
+    with pytest.raises(ConfigError, match="made for 2 arms, got 1"):
+        generator.generate([one], [0])
 
 
 def test_wrong_inputs_get_one_sentence(trained: Generator) -> None:

@@ -34,11 +34,11 @@ class Replay:
         return ActionChunk({"right": PATH[1:2]}, {"right": OPENINGS[1:2]}, 0.05)
 
     def expert_future(self, frames: int, dt_s: float, video: bool) -> Future:
-        assert (frames, dt_s) == (FRAMES, DT_S)
-        T_n_ee = inverse(SCENE.T_world_n) @ PATH[1:]
-        return Future(
-            {"right": PATH[1:]}, {"right": OPENINGS[1:]}, DT_S, {"right": T_n_ee}, self.video if video else None
-        )
+        assert dt_s == DT_S
+        assert frames == FRAMES or not video
+        path, openings = PATH[1 : 1 + frames], OPENINGS[1 : 1 + frames]
+        T_n_ee = inverse(SCENE.T_world_n) @ path
+        return Future({"right": path}, {"right": openings}, DT_S, {"right": T_n_ee}, self.video if video else None)
 
 
 def observation(height: int, width: int, seed: int = 0) -> Observation:
@@ -255,6 +255,9 @@ def test_the_generator_is_told_where_the_hand_is(checkpoint: Path) -> None:
     # Independent of the mask's own test: the pixels whose depth is not the wall's.
     np.testing.assert_array_equal(frames.hand_mask, obs.depth[0] < 1.5)
     np.testing.assert_array_equal(frames.points[1], depth_to_points(obs.depth[1], obs.K[1]))
+    p_world = transform(obs.T_world_cam_n, frames.p_n_ee[0])
+    np.testing.assert_allclose(p_world, obs.T_world_ee[TASK.arms[0]][:3, 3], atol=1e-12)
+    assert frames.opening_m.tolist() == [obs.opening_m[TASK.arms[0]]]
 
 
 def test_images_of_another_size_are_refused(checkpoint: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from geo4d_bench.dataset.windows import Windows
 from geo4d_bench.errors import DatasetError
+from geo4d_bench.model.batch import first_frames
 from geo4d_bench.model.generator import Generator
-from geo4d_bench.training.heldout import first_frames
 from geo4d_bench.training.train import TrainConfig, run
 
 
