@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from geo4d_bench.errors import CheckpointError
 from geo4d_bench.model.checkpoint import read_tensors, write_aside
+from geo4d_bench.training.optimizer import Optimizers
 
 STATE_NAME = "trainer.safetensors"
 
@@ -50,13 +51,12 @@ def save_state(
     progress: Progress,
     module: nn.Module,
     average: Average,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Optimizers,
 ) -> None:
-    """Write ``trainer.safetensors``: weights, their average, the optimiser's moments, and progress as metadata."""
+    """Write ``trainer.safetensors``: weights, their average, the optimisers' moments, and progress as metadata."""
     tensors = {f"weights/{k}": v for k, v in module.state_dict().items()}
     tensors |= {f"average/{k}": v for k, v in average.weights.items()}
-    for i, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{i}/{k}": torch.as_tensor(v) for k, v in moments.items()}
+    tensors |= {f"optimizer/{k}": v for k, v in optimizers.state().items()}
     meta = {
         "settings": json.dumps(settings),
         "step": str(progress.step),
@@ -80,17 +80,13 @@ def read_progress(folder: Path) -> tuple[dict[str, Any], Progress] | None:
         raise CheckpointError(f"{path}: not a whole training state ({error}); remove it to start anew") from None
 
 
-def load_state(folder: Path, module: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> None:
-    """Fill module, average and optimiser from :func:`save_state`'s file."""
+def load_state(folder: Path, module: nn.Module, average: Average, optimizers: Optimizers) -> None:
+    """Fill module, average and optimisers from :func:`save_state`'s file."""
     tensors = read_tensors(folder / STATE_NAME)
     try:
         module.load_state_dict(_part(tensors, "weights/"))
         average.weights = {k: tensors[f"average/{k}"] for k in average.weights}
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in _part(tensors, "optimizer/").items():
-            index, name = key.split("/")
-            state.setdefault(int(index), {})[name] = value
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        optimizers.load_state(_part(tensors, "optimizer/"))
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(
             f"{folder / STATE_NAME}: made for another model ({str(error).splitlines()[0]}); choose another --out"

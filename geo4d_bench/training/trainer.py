@@ -23,6 +23,7 @@ from geo4d_bench.seeding import derive_seed
 from geo4d_bench.training.data import WindowSource, batches
 from geo4d_bench.training.heldout import hand_error_cm
 from geo4d_bench.training.interrupt import StopRequest
+from geo4d_bench.training.optimizer import Optimizers
 from geo4d_bench.training.state import Average, Progress, load_state, read_progress, save_state
 
 LOG_NAME = "training_log.csv"
@@ -75,13 +76,7 @@ class Trainer:
             self.generator = Generator(config)
         self.averaged = Generator(config).eval()
         self.average = Average(self.generator, schedule.average_decay)
-        self.optimizer = torch.optim.AdamW(
-            self.generator.parameters(),
-            lr=schedule.learning_rate,
-            betas=(0.9, 0.95),
-            weight_decay=schedule.weight_decay,
-            fused=True,
-        )
+        self.optimizers = Optimizers(self.generator, schedule.learning_rate, schedule.weight_decay)
         self.progress = Progress()
         self.rows: list[dict[str, str]] = []
         self._resume()
@@ -118,7 +113,7 @@ class Trainer:
         """Checkpoint (averaged weights), log, and the state to resume from."""
         save_checkpoint(self.folder, self.generator.config, self.average.weights)
         write_aside(self.folder / LOG_NAME, _csv(self.rows).encode())
-        save_state(self.folder, self.settings, self.progress, self.generator, self.average, self.optimizer)
+        save_state(self.folder, self.settings, self.progress, self.generator, self.average, self.optimizers)
 
     def averaged_generator(self) -> Generator:
         """The generator with the averaged weights: what a checkpoint holds."""
@@ -141,7 +136,7 @@ class Trainer:
                 f"{self.folder}: was trained with {key} = {settings.get(key)!r}, now it is {self.settings.get(key)!r}; "
                 "give the same options to go on, or another --out"
             )
-        load_state(self.folder, self.generator, self.average, self.optimizer)
+        load_state(self.folder, self.generator, self.average, self.optimizers)
         self.progress = progress
         log = self.folder / LOG_NAME
         if log.exists():
@@ -152,14 +147,13 @@ class Trainer:
         started = time.perf_counter()
         rng = torch.Generator().manual_seed(derive_seed("training", "train", self.seed, f"noise {self.progress.step}"))
         rate = self.schedule.rate(self.progress)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.optimizers.set_rate(rate)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             loss = self.generator.loss(batch, rng)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizers.zero_grad()
         loss.total.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.generator.parameters(), 4.0)
-        self.optimizer.step()
+        self.optimizers.step()
         self.progress.step += 1
         self.average.update(self.generator, self.progress.step)
         took = time.perf_counter() - started
