@@ -2,7 +2,8 @@
 
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) orthogonalises the momentum of a weight matrix.
 Measured on store_cereal with ``nano``, 2 cores, the same minutes: held-out hand error 4.1 against 5.8 cm after 3.6
-minutes (one run each), though a step takes a fifth longer. Embeddings and heads are left to AdamW, as its authors advise.
+minutes (one run each), though a step takes a fifth longer. Embeddings and heads are left to AdamW, as its authors
+advise.
 """
 
 from __future__ import annotations
