@@ -75,8 +75,13 @@ class StoreCereal(Task):
     def __init__(self) -> None:
         # robosuite takes seconds to import; whoever only lists tasks must not pay for it.
         import mujoco
+        from threadpoolctl import threadpool_limits
 
         from geo4d_bench.tasks.robosuite_scene import ShelfSimulation
+
+        # LAPACK rounds differently with another number of threads, and an episode must not depend on it. For this
+        # process from now on: matrices of 7 x 7 gain nothing from threads.
+        threadpool_limits(limits=1, user_api="blas")
 
         self._mujoco = mujoco
         self._sim = ShelfSimulation()
