@@ -21,7 +21,8 @@ class Optimizers:
     """
 
     def __init__(self, module: nn.Module, learning_rate: float, weight_decay: float) -> None:
-        inside, rest = [], []
+        inside: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
         for name, parameter in module.named_parameters():
             in_a_block = not {"trunk", "blocks"}.isdisjoint(name.split("."))
             (inside if in_a_block and parameter.ndim == 2 else rest).append(parameter)
