@@ -153,11 +153,13 @@ def _robosuite_render(xml: str, cameras: tuple[Camera, ...], state: np.ndarray[A
             fovy=str(np.degrees(camera.fovy_rad)),
         )
     sim = MjSim.from_xml_string(ET.tostring(root, encoding="unicode"))
-    sim.add_render_context(MjRenderContextOffscreen(sim, device_id=-1))
+    context = MjRenderContextOffscreen(sim, device_id=-1)
+    sim.add_render_context(context)
     mujoco.mj_setState(sim.model._model, sim.data._data, state, mujoco.mjtState.mjSTATE_FULLPHYSICS)
     sim.forward()
 
     def work() -> None:
+        context.gl_ctx.make_current()  # ours was used in between; robosuite never asks whose turn it is
         for camera in cameras:
             name = f"bench_{camera.name}"
             _, depth = sim.render(camera_name=name, width=WIDTH, height=HEIGHT, depth=True)
