@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -12,19 +13,63 @@ from geo4d_bench.geometry.se3 import Array
 
 
 @dataclass(frozen=True)
+class ArmSetup:
+    """How a Panda stands in the world.
+
+    Attributes:
+        base_xpos_m: (3,) its mount on the floor; the arm's own base is about 0.91 m above it.
+        home_qpos: (7,) joint angles at the start, radians.
+        base_yaw_rad: which way it faces; 0 is along the world's x axis.
+        noise_rad: half width of the uniform noise on each joint at the start.
+    """
+
+    base_xpos_m: tuple[float, float, float]
+    home_qpos: tuple[float, ...]
+    base_yaw_rad: float = 0.0
+    noise_rad: float = 0.04
+
+
+@dataclass(frozen=True)
+class Spawn:
+    """Where an object starts: each range is drawn from uniformly.
+
+    Attributes:
+        object: name of the object.
+        x_m, y_m: ranges of its body's origin, in the world, or from the origin of object ``on``.
+        z_m: height of its origin above the world's (or ``on``'s) origin.
+        yaw_rad: range of its turn about the vertical.
+        lean_rad: range of the angle between its z axis and the vertical; None stands upright.
+        lean_to_rad: range of the direction, about the vertical, that it leans to.
+        on: an object that comes earlier in ``TaskSpec.spawn``, or None for the world.
+        tolerance_m: how far from its range coming to rest may take it.
+    """
+
+    object: str
+    x_m: tuple[float, float]
+    y_m: tuple[float, float]
+    z_m: float
+    yaw_rad: tuple[float, float] = (0.0, 0.0)
+    lean_rad: tuple[float, float] | None = None
+    lean_to_rad: tuple[float, float] = (-math.pi, math.pi)
+    on: str | None = None
+    tolerance_m: float = 0.002
+
+
+@dataclass(frozen=True)
 class TaskSpec:
     """What does not change between episodes.
 
     Attributes:
         id, version: ``store_cereal``, ``v1``; the Gymnasium id is made of both.
         language: the instruction.
-        arms: names of the arms (robosuite's: ``right``).
+        arms: names of the arms, such as ``right``; the order is that of actions and of labels in images.
         control_hz: control steps a second.
         max_seconds: an episode longer than this is a timeout.
         phases: sub-goals in their order, the last is ``task``.
         closed_below_m: a gripper opening below this counts as closed or holding.
         workspace: (3,) point of the world that camera rigs look at, metres.
         objects: names of the movable objects.
+        spawn: where objects start; those left out start where the scene has them.
     """
 
     id: str
@@ -37,6 +82,7 @@ class TaskSpec:
     closed_below_m: float
     workspace: tuple[float, float, float]
     objects: tuple[str, ...]
+    spawn: tuple[Spawn, ...]
 
     @property
     def key(self) -> str:
@@ -68,7 +114,11 @@ class Task(ABC):
 
     @abstractmethod
     def reset(self, seed: int, split: str) -> None:
-        """A new episode: every random number comes from ``seeding.generator(spec.key, split, seed, stream)``."""
+        """A new episode: every random number comes from ``seeding.generator(spec.key, split, seed, stream)``.
+
+        Raises:
+            SceneError: no start that meets the task's constraints was found in a bounded number of tries.
+        """
 
     @abstractmethod
     def step(self, command: Command) -> None:

@@ -1,4 +1,4 @@
-"""Smooth commanded motion: a pose that follows targets with limited speed and acceleration."""
+"""Motion of a hand: a commanded pose that follows targets smoothly, and the rotations that hands are asked for."""
 
 from __future__ import annotations
 
@@ -45,6 +45,24 @@ class SmoothPose:
         if distance > length_m:
             self._p = p_reached + offset * (length_m / distance)
             self._v = np.zeros(3)
+
+
+def turn_z(yaw: float) -> Array:
+    """(3, 3) turn about the world's vertical, radians."""
+    c, s = np.cos(yaw), np.sin(yaw)
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+
+
+def hand_rotation(pitch_rad: float, yaw_rad: float = 0.0) -> Array:
+    """(3, 3) of the grip site: approach ``pitch_rad`` below the horizontal, fingers' axis (x) horizontal.
+
+    At yaw 0 the approach is in the plane of the world's x and z, and the fingers' axis is the world's y; a hand that
+    points straight down has pitch pi / 2.
+    """
+    c, s = np.cos(pitch_rad), np.sin(pitch_rad)
+    z, x = np.array([c, 0.0, -s]), np.array([0.0, 1.0, 0.0])
+    pitched: Array = np.stack([x, np.cross(z, x), z], axis=1)
+    return turn_z(yaw_rad) @ pitched
 
 
 def _steer(velocity: Array, remaining: Array, speed: float, acceleration: float, dt: float) -> Array:

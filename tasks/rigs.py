@@ -1,24 +1,31 @@
-"""Camera rigs: named sets of cameras about a task's workspace, declared as data, or read from a user's YAML file."""
+"""Camera rigs: named sets of cameras about a task's workspace, declared as data; a user's own come from YAML files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
-import yaml
 
 from geo4d_bench.errors import ConfigError
-from geo4d_bench.geometry.camera import Camera, Rig, ViewSplit, look_at
-from geo4d_bench.geometry.se3 import Array
+from geo4d_bench.geometry.camera import Camera, ViewSplit
+from geo4d_bench.geometry.rig import AnyRig, DrawnRig, Point, Rig, Shell, on_sphere, point
 from geo4d_bench.registry import Registry
 
 
+class Declaration(Protocol):
+    """A rig that has not been placed about a workspace yet."""
+
+    def place(self, name: str, target: Point) -> AnyRig:
+        """The rig about ``target`` (3,), metres in the world."""
+        ...
+
+
 @dataclass(frozen=True)
-class ShellCamera:
-    """A camera on a hemispherical shell that looks at the workspace.
+class SphereCamera:
+    """A camera on a sphere about the workspace that looks at it.
 
     Attributes:
         azimuth_deg: about the world's z axis; 0 is beyond the workspace (facing the robot), +90 on its left.
@@ -33,40 +40,120 @@ class ShellCamera:
 
 
 @dataclass(frozen=True)
-class Shell:
-    """Cameras on a shell, all with one vertical field of view."""
+class Fixed:
+    """Cameras ``cam00`` ... that stand where they are declared, all with one vertical field of view."""
 
-    cameras: tuple[ShellCamera, ...]
+    cameras: tuple[SphereCamera, ...]
     fovy_deg: float
 
+    def place(self, name: str, target: Point) -> Rig:
+        """See :class:`Declaration`."""
+        fovy_rad = float(np.radians(self.fovy_deg))
+        cameras = tuple(
+            Camera(f"cam{i:02d}", on_sphere(target, c.azimuth_deg, c.elevation_deg, c.radius_m), fovy_rad, c.split)
+            for i, c in enumerate(self.cameras)
+        )
+        return Rig(name, cameras, target)
 
-HEMISPHERE16 = Shell(
+
+@dataclass(frozen=True)
+class Drawn:
+    """Cameras ``cam00`` ... drawn from a shell anew for every episode; the first ``seen`` of them are seen ones."""
+
+    shell: Shell
+    seen: int
+    novel: int
+
+    def place(self, name: str, target: Point) -> DrawnRig:
+        """See :class:`Declaration`."""
+        return DrawnRig(name, self.shell, target, self.seen, self.novel)
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Novel cameras at one elevation and radius, for curves of success against the view's angle.
+
+    They are named by their azimuth: ``az-130`` ... ``az+000`` ... ``az+130``.
+
+    Attributes:
+        azimuth_deg: (first, last) camera's azimuth, whole degrees.  step_deg: between neighbours, whole degrees.
+        pair_deg: between view n and view m of an episode, a multiple of ``step_deg``.
+    """
+
+    azimuth_deg: tuple[int, int]
+    step_deg: int
+    elevation_deg: float
+    radius_m: float
+    fovy_deg: float
+    pair_deg: int
+
+    def place(self, name: str, target: Point) -> Rig:
+        """See :class:`Declaration`; ConfigError where ``pair_deg`` fits no pair of the ring's cameras."""
+        first, last = self.azimuth_deg
+        azimuths = range(first, last + 1, self.step_deg)
+        offset, rest = divmod(self.pair_deg, self.step_deg)
+        if rest or not 1 <= offset <= len(azimuths) // 2:
+            raise ConfigError(
+                f"ring '{name}': expected 'pair_deg' as a multiple of its step, {self.step_deg} degrees, and at most "
+                f"half the ring, {len(azimuths) // 2 * self.step_deg} degrees, got {self.pair_deg}"
+            )
+        fovy_rad = float(np.radians(self.fovy_deg))
+        cameras = tuple(
+            Camera(f"az{a:+04d}", on_sphere(target, a, self.elevation_deg, self.radius_m), fovy_rad, "novel")
+            for a in azimuths
+        )
+        return Rig(name, cameras, target, offset)
+
+
+HEMISPHERE16 = Fixed(
     fovy_deg=48.0,
     # Novel cameras lie among seen ones: each has seen neighbours on either side, none is at an extreme of azimuth,
     # elevation or radius. Nothing looks from behind the robot, where the arm stands before the hand; cameras beyond
     # the shelf look from low down, where the upper board does not hide the hand.
     cameras=(
-        ShellCamera(-126, 24, 0.95),
-        ShellCamera(-114, 44, 1.00),
-        ShellCamera(-104, 12, 0.85),
-        ShellCamera(-92, 24, 0.95, "novel"),
-        ShellCamera(-80, 31, 1.10),
-        ShellCamera(-66, 18, 0.75),
-        ShellCamera(-52, 11, 0.95, "novel"),
-        ShellCamera(-38, 6, 1.20),
-        ShellCamera(34, 8, 1.05),
-        ShellCamera(50, 9, 0.85, "novel"),
-        ShellCamera(63, 13, 1.15),
-        ShellCamera(75, 16, 0.70),
-        ShellCamera(89, 26, 0.90, "novel"),
-        ShellCamera(100, 42, 1.05),
-        ShellCamera(114, 14, 0.80),
-        ShellCamera(126, 24, 1.05),
+        SphereCamera(-126, 24, 0.95),
+        SphereCamera(-114, 44, 1.00),
+        SphereCamera(-104, 12, 0.85),
+        SphereCamera(-92, 24, 0.95, "novel"),
+        SphereCamera(-80, 31, 1.10),
+        SphereCamera(-66, 18, 0.75),
+        SphereCamera(-52, 11, 0.95, "novel"),
+        SphereCamera(-38, 6, 1.20),
+        SphereCamera(34, 8, 1.05),
+        SphereCamera(50, 9, 0.85, "novel"),
+        SphereCamera(63, 13, 1.15),
+        SphereCamera(75, 16, 0.70),
+        SphereCamera(89, 26, 0.90, "novel"),
+        SphereCamera(100, 42, 1.05),
+        SphereCamera(114, 14, 0.80),
+        SphereCamera(126, 24, 1.05),
     ),
 )
 
-RIGS: Registry[Shell] = Registry("rig")
+RANDOM16 = Drawn(
+    # The space that hemisphere16 stands in. All cameras of an episode come from one distribution, and its novel ones
+    # are novel in one sense only: their images are never trained on. They tell how a generator does at new places
+    # among those it knows; hemisphere16's novel cameras and the orbit tell how it does away from them. The same
+    # 12 + 4 as there, so that a rig is changed without changing anything else.
+    shell=Shell(azimuth_deg=(-126.0, 126.0), elevation_deg=(6.0, 44.0), radius_m=(0.70, 1.20), fovy_deg=48.0),
+    seen=12,
+    novel=4,
+)
+
+ORBIT = Ring(
+    azimuth_deg=(-130, 130),
+    step_deg=10,
+    # Low enough that a shelf's upper board hides the hand from no camera for long, high enough to look into a bowl.
+    elevation_deg=12.0,
+    radius_m=0.95,
+    fovy_deg=48.0,
+    pair_deg=90,
+)
+
+RIGS: Registry[Declaration] = Registry("rig")
 RIGS.register("hemisphere16", HEMISPHERE16)
+RIGS.register("random16", RANDOM16)
+RIGS.register("orbit", ORBIT)
 
 
 def rig_names() -> list[str]:
@@ -74,90 +161,19 @@ def rig_names() -> list[str]:
     return list(RIGS)
 
 
-def make_rig(name: str, workspace: Sequence[float]) -> Rig:
+def is_rig_file(name: str) -> bool:
+    """Whether a rig's name means a user's YAML file."""
+    return name.endswith((".yaml", ".yml"))
+
+
+def make_rig(name: str, workspace: Sequence[float]) -> AnyRig:
     """The rig called ``name`` about ``workspace`` (3,) metres in the world, or the one in a ``.yaml`` file.
 
     Raises:
         UnknownNameError: no such rig.  ConfigError: a file that cannot be read or is not a rig.
     """
-    if name.endswith((".yaml", ".yml")):
+    if is_rig_file(name):
+        from geo4d_bench.tasks.rig_file import load_rig
+
         return load_rig(Path(name), workspace)
-    shell = RIGS.get(name)
-    cameras = tuple(
-        _on_shell(f"cam{i:02d}", c, shell.fovy_deg, np.asarray(workspace, dtype=np.float64))
-        for i, c in enumerate(shell.cameras)
-    )
-    x, y, z = (float(v) for v in workspace)
-    return Rig(name, cameras, (x, y, z))
-
-
-def load_rig(path: Path, workspace: Sequence[float]) -> Rig:
-    """A user's rig. The file gives each camera's place, and what it looks at (the task's workspace where left out)::
-
-        fovy_deg: 55
-        cameras:
-          - {name: left, position: [0.4, 0.8, 1.7]}
-          - {name: right, position: [0.4, -0.8, 1.7], look_at: [0, 0, 1.4], fovy_deg: 40, split: novel}
-
-    Positions are metres in the world; ``split`` is ``novel`` where left out.
-
-    Raises:
-        ConfigError: the file is missing, is not YAML, or a camera is incomplete.
-    """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as e:
-        raise ConfigError(f"rig file {path} cannot be read: {e.strerror}; give the path of a YAML file") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise ConfigError(f"rig file {path} is not YAML: {' '.join(str(e).split())}") from e
-    if not isinstance(content, dict) or not isinstance(content.get("cameras"), list) or not content["cameras"]:
-        raise ConfigError(f"rig file {path}: expected a list 'cameras' with at least one camera")
-    _only(f"rig file {path}", content, ("cameras", "fovy_deg"))
-    cameras = tuple(
-        _from_entry(f"rig file {path}, camera {i}", entry, content.get("fovy_deg"), workspace)
-        for i, entry in enumerate(content["cameras"])
-    )
-    x, y, z = (float(v) for v in workspace)
-    return Rig(path.stem, cameras, (x, y, z))
-
-
-def _from_entry(where: str, entry: Any, fovy_deg: Any, workspace: Sequence[float]) -> Camera:
-    if not isinstance(entry, dict):
-        raise ConfigError(f"{where}: expected 'name' and 'position', got {entry!r}")
-    _only(where, entry, ("name", "position", "look_at", "fovy_deg", "split"))
-    if not isinstance(entry.get("name"), str) or not entry["name"]:
-        raise ConfigError(f"{where}: expected a 'name', got {entry.get('name')!r}")
-    where = f"{where} ('{entry['name']}')"
-    fovy = entry.get("fovy_deg", fovy_deg)
-    if isinstance(fovy, bool) or not isinstance(fovy, (int, float)) or not 1.0 <= fovy <= 150.0:
-        raise ConfigError(f"{where}: expected 'fovy_deg' between 1 and 150, got {fovy!r}")
-    split = entry.get("split", "novel")
-    if split not in ("seen", "novel"):
-        raise ConfigError(f"{where}: expected 'split' seen or novel, got {split!r}")
-    eye, target = (
-        _point(where, "position", entry.get("position")),
-        _point(where, "look_at", entry.get("look_at", list(workspace))),
-    )
-    if np.linalg.norm(eye - target) < 0.05:
-        raise ConfigError(f"{where}: 'position' is where it looks at; move it away")
-    return Camera(entry["name"], look_at(eye, target), float(np.radians(fovy)), split)
-
-
-def _point(where: str, key: str, value: Any) -> Array:
-    numbers = isinstance(value, list) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
-    if not numbers or len(value) != 3 or not np.isfinite(value).all():
-        raise ConfigError(f"{where}: expected '{key}' as [x, y, z] in metres, got {value!r}")
-    return np.asarray(value, dtype=np.float64)
-
-
-def _only(where: str, entry: dict[Any, Any], known: tuple[str, ...]) -> None:
-    for key in entry:
-        if key not in known:
-            raise ConfigError(f"{where}: unknown key {key!r}; known: {', '.join(known)}")
-
-
-def _on_shell(name: str, camera: ShellCamera, fovy_deg: float, target: Array) -> Camera:
-    azimuth, elevation = np.radians(camera.azimuth_deg), np.radians(camera.elevation_deg)
-    direction = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
-    pose = look_at(target + camera.radius_m * direction, target)
-    return Camera(name, pose, float(np.radians(fovy_deg)), camera.split)
+    return RIGS.get(name).place(name, point(workspace))

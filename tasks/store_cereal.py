@@ -1,313 +1,400 @@
-"""StoreCerealBoxUnderShelf: take a cereal box from the top of a shelf and put it on the board underneath."""
+"""StoreCerealBoxUnderShelf: take a cereal box from the top of a shelf and put it on the board underneath.
+
+The world's x axis points from the robot into the shelf, y to the robot's left, z up. The shelf's front edge is x = 0.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
-from geo4d_bench import seeding
-from geo4d_bench.geometry.se3 import Array, pose
-from geo4d_bench.tasks.base import Command, Expert, Task
+from geo4d_bench.geometry.se3 import Array, inverse, pose, pose_error
+from geo4d_bench.tasks.base import ArmSetup, Expert, Spawn, TaskSpec
 from geo4d_bench.tasks.disturbance import Push
-from geo4d_bench.tasks.store_cereal_layout import BOX, HOME_QPOS, SHELF, SPAWN, SPEC
+from geo4d_bench.tasks.motion import hand_rotation, turn_z
+from geo4d_bench.tasks.reactive import CLOSED_M, OPEN_M, ArmState, Phase, ReactiveExpert, Scene, Waypoint, still
+from geo4d_bench.tasks.robosuite_task import RobosuiteTask
 
-if TYPE_CHECKING:
-    from geo4d_bench.tasks.robosuite_scene import ControllerState
+ARM = "right"
 
-_ARM = SPEC.arms[0]
-_OPEN_FINGERS_M = (0.04, -0.04)
-_LIFT_M = 0.03
+# The shelf: two boards on four thin posts; no back, no sides, so that cameras all around see the hand. Metres.
+DEPTH_M, WIDTH_M, THICKNESS_M = 0.26, 0.56, 0.02
+LOWER_TOP_M, UPPER_TOP_M = 1.10, 1.44
+UPPER_BOTTOM_M = UPPER_TOP_M - THICKNESS_M
+POST_RADIUS_M = 0.008
+BOX_HALF_M = np.array([0.05, 0.015, 0.075])
+"""robosuite's cereal box: half sizes along its own depth (x), thickness (y) and height (z)."""
+CORNERS_BOX = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * BOX_HALF_M
+
+SPEC = TaskSpec(
+    id="store_cereal",
+    version="v1",
+    language="pick up the cereal box from the top of the shelf and put it on the shelf underneath",
+    arms=(ARM,),
+    control_hz=20.0,
+    max_seconds=40.0,
+    phases=("reached", "grasped", "lifted", "inserted", "released", "task"),
+    closed_below_m=0.06,  # open is 0.08, the box is 0.03 thick
+    workspace=(-0.03, 0.0, 1.43),
+    objects=("cereal",),
+    spawn=(
+        # A tenth of a millimetre above the board: it settles without a first deep contact.
+        Spawn("cereal", (0.06, 0.10), (-0.08, 0.08), UPPER_TOP_M + float(BOX_HALF_M[2]) + 1e-4, (-0.35, 0.35)),
+    ),
+)
+
+HAND_PITCH_RAD = float(np.radians(53.0))
+"""How far the approach points below the horizontal: less, and joint 6 meets its limit while inserting."""
+
+# What counts.
+LIFT_M = 0.03
 """The box counts as lifted when its lowest corner is this far above the upper board."""
-_REACH_M = 0.02
+REACH_M = 0.02
 """The hand counts as there when the grip site is this near to the box."""
-_GRASP_M = 0.01
+GRASP_M = 0.01
 """The box is between the fingers when their opening is this near to its thickness."""
-_WITHDRAWN_M = 0.04
+WITHDRAWN_M = 0.04
 """The hand is out of the shelf when the grip site is this far from the space between the boards."""
-_REST_M_S, _REST_RAD_S = 0.02, 0.2
-"""Speeds below which the box is at rest."""
-_PUSH_STEPS = 10
-_PUSH_S = _PUSH_STEPS / SPEC.control_hz
-_HAND_PUSH_M = (0.05, 0.10)
-"""How far the hand is pushed, roughly: the controller resists."""
-_SLIP_STEPS = 8
-FRONT_CLEAR_X = -0.09
-"""A box whose centre is nearer to the robot than this cannot touch the shelf."""
-_NUDGE_M = 0.05
-"""How far the box is slid over the board at most."""
 
 
-@dataclass(frozen=True)
-class Scene:
-    """What an expert sees of one moment.
-
-    Attributes:
-        T_world_ee, T_world_box: (4, 4).  opening_m: between the fingers.
-        gripper_ramp: -1 when the fingers are told to be open, 1 closed; it takes 0.8 s from one to the other.
-        velocity_ee: (3,) m/s of the grip site.
-        fingers_on_box: how many of the two fingers touch the box.
-    """
-
-    T_world_ee: Array
-    T_world_box: Array
-    opening_m: float
-    gripper_ramp: float
-    velocity_ee: Array
-    fingers_on_box: int
-
-
-@dataclass(frozen=True)
-class _Snapshot:
-    physics: Array
-    controller: ControllerState
-    done: tuple[bool, ...]
-    pushes: tuple[Push, ...]
-
-
-class StoreCereal(Task):
-    """The task on robosuite 1.5.2: a Panda, absolute OSC at 20 Hz, one process's simulation, reset many times."""
+class StoreCereal(RobosuiteTask):
+    """One Panda before a shelf; the hand and the box are occluded while inserting."""
 
     spec = SPEC
+    # The hand starts above and in front of the shelf, pitched as for the grasp.
+    arms: ClassVar = {ARM: ArmSetup((-0.61, 0.0, 0.0), (0.0, -0.42, 0.0, -1.78, 0.0, 2.02, 0.785))}
 
-    def __init__(self) -> None:
-        # robosuite takes seconds to import; whoever only lists tasks must not pay for it.
-        import mujoco
-        from threadpoolctl import threadpool_limits
+    def world(self) -> str:
+        from geo4d_bench.tasks.simulation import texture_file
 
-        from geo4d_bench.tasks.robosuite_scene import ShelfSimulation
-
-        # LAPACK rounds differently with another number of threads, and an episode must not depend on it. For this
-        # process from now on: matrices of 7 x 7 gain nothing from threads.
-        threadpool_limits(limits=1, user_api="blas")
-
-        self._mujoco = mujoco
-        self._sim = ShelfSimulation()
-        model = self._sim.model
-        self._site = self._sim.site
-        self._box_body = model.body("cereal_main").id
-        self._hand_body = model.body("gripper0_right_right_gripper").id
-        self._box_qpos = int(model.jnt_qposadr[model.body_jntadr[self._box_body]])
-        self._box_dof = int(model.jnt_dofadr[model.body_jntadr[self._box_body]])
-        self._side_of = self._geom_sides()
-        self._done = dict.fromkeys(SPEC.phases, False)
-        self._pushes: tuple[Push, ...] = ()
-        self.reset(0, "train")
-
-    def reset(self, seed: int, split: str) -> None:
-        rng = seeding.generator(SPEC.key, split, seed, "spawn")
-        x, y, yaw = (rng.uniform(*r) for r in (SPAWN.box_x_m, SPAWN.box_y_m, SPAWN.box_yaw_rad))
-        qpos = np.zeros(self._sim.model.nq)
-        qpos[self._sim.arm_qpos] = np.array(HOME_QPOS) + rng.uniform(-1, 1, len(HOME_QPOS)) * SPAWN.joint_noise_rad
-        qpos[self._sim.finger_qpos] = _OPEN_FINGERS_M
-        box = slice(self._box_qpos, self._box_qpos + 7)
-        # A tenth of a millimetre above the board: it settles without a first deep contact.
-        qpos[box] = (x, y, SHELF.upper_top_m + BOX.half_m[2] + 1e-4, np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2))
-        self._done = dict.fromkeys(SPEC.phases, False)
-        self._pushes = ()
-        self._sim.reset(qpos)
-
-    def step(self, command: Command) -> None:
-        pushes = self._pushes
-        self._sim.control_step(self.action(command), [push.apply for push in pushes])
-        self._pushes = tuple(left for push in pushes if (left := push.after_step()))
-        self._update_phases()
-
-    def action(self, command: Command) -> Array:
-        """(7,) position (3), rotation vector (3) of the grip site in the world, gripper (+1 close, -1 open)."""
-        T = np.asarray(command.T_world_ee[_ARM], dtype=np.float64)
-        close = command.opening_m[_ARM] < SPEC.closed_below_m
-        return np.concatenate([T[:3, 3], Rotation.from_matrix(T[:3, :3]).as_rotvec(), [1.0 if close else -1.0]])
-
-    def physics_state(self) -> Array:
-        return self._state(self._mujoco.mjtState.mjSTATE_FULLPHYSICS)
-
-    def snapshot(self) -> _Snapshot:
-        return _Snapshot(
-            self._state(self._mujoco.mjtState.mjSTATE_INTEGRATION),
-            self._sim.controller_state(),
-            tuple(self._done.values()),
-            self._pushes,
+        half = (DEPTH_M / 2, WIDTH_M / 2, THICKNESS_M / 2)
+        boards = "".join(
+            f'<geom name="{name}" type="box" size="{half[0]} {half[1]} {half[2]}" pos="0 0 {top - half[2]}" '
+            'material="shelf" group="1" friction="1 0.005 0.0001"/>'
+            for name, top in (("shelf_lower", LOWER_TOP_M), ("shelf_upper", UPPER_TOP_M))
         )
-
-    def restore(self, snapshot: _Snapshot) -> None:
-        self._mujoco.mj_setState(
-            self._sim.model, self._sim.data, snapshot.physics, self._mujoco.mjtState.mjSTATE_INTEGRATION
+        height = UPPER_TOP_M - THICKNESS_M
+        posts = "".join(
+            f'<geom name="shelf_post{number}" type="cylinder" size="{POST_RADIUS_M} {height / 2}" '
+            f'pos="{sx * (half[0] - POST_RADIUS_M)} {sy * (half[1] - POST_RADIUS_M)} {height / 2}" '
+            'rgba="0.35 0.36 0.38 1" group="1" friction="1 0.005 0.0001"/>'
+            for number, (sx, sy) in enumerate(((-1, -1), (-1, 1), (1, -1), (1, 1)))
         )
-        self._sim.set_controller_state(snapshot.controller)
-        self._done = dict(zip(SPEC.phases, snapshot.done, strict=True))
-        self._pushes = snapshot.pushes
-        self._sim.refresh()
+        return f"""
+        <mujoco>
+          <asset>
+            <texture type="2d" name="tex-shelf" file="{texture_file("light-wood.png")}"/>
+            <material name="shelf" texture="tex-shelf" texrepeat="3 3" texuniform="true"
+                      specular="0.1" shininess="0.1" reflectance="0"/>
+          </asset>
+          <worldbody><body name="shelf" pos="{DEPTH_M / 2} 0 0">{boards}{posts}</body></worldbody>
+        </mujoco>"""
 
-    def ee_poses(self) -> dict[str, Array]:
-        data = self._sim.data
-        return {_ARM: pose(data.site_xmat[self._site].reshape(3, 3), data.site_xpos[self._site])}
-
-    def openings(self) -> dict[str, float]:
-        left, right = self._sim.data.qpos[self._sim.finger_qpos]
-        return {_ARM: float(left - right)}
-
-    def object_poses(self) -> dict[str, Array]:
-        data = self._sim.data
-        return {"cereal": pose(data.xmat[self._box_body].reshape(3, 3), data.xpos[self._box_body])}
-
-    def success(self) -> dict[str, bool]:
-        return dict(self._done)
+    def robosuite_objects(self) -> Sequence[Any]:
+        return [_upright_cereal()]
 
     def failure(self) -> str | None:
-        x, y, z = self._sim.data.xpos[self._box_body]
-        if z < SHELF.lower_top_m - 0.05:
+        x, y, z = self.object_poses()["cereal"][:3, 3]
+        if z < LOWER_TOP_M - 0.05:
             return "the box has fallen off the shelf"
-        if x > SHELF.depth_m + 0.1 or abs(y) > SHELF.width_m / 2 + 0.1:
+        if x > DEPTH_M + 0.1 or abs(y) > WIDTH_M / 2 + 0.1:
             return "the box is out of reach"
         return None
 
-    def scene_xml(self) -> str:
-        return self._sim.xml()
-
-    def scene(self) -> Scene:
-        """The present moment as the expert sees it."""
-        velocity = np.zeros(6)
-        self._mujoco.mj_objectVelocity(
-            self._sim.model, self._sim.data, self._mujoco.mjtObj.mjOBJ_SITE, self._site, velocity, 0
+    def update_phases(self, done: dict[str, bool]) -> None:
+        T_box, p_ee = self.object_poses()["cereal"], self.ee_poses()[ARM][:3, 3]
+        corners = T_box[:3, 3] + CORNERS_BOX @ T_box[:3, :3].T
+        touching = self.contacts()["cereal"]
+        fingers = {f"finger_left/{ARM}", f"finger_right/{ARM}"}
+        # Closed fingertips pushing from one side both touch the box too, but nothing is between them.
+        held = fingers <= touching and abs(self.openings()[ARM] - 2 * BOX_HALF_M[1]) < GRASP_M
+        inside = (
+            bool(np.all(corners[:, 0] > 0.0) and np.all(corners[:, 0] < DEPTH_M))
+            and bool(np.all(np.abs(corners[:, 1]) < WIDTH_M / 2))
+            and corners[:, 2].min() > LOWER_TOP_M - 0.01
+            and corners[:, 2].max() < UPPER_BOTTOM_M + 0.01
         )
-        return Scene(
-            self.ee_poses()[_ARM],
-            self.object_poses()["cereal"],
-            self.openings()[_ARM],
-            self._sim.gripper_ramp,
-            velocity[3:].copy(),
-            len({"left", "right"} & self._touching()),
-        )
+        rests = inside and "shelf_lower" in touching and not fingers & touching
+        done["reached"] |= _box_gap(p_ee, T_box) < REACH_M
+        done["grasped"] |= done["reached"] and held
+        done["lifted"] |= done["grasped"] and held and bool(corners[:, 2].min() > UPPER_TOP_M + LIFT_M)
+        # Held on the way in: a box that was dropped half-way and pushed the rest has not been inserted.
+        done["inserted"] |= done["lifted"] and held and inside
+        done["released"] |= done["inserted"] and rests
+        done["task"] |= done["released"] and rests and self.at_rest("cereal") and _outside_shelf(p_ee) > WITHDRAWN_M
 
     def expert(self) -> Expert:
-        from geo4d_bench.tasks.store_cereal_expert import StoreCerealExpert
+        return ReactiveExpert(self.scene, View.of, {ARM: PHASES}, SPEC.control_hz)
 
-        return StoreCerealExpert(self.scene)
-
-    def disturb(self, rng: np.random.Generator) -> str | None:
-        if self._pushes:
-            return None
-        self._pushes = self._choose_pushes(rng)
-        return self._pushes[0].name if self._pushes else None
-
-    def _state(self, what: int) -> Array:
-        state = np.empty(self._mujoco.mj_stateSize(self._sim.model, what))
-        self._mujoco.mj_getState(self._sim.model, self._sim.data, state, what)
-        return state
-
-    def _geom_sides(self) -> dict[int, str]:
-        """What each colliding geom is, for whatever may touch the box."""
-        model, sides = self._sim.model, {}
-        for geom in range(model.ngeom):
-            name, body = model.geom(geom).name, model.geom_bodyid[geom]
-            if body == self._box_body:
-                sides[geom] = "box"
-            elif "finger1" in name:
-                sides[geom] = "left"
-            elif "finger2" in name:
-                sides[geom] = "right"
-            elif name.startswith("shelf"):
-                sides[geom] = name
-            else:
-                sides[geom] = "other"
-        return sides
-
-    def _touching(self) -> set[str]:
-        """What the box touches now: ``left`` or ``right`` finger, ``shelf_lower``, ``shelf_upper``, ``other`` ..."""
-        data = self._sim.data
-        pairs = data.contact.geom[: data.ncon]
-        found = set()
-        for a, b in pairs:
-            sides = {self._side_of[int(a)], self._side_of[int(b)]}
-            if "box" in sides:
-                found |= sides - {"box"}
-        return found
-
-    def _choose_pushes(self, rng: np.random.Generator) -> tuple[Push, ...]:
-        """A disturbance that this moment allows and that can be recovered from; empty where there is none."""
-        scene = self.scene()
-        T_ee, T_box = scene.T_world_ee, scene.T_world_box
-        bottom = float((T_box[2, 3] + CORNERS_BOX @ T_box[2, :3]).min())
-        held = scene.fingers_on_box == 2 and scene.gripper_ramp > 0.999
-        above_board = T_box[0, 3] > -0.5 * BOX.half_m[0] and bottom > SHELF.upper_top_m - 0.005
-        free = scene.fingers_on_box == 0 and _box_gap(T_ee[:3, 3], T_box) > 0.06
-        if held and above_board and bottom < SHELF.upper_top_m + 0.06 and rng.random() < 0.7:
-            return self._slip(T_ee[:3, 0])
+    def choose_pushes(self, rng: np.random.Generator) -> tuple[Push, ...]:
+        view = View.of(self.scene(), ARM)
+        T_ee, T_box, bottom = view.hand.T_world_ee, view.box.T, view.box.bottom
+        held = view.fingers == 2 and view.hand.is_closed
+        above_board = T_box[0, 3] > -0.5 * BOX_HALF_M[0] and bottom > UPPER_TOP_M - 0.005
+        free = view.fingers == 0 and _box_gap(T_ee[:3, 3], T_box) > 0.06
+        if held and above_board and bottom < UPPER_TOP_M + 0.06 and rng.random() < 0.7:
+            return self.force_open(ARM, "box_slipped")
         if free and above_board and rng.random() < 0.5:
-            return (self._nudge(T_box, rng),)
+            ranges = SPEC.spawn[0]
+            way = np.array([rng.uniform(*ranges.x_m), rng.uniform(*ranges.y_m)]) - T_box[:2, 3]
+            way *= min(1.0, 0.05 / max(float(np.linalg.norm(way)), 1e-9))
+            # Pushed low, so that it slides over the board and does not fall over.
+            return (self.push_object("cereal", "box_nudged", way, 3.0, -0.9 * BOX_HALF_M[2]),)
         if held or free:
-            under_board = T_box[0, 3] > FRONT_CLEAR_X and bottom < SHELF.upper_bottom_m
-            return (self._bump(rng, sideways=0.3 if under_board else 1.0, up=0.0 if under_board else 0.7),)
+            # A box in front of this cannot touch the shelf. Otherwise the hand is pushed so that nothing gets jammed.
+            under_board = T_box[0, 3] > -0.09 and bottom < UPPER_BOTTOM_M
+            sideways, up = (0.3, 0.0) if under_board else (1.0, 0.7)
+            away = np.array([-rng.uniform(0.3, 1.0), sideways * rng.uniform(-1, 1), up * rng.uniform(0, 1)])
+            return (self.push_hand(ARM, away, rng.uniform(0.05, 0.10)),)
         return ()
 
-    def _slip(self, fingers_axis: Array) -> tuple[Push, ...]:
-        """The fingers are forced apart for a moment and the box drops onto the board it is above."""
-        left, right = (self._sim.model.body(f"gripper0_right_{side}finger").id for side in ("left", "right"))
-        x, y, z = (float(v) for v in 0.15 * fingers_axis)
-        # The left finger opens against the x axis of the grip site.
-        return (
-            Push("box_slipped", left, (-x, -y, -z), 300.0, 45.0, 0.0, _SLIP_STEPS),
-            Push("box_slipped", right, (x, y, z), 300.0, 45.0, 0.0, _SLIP_STEPS),
+
+# ---------------------------------------------------------------- the expert
+
+GRASP_BOX = np.array([-0.035, 0.0, 0.053])
+"""Where the grip site goes on the box: near and high, so that the hand stays partly outside the shelf."""
+PREGRASP_M = 0.09
+"""How far before the grasp the straight approach begins."""
+FRONT_X = -0.095
+"""Where the box's centre is carried down in front of the shelf."""
+CLEAR_X = -0.015
+"""The box is clear of the front edge when no corner is beyond this."""
+INSIDE_X = 0.080
+"""Where the box's centre is set down."""
+SIDE_Y = 0.06
+"""The box is put in at its own y, but not further out than this."""
+BACK_OFF_M, CARRY_M = 0.033, 0.050
+"""Above the upper board: high enough to back off; what is aimed at."""
+HOVER_M = 0.022
+"""Above the lower board while going in."""
+RETREAT_X = -0.14
+"""Where the empty hand moves up and down in front of the shelf."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """The box's pose (4, 4), its yaw (rad, up to half a turn), extent (m) and whether it stands where it should."""
+
+    T: Array
+    yaw: float
+    bottom: float
+    top: float
+    far: float
+    tilt: float
+    placed: bool
+
+    @classmethod
+    def of(cls, T: Array) -> Box:
+        corners = T[:3, 3] + CORNERS_BOX @ T[:3, :3].T
+        low, high = corners.min(0), corners.max(0)
+        upright = T[2, 2] > 0.9
+        inside = low[0] > 0.012 and high[0] < DEPTH_M - 0.01 and max(-low[1], high[1]) < WIDTH_M / 2 - 0.02
+        return cls(
+            T,
+            # The box looks the same after half a turn: its yaw in [-pi/2, pi/2).
+            float((np.arctan2(T[1, 0], T[0, 0]) + np.pi / 2) % np.pi - np.pi / 2),
+            float(low[2]),
+            float(high[2]),
+            float(high[0]),
+            float(np.arccos(np.clip(T[2, 2], -1.0, 1.0))),
+            bool(upright and inside and abs(low[2] - LOWER_TOP_M) < 0.006),
         )
 
-    def _nudge(self, T_box: Array, rng: np.random.Generator) -> Push:
-        """The box is slid over the board, pushed low so that it does not fall over."""
-        way = np.array([rng.uniform(*SPAWN.box_x_m), rng.uniform(*SPAWN.box_y_m)]) - T_box[:2, 3]
-        vx, vy = way * min(1.0, _NUDGE_M / max(float(np.linalg.norm(way)), 1e-9)) / _PUSH_S
-        return Push("box_nudged", self._box_body, (vx, vy, 0.0), 10.0, 3.0, -0.9 * BOX.half_m[2], _PUSH_STEPS)
-
-    def _bump(self, rng: np.random.Generator, sideways: float, up: float) -> Push:
-        """The hand is pushed away from the shelf, so that nothing gets jammed."""
-        way = np.array([-rng.uniform(0.3, 1.0), sideways * rng.uniform(-1.0, 1.0), up * rng.uniform(0.0, 1.0)])
-        vx, vy, vz = way / np.linalg.norm(way) * rng.uniform(*_HAND_PUSH_M) / _PUSH_S
-        return Push("hand_pushed", self._hand_body, (vx, vy, vz), 600.0, 80.0, 0.0, _PUSH_STEPS)
-
-    def _update_phases(self) -> None:
-        data, done = self._sim.data, self._done
-        T_box, p_ee = self.object_poses()["cereal"], data.site_xpos[self._site]
-        corners = T_box[:3, 3] + CORNERS_BOX @ T_box[:3, :3].T
-        touching = self._touching()
-        # Closed fingertips pushing from one side both touch the box too, but nothing is between them.
-        held = {"left", "right"} <= touching and abs(self.openings()[_ARM] - 2 * BOX.half_m[1]) < _GRASP_M
-        hand_on_box = bool({"left", "right"} & touching)
-        inside = (
-            bool(np.all(corners[:, 0] > 0.0) and np.all(corners[:, 0] < SHELF.depth_m))
-            and bool(np.all(np.abs(corners[:, 1]) < SHELF.width_m / 2))
-            and corners[:, 2].min() > SHELF.lower_top_m - 0.01
-            and corners[:, 2].max() < SHELF.upper_bottom_m + 0.01
-        )
-        if _box_gap(p_ee, T_box) < _REACH_M:
-            done["reached"] = True
-        if done["reached"] and held:
-            done["grasped"] = True
-        if done["grasped"] and held and corners[:, 2].min() > SHELF.upper_top_m + _LIFT_M:
-            done["lifted"] = True
-        # Held on the way in: a box that was dropped half-way and pushed the rest has not been inserted.
-        if done["lifted"] and held and inside:
-            done["inserted"] = True
-        rests = inside and "shelf_lower" in touching and not hand_on_box
-        if done["inserted"] and rests:
-            done["released"] = True
-        velocity = data.qvel[self._box_dof : self._box_dof + 6]
-        still = np.linalg.norm(velocity[:3]) < _REST_M_S and np.linalg.norm(velocity[3:]) < _REST_RAD_S
-        if done["released"] and rests and still and _outside_shelf(p_ee) > _WITHDRAWN_M:
-            done["task"] = True
+    @property
+    def half_turn(self) -> Array:
+        """(3, 3) identity, or half a turn about z where the box stands the other way round."""
+        return turn_z(0.0) if self.T[:2, 0] @ (np.cos(self.yaw), np.sin(self.yaw)) > 0 else turn_z(np.pi)
 
 
-CORNERS_BOX = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * np.array(BOX.half_m)
+@dataclass(frozen=True)
+class View:
+    """What the phases' conditions are about."""
+
+    hand: ArmState
+    box: Box
+    fingers: int
+
+    @classmethod
+    def of(cls, scene: Scene, arm: str) -> View:
+        return cls(scene.arms[arm], Box.of(scene.T_world_obj["cereal"]), scene.fingers_on("cereal", arm))
+
+    @property
+    def held(self) -> bool:
+        return self.fingers == 2 and 0.02 < self.hand.opening_m < 0.05 and self.hand.gripper_ramp > -0.9
+
+    @property
+    def on_upper(self) -> bool:
+        return abs(self.box.bottom - UPPER_TOP_M) < 0.03
+
+    @property
+    def lost(self) -> bool:
+        """Lies on its side, or stands on neither board: nothing that this expert can take."""
+        return self.box.T[2, 2] <= 0.9 or not (self.on_upper or abs(self.box.bottom - LOWER_TOP_M) < 0.03)
+
+    @property
+    def y_in(self) -> float:
+        return float(np.clip(self.box.T[1, 3], -SIDE_Y, SIDE_Y))
+
+    @property
+    def square(self) -> bool:
+        """In front of the shelf at the right height and not turned: ready to go in."""
+        box = self.box
+        level = abs(box.bottom - (LOWER_TOP_M + HOVER_M)) < 0.012
+        return level and abs(box.yaw) < 0.1 and box.tilt < 0.1 and abs(box.T[1, 3]) < SIDE_Y + 0.01
+
+    @cached_property
+    def grasp(self) -> Array:
+        """(4, 4) of the grip site on the box."""
+        return pose(hand_rotation(HAND_PITCH_RAD, self.box.yaw), self.box.T[:3, 3] + turn_z(self.box.yaw) @ GRASP_BOX)
+
+    @cached_property
+    def approach(self) -> Array:
+        """(3,) unit vector along which the open hand comes to the box."""
+        return self.grasp[:3, 2] if self.on_upper else turn_z(self.box.yaw)[:, 0]
+
+    @cached_property
+    def offset(self) -> tuple[float, float, float]:
+        """From the grasp to the hand: along the approach, aside of it (m), and how far turned (rad)."""
+        offset = self.hand.T_world_ee[:3, 3] - self.grasp[:3, 3]
+        along = float(offset @ self.approach)
+        aside = float(np.linalg.norm(offset - along * self.approach))
+        return along, aside, float(pose_error(self.hand.T_world_ee, self.grasp)[1])
+
+    @property
+    def at_grasp(self) -> bool:
+        closing = self.hand.gripper_ramp > -0.9 and self.hand.opening_m > 0.02
+        near, turned = (0.02, 0.2) if closing else (0.01, 0.1)
+        distance = np.linalg.norm(self.hand.T_world_ee[:3, 3] - self.grasp[:3, 3])
+        return bool(distance < near) and self.offset[2] < turned and self.hand.opening_m > 0.02
+
+    @property
+    def lined_up(self) -> bool:
+        along, aside, turned = self.offset
+        return aside < 0.015 and -PREGRASP_M - 0.03 < along < 0.02 and turned < 0.14 and self.hand.opening_m > 0.07
+
+    @property
+    def pregrasp(self) -> Array:
+        return pose(self.grasp[:3, :3], self.grasp[:3, 3] - PREGRASP_M * self.approach)
+
+    @property
+    def beside_box(self) -> bool:
+        """So near to the box that the way to the pregrasp would touch it."""
+        return _box_gap(self.hand.T_world_ee[:3, 3], self.box.T) < 0.03 and self.offset[0] > -PREGRASP_M + 0.02
+
+    @property
+    def other_level(self) -> bool:
+        """The upper board is between the hand and where it has to go."""
+        z = self.hand.T_world_ee[2, 3]
+        return bool(abs(z - self.pregrasp[2, 3]) > 0.06 and z < UPPER_TOP_M + 0.08)
+
+
+def _place(v: View, x: float, y: float, bottom: float, yaw: float, speed: float) -> Waypoint:
+    """The held box's centre to x, y, its lowest corner to ``bottom``, turned to ``yaw``, upright."""
+    T_box = pose(turn_z(yaw) @ v.box.half_turn, (x, y, bottom + BOX_HALF_M[2]))
+    return Waypoint(T_box @ inverse(v.box.T) @ v.hand.T_world_ee, CLOSED_M, speed)
+
+
+def _withdraw(v: View) -> Waypoint:
+    p = v.hand.T_world_ee[:3, 3]
+    return Waypoint(pose(hand_rotation(HAND_PITCH_RAD), (RETREAT_X, p[1], p[2])), OPEN_M, speed=0.12)
+
+
+def _back_off(v: View) -> Waypoint:
+    T = v.hand.T_world_ee
+    return Waypoint(pose(T[:3, :3], T[:3, 3] - 0.08 * v.approach), OPEN_M, speed=0.10)
+
+
+def _go_round(v: View) -> Waypoint:
+    p = v.hand.T_world_ee[:3, 3]
+    x = RETREAT_X if p[0] > RETREAT_X + 0.03 else p[0]
+    z = p[2] if p[0] > RETREAT_X + 0.06 else v.pregrasp[2, 3]
+    return Waypoint(pose(v.pregrasp[:3, :3], (x, p[1], z)), OPEN_M)
+
+
+PHASES: tuple[Phase[View], ...] = (
+    # The box stands where it should: open, then back straight out.
+    Phase("release", lambda v: v.box.placed and not v.hand.is_open, still(OPEN_M)),
+    Phase("withdraw", lambda v: v.box.placed, _withdraw),
+    # The box is between the fingers: up, back over the edge, down, in, and set down.
+    Phase("close", lambda v: v.held and not v.hand.is_closed, still(CLOSED_M)),
+    Phase(
+        "back_out",  # the hand was turned against the upper board: pressing on would jam it
+        lambda v: v.held and v.box.tilt > 0.14 and v.box.bottom < UPPER_TOP_M - 0.01 and v.box.T[0, 3] > FRONT_X + 0.02,
+        lambda v: _place(v, FRONT_X, v.box.T[1, 3], max(v.box.bottom, LOWER_TOP_M + 0.01), v.box.yaw, 0.10),
+    ),
+    Phase(
+        "insert",
+        lambda v: v.held and v.box.far < CLEAR_X and v.square,
+        lambda v: _place(v, INSIDE_X, v.y_in, LOWER_TOP_M + HOVER_M, 0.0, 0.10),
+    ),
+    Phase(
+        "descend",
+        lambda v: v.held and v.box.far < CLEAR_X,
+        lambda v: _place(v, FRONT_X, v.y_in, LOWER_TOP_M + HOVER_M, 0.0, 0.14),
+    ),
+    Phase(
+        "lift",
+        lambda v: v.held and UPPER_TOP_M - 0.01 < v.box.bottom < UPPER_TOP_M + BACK_OFF_M,
+        lambda v: _place(v, v.box.T[0, 3], v.box.T[1, 3], UPPER_TOP_M + CARRY_M, v.box.yaw, 0.12),
+    ),
+    Phase(
+        "back",
+        lambda v: v.held and v.box.bottom > UPPER_TOP_M - 0.01,
+        lambda v: _place(v, FRONT_X, v.y_in, UPPER_TOP_M + CARRY_M, 0.0, 0.14),
+    ),
+    Phase(
+        "back",
+        lambda v: v.held and (v.box.top > UPPER_BOTTOM_M - 0.005 or v.box.bottom < LOWER_TOP_M - 0.005),
+        lambda v: _place(v, FRONT_X, v.y_in, v.box.bottom, 0.0, 0.10),
+    ),
+    Phase(
+        "insert",
+        lambda v: v.held and v.box.T[0, 3] < INSIDE_X - 0.01,
+        lambda v: _place(v, INSIDE_X, v.y_in, LOWER_TOP_M + HOVER_M, 0.0, 0.10),
+    ),
+    Phase("lower", lambda v: v.held, lambda v: _place(v, INSIDE_X, v.box.T[1, 3], LOWER_TOP_M - 0.004, 0.0, 0.06)),
+    # The hand is empty: go in front of the box, straight towards it, and close.
+    Phase("wait", lambda v: v.lost, still(OPEN_M)),
+    Phase("close", lambda v: v.at_grasp, lambda v: Waypoint(v.grasp, CLOSED_M, speed=0.03)),
+    Phase("approach", lambda v: v.lined_up, lambda v: Waypoint(v.grasp, OPEN_M, speed=0.10)),
+    Phase("back_off", lambda v: v.beside_box, _back_off),
+    Phase("go_round", lambda v: v.other_level, _go_round),
+    Phase("reach", lambda v: True, lambda v: Waypoint(v.pregrasp, OPEN_M)),
+)
 
 
 def _box_gap(p_world: Array, T_world_box: Array) -> float:
     """Distance in metres from the box, 0 inside it."""
     p_box = T_world_box[:3, :3].T @ (p_world - T_world_box[:3, 3])
-    return float(np.linalg.norm(np.maximum(np.abs(p_box) - BOX.half_m, 0.0)))
+    return float(np.linalg.norm(np.maximum(np.abs(p_box) - BOX_HALF_M, 0.0)))
 
 
 def _outside_shelf(p_world: Array) -> float:
     """Distance in metres from the space between the two boards, 0 inside it."""
-    low = np.array([0.0, -SHELF.width_m / 2, SHELF.lower_top_m])
-    high = np.array([SHELF.depth_m, SHELF.width_m / 2, SHELF.upper_bottom_m])
+    low = np.array([0.0, -WIDTH_M / 2, LOWER_TOP_M])
+    high = np.array([DEPTH_M, WIDTH_M / 2, UPPER_BOTTOM_M])
     return float(np.linalg.norm(np.maximum(np.maximum(low - p_world, p_world - high), 0.0)))
+
+
+def _upright_cereal() -> Any:
+    """robosuite's cereal box with a box for its collision geometry.
+
+    The mesh is a box with rounded edges; against boards and finger pads a mesh gives few and jumping contact points,
+    a primitive gives a stable patch. Its solref of 1 ms is below twice the time step, which MuJoCo would clip.
+    """
+    from robosuite.models.objects import CerealObject
+
+    cereal = CerealObject(name="cereal")
+    for geom in cereal.worldbody.iter("geom"):
+        if geom.get("group") == "0":
+            for key in ("mesh", "material"):
+                geom.attrib.pop(key, None)
+            geom.set("type", "box")
+            geom.set("size", " ".join(map(str, BOX_HALF_M)))
+            geom.set("solref", "0.005 1")
+            geom.set("solimp", "0.95 0.99 0.001")
+    return cereal

@@ -124,7 +124,7 @@ def _render(config: BenchConfig) -> list[Measurement]:
 
     task = tasks.make(config.task)
     task.reset(0, "eval")
-    cameras = make_rig("hemisphere16", task.spec.workspace).cameras
+    cameras = make_rig("hemisphere16", task.spec.workspace).episode(task.spec.key, "train", 0).cameras
     state = task.physics_state()
     with Renderer(make_stage(task).scene, HEIGHT, WIDTH) as renderer:
         reference = _robosuite_render(task.scene_xml(), cameras, state)
@@ -173,14 +173,16 @@ def _rollout(config: BenchConfig) -> list[Measurement]:
     """A control step and a reset without images, against robosuite's own environment on the same model."""
     from geo4d_bench import tasks
     from geo4d_bench.tasks.base import Command
-    from geo4d_bench.tasks.robosuite_scene import ShelfEnv
+    from geo4d_bench.tasks.robosuite_task import RobosuiteTask
 
     steps = 20
     task = tasks.make(config.task)
     task.reset(0, "eval")
     hold = Command(task.ee_poses(), task.openings())
     action = task.action(hold)
-    env = ShelfEnv()
+    if not isinstance(task, RobosuiteTask):
+        raise ConfigError(f"bench rollout: {task.spec.key} has no robosuite environment to compare with")
+    env = task.robosuite_environment()
     env.reset()
 
     def ours() -> None:

@@ -13,7 +13,7 @@ from geo4d_bench.errors import SceneError
 from geo4d_bench.geometry.hand import HAND, LEFT_FINGER, PART_NAMES, RIGHT_FINGER, HandModel, part_image
 from geo4d_bench.geometry.se3 import Array, inverse, transform
 from geo4d_bench.rendering.meshes import mesh_geometry, surface_grid
-from geo4d_bench.rendering.scene import Scene
+from geo4d_bench.rendering.scene import Scene, gripper_prefix
 
 __all__ = ["hand_model", "part_image"]
 
@@ -138,12 +138,11 @@ def _part_geoms(scene: Scene, arm: str, part: int) -> list[int]:
 
 
 def _grip_site(scene: Scene, arm: str) -> int:
-    model = scene.model
-    for index in range(model.nsite):
-        name = model.site(index).name
-        if name.endswith("grip_site") and f"_{arm}_" in name:
-            return index
-    raise SceneError(f"the scene has no grip site of arm '{arm}' (a site named *_{arm}_grip_site)")
+    name = f"{gripper_prefix(scene.arms.index(arm))}grip_site"
+    index = mujoco.mj_name2id(scene.model, mujoco.mjtObj.mjOBJ_SITE, name)
+    if index < 0:
+        raise SceneError(f"the scene has no grip site of arm '{arm}' (a site named {name})")
+    return int(index)
 
 
 def _site_pose(data: Any, site: int) -> Array:

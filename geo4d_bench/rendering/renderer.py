@@ -19,6 +19,7 @@ import numpy.typing as npt
 from geo4d_bench.errors import SceneError
 from geo4d_bench.geometry.camera import Camera
 from geo4d_bench.geometry.se3 import Array
+from geo4d_bench.rendering.readback import check_camera, read_camera
 from geo4d_bench.rendering.scene import Scene
 from geo4d_bench.rendering.types import Frame
 
@@ -90,16 +91,20 @@ class Renderer:
         self._rgb = np.empty((self.height, self.width, 3), dtype=np.uint8)
         self._depth = np.empty((self.height, self.width), dtype=np.float32)
 
-    def render(self, state: npt.ArrayLike | None, cameras: Sequence[Camera], *, seg: bool = True) -> Frame:
+    def render(
+        self, state: npt.ArrayLike | None, cameras: Sequence[Camera], *, seg: bool = True, check: bool = False
+    ) -> Frame:
         """All cameras' images of one moment.
 
         Args:
             state: (nstate,) float64 mjSTATE_FULLPHYSICS; None renders where the scene's ``data`` stands now.
             cameras: in the order of the returned arrays.
             seg: False leaves labels out (all 0) and saves a draw a camera.
+            check: read every camera back from OpenGL after its draws and compare; for the first frame of an episode.
 
         Raises:
-            SceneError: the state has another length, or the renderer is closed.
+            SceneError: the state has another length, the renderer is closed, or ``check`` found a camera that OpenGL
+                did not draw from.
         """
         if self._context is None:
             raise SceneError("this renderer is closed; make a new one")
@@ -116,11 +121,15 @@ class Renderer:
         for index in range(count):
             self._aim(K[index], T[index])
             rgb[index], depth[index] = self._draw_rgbd()
+            if check:
+                check_camera(cameras[index], read_camera(), height, width)
         if seg:
             self._label_geoms()
             for index in range(count):
                 self._aim(K[index], T[index])
                 labels[index] = self._draw_labels()
+                if check:
+                    check_camera(cameras[index], read_camera(), height, width)
         return Frame(rgb=rgb, depth=depth, seg=labels, K=K, T_world_cam=T)
 
     def close(self) -> None:

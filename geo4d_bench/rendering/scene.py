@@ -215,8 +215,9 @@ def robosuite_labels(model: Any, arms: Sequence[str]) -> dict[str, list[str]]:
 
     Every body attached to the world is a label of its own under its name without robosuite's ``_main``, except
     robots and their mounts, and bodies that follow a mocap target. ``hand/<arm>`` is the gripper's base,
-    ``finger_left/<arm>`` the subtree of ``gripper<i>_<arm>_leftfinger``, ``finger_right/<arm>`` the other. Floor and
-    walls belong to the world itself: ``background``.
+    ``finger_left/<arm>`` the subtree of ``gripper<i>_right_leftfinger`` where i is the arm's place among ``arms`` (one
+    robot each, whose only arm robosuite calls ``right``), ``finger_right/<arm>`` the other. Floor and walls belong to
+    the world itself: ``background``.
     """
     labels: dict[str, list[str]] = {"robot": []}
     bodies = [model.body(i) for i in range(1, model.nbody)]
@@ -227,16 +228,21 @@ def robosuite_labels(model: Any, arms: Sequence[str]) -> dict[str, list[str]]:
             labels["robot"].append(body.name)
         else:
             labels.setdefault(body.name.removesuffix("_main").removesuffix("_root"), []).append(body.name)
-    for arm in arms:
+    for number, arm in enumerate(arms):
         for label, ending in (
             ("hand", "right_gripper"),
             ("finger_left", "leftfinger"),
             ("finger_right", "rightfinger"),
         ):
-            found = [b.name for b in bodies if b.name.startswith("gripper") and b.name.endswith(f"_{arm}_{ending}")]
+            found = [b.name for b in bodies if b.name == f"{gripper_prefix(number)}{ending}"]
             if found:
                 labels[f"{label}/{arm}"] = found
     return {label: found for label, found in labels.items() if found}
+
+
+def gripper_prefix(arm: int) -> str:
+    """What robosuite's names of bodies and sites of the gripper of the arm with that index begin with."""
+    return f"gripper{arm}_right_"
 
 
 def _body_labels(model: Any, labels: Mapping[str, Sequence[str]]) -> tuple[list[str], dict[str, int]]:

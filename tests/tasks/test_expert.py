@@ -7,8 +7,8 @@ import pytest
 
 from geo4d_bench.geometry.se3 import interpolate_poses
 from geo4d_bench.tasks.base import Command
-from geo4d_bench.tasks.store_cereal import StoreCereal
-from geo4d_bench.tasks.store_cereal_layout import SPEC
+from geo4d_bench.tasks.reactive import ReactiveExpert
+from geo4d_bench.tasks.store_cereal import SPEC, StoreCereal
 
 ARM = "right"
 MAX_STEPS = round(SPEC.max_seconds * SPEC.control_hz)
@@ -44,11 +44,13 @@ def test_the_expert_succeeds_smoothly_in_8_to_20_seconds(task: StoreCereal, seed
 def test_the_hand_rests_while_the_fingers_close_and_open(task: StoreCereal) -> None:
     task.reset(1000, "eval")
     expert = task.expert()
+    assert isinstance(expert, ReactiveExpert)
     still: dict[str, list[float]] = {"close": [], "release": []}
     while not over(task):
         task.step(expert.command())
-        if expert.phase in still:  # type: ignore[attr-defined]
-            still[expert.phase].append(float(np.linalg.norm(task.scene().velocity_ee)))  # type: ignore[attr-defined]
+        phase = expert.phases[ARM]
+        if phase in still:
+            still[phase].append(float(np.linalg.norm(task.scene().arms[ARM].velocity_m_s)))
     for phase, speeds in still.items():
         assert len(speeds) / SPEC.control_hz >= 0.75, phase
         assert np.median(speeds) < 0.02, phase

@@ -12,8 +12,7 @@ from geo4d_bench.geometry.se3 import transform
 from geo4d_bench.rendering.renderer import Renderer
 from geo4d_bench.rendering.scene import load_scene, pack_scene
 from geo4d_bench.tasks.rigs import load_rig, make_rig, rig_names
-from geo4d_bench.tasks.store_cereal import StoreCereal
-from geo4d_bench.tasks.store_cereal_layout import SPEC
+from geo4d_bench.tasks.store_cereal import SPEC, StoreCereal
 
 HEIGHT, WIDTH = 64, 80
 WORKSPACE = SPEC.workspace

@@ -8,9 +8,8 @@ import pytest
 
 from geo4d_bench.geometry.se3 import pose, pose_error
 from geo4d_bench.tasks.base import Command
-from geo4d_bench.tasks.store_cereal import StoreCereal
-from geo4d_bench.tasks.store_cereal_expert import hand_rotation
-from geo4d_bench.tasks.store_cereal_layout import BOX, SHELF, SPAWN, SPEC
+from geo4d_bench.tasks.motion import hand_rotation
+from geo4d_bench.tasks.store_cereal import BOX_HALF_M, HAND_PITCH_RAD, LOWER_TOP_M, SPEC, StoreCereal
 
 ARM = "right"
 
@@ -29,7 +28,7 @@ def place_box(task: StoreCereal, x: float, y: float, bottom: float) -> None:
     sim = task._sim
     joint = sim.model.body_jntadr[sim.model.body("cereal_main").id]
     at, dof = int(sim.model.jnt_qposadr[joint]), int(sim.model.jnt_dofadr[joint])
-    sim.data.qpos[at : at + 7] = (x, y, bottom + BOX.half_m[2], 1, 0, 0, 0)
+    sim.data.qpos[at : at + 7] = (x, y, bottom + BOX_HALF_M[2], 1, 0, 0, 0)
     sim.data.qvel[dof : dof + 6] = 0
     sim.refresh()
 
@@ -38,7 +37,7 @@ def move_hand(task: StoreCereal, target: np.ndarray, opening: float, steps: int)
     start = task.ee_poses()[ARM][:3, 3]
     for i in range(steps):
         position = start + (np.asarray(target) - start) * min(1.0, (i + 1) / (0.8 * steps))
-        task.step(Command({ARM: pose(hand_rotation(0.0), position)}, {ARM: opening}))
+        task.step(Command({ARM: pose(hand_rotation(HAND_PITCH_RAD, 0.0), position)}, {ARM: opening}))
 
 
 def test_an_episode_is_the_same_to_the_bit_whatever_was_run_before(task: StoreCereal) -> None:
@@ -58,9 +57,10 @@ def test_seeds_and_splits_start_differently_within_the_declared_ranges(task: Sto
         for seed in range(8):
             task.reset(seed, split)
             T = task.object_poses()["cereal"]
-            assert SPAWN.box_x_m[0] <= T[0, 3] <= SPAWN.box_x_m[1]
-            assert SPAWN.box_y_m[0] <= T[1, 3] <= SPAWN.box_y_m[1]
-            assert SPAWN.box_yaw_rad[0] <= np.arctan2(T[1, 0], T[0, 0]) <= SPAWN.box_yaw_rad[1]
+            spawn = SPEC.spawn[0]
+            assert spawn.x_m[0] <= T[0, 3] <= spawn.x_m[1]
+            assert spawn.y_m[0] <= T[1, 3] <= spawn.y_m[1]
+            assert spawn.yaw_rad[0] <= np.arctan2(T[1, 0], T[0, 0]) <= spawn.yaw_rad[1]
             assert not any(task.success().values())
             assert task.openings()[ARM] == pytest.approx(0.08, abs=1e-3)
             starts.append(task.physics_state())
@@ -86,7 +86,7 @@ def test_a_restored_snapshot_goes_on_to_the_bit(task: StoreCereal, after: int) -
 def test_commanded_poses_are_reached(task: StoreCereal) -> None:
     task.reset(0, "train")
     for position, yaw in (((-0.15, 0.08, 1.60), 0.3), ((-0.18, -0.10, 1.45), -0.3), ((-0.14, 0.0, 1.27), 0.0)):
-        target = pose(hand_rotation(yaw), position)
+        target = pose(hand_rotation(HAND_PITCH_RAD, yaw), position)
         for _ in range(50):
             task.step(Command({ARM: target}, {ARM: 0.08}))
         distance, angle = pose_error(task.ee_poses()[ARM], target)
@@ -125,24 +125,24 @@ def test_the_fingers_move_along_the_x_axis_of_the_end_effector(task: StoreCereal
 
 
 def test_torques_are_those_of_robosuites_controller(task: StoreCereal) -> None:
-    sim = task._sim
-    theirs = sim.env.robots[0].part_controllers[ARM]
+    theirs = task._sim.env.robots[0].part_controllers["right"]
+    ours = task._sim.arms[ARM].osc
     task.reset(3, "eval")
     expert = task.expert()
-    theirs.update_initial_joints(np.array(sim.osc._posture))
+    theirs.update_initial_joints(np.array(ours._posture))
     for step in range(60):
         command = expert.command()
         task.step(command)
         if step % 10 == 0:
             theirs.new_update = True
             theirs.set_goal(task.action(command)[:6])
-            sim.osc.set_goal(task.action(command)[:6])
-            np.testing.assert_allclose(sim.osc.torques(), theirs.run_controller(), atol=1e-9)
+            ours.set_goal(task.action(command)[:6])
+            np.testing.assert_allclose(ours.torques(), theirs.run_controller(), atol=1e-9)
 
 
 def test_a_box_that_was_never_grasped_does_not_count(task: StoreCereal) -> None:
     task.reset(0, "train")
-    place_box(task, 0.12, 0.0, SHELF.lower_top_m)
+    place_box(task, 0.12, 0.0, LOWER_TOP_M)
     move_hand(task, np.array([-0.15, 0.0, 1.60]), 0.08, 20)
     assert task.failure() is None
     assert not task.success()["inserted"]
@@ -151,12 +151,12 @@ def test_a_box_that_was_never_grasped_does_not_count(task: StoreCereal) -> None:
 
 def test_a_box_that_is_pushed_in_does_not_count(task: StoreCereal) -> None:
     task.reset(0, "train")
-    place_box(task, 0.03, 0.0, SHELF.lower_top_m)  # stands on the edge of the lower board, partly outside
-    height = SHELF.lower_top_m + 0.045
+    place_box(task, 0.03, 0.0, LOWER_TOP_M)  # stands on the edge of the lower board, partly outside
+    height = LOWER_TOP_M + 0.045
     for x, z in ((-0.16, 1.60), (-0.16, height), (0.035, height), (-0.16, height)):
         move_hand(task, np.array([x, 0.0, z]), 0.0, 60)
     T_box = task.object_poses()["cereal"]
-    assert T_box[0, 3] - BOX.half_m[0] > 0.005, "the hand was meant to push the box in"
+    assert T_box[0, 3] - BOX_HALF_M[0] > 0.005, "the hand was meant to push the box in"
     assert T_box[2, 2] > 0.99, "the box was meant to stay upright"
     assert task.phase() in ("start", "reached")
     assert not task.success()["task"]
@@ -167,5 +167,5 @@ def test_failure_names_its_cause(task: StoreCereal) -> None:
     assert task.failure() is None
     place_box(task, -0.2, 0.3, 0.5)
     assert task.failure() == "the box has fallen off the shelf"
-    place_box(task, 0.1, 0.5, SHELF.lower_top_m)
+    place_box(task, 0.1, 0.5, LOWER_TOP_M)
     assert task.failure() == "the box is out of reach"
