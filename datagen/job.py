@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from geo4d_bench.dataset.manifest import Manifest, Settings, read_manifest, rebuild_entries, write_manifest
 from geo4d_bench.dataset.schema import EPISODES, MANIFEST, episode_name
 from geo4d_bench.errors import ConfigError, DatasetError
+from geo4d_bench.geometry.rig import AnyRig, DrawnRig
 
 if TYPE_CHECKING:
     from geo4d_bench.datagen.worker import Job
@@ -27,7 +28,7 @@ class DatagenConfig:
     split: Literal["train", "eval"] = "train"
     """Seeds of the two splits never meet."""
     rig: str = "hemisphere16"
-    """Cameras: a registered rig or a YAML file."""
+    """Cameras: hemisphere16, random16 (drawn anew for every episode), orbit or a YAML file."""
     height: int = 64
     """Image height in pixels."""
     width: int = 80
@@ -60,7 +61,7 @@ class DatagenResult:
         lines = [
             f"{self.folder}: {count} episodes ({self.made} made now), "
             f"{steps / manifest.settings.control_hz / max(count, 1):.1f} s on average, "
-            f"{len(manifest.settings.rig.cameras)} cameras, {size_mb:.0f} MB",
+            f"{len(manifest.settings.rig.camera_names())} cameras, {size_mb:.0f} MB",
             f"expert: {count} of {manifest.attempts} attempts succeeded" + (f"; failed: {failed}" if failed else ""),
             f"check it:  geo4d-bench verify {self.folder}",
             f"train:     geo4d-bench train --data {self.folder}"
@@ -187,8 +188,11 @@ def _differences(old: Settings, new: Settings) -> str:
     return ", ".join(found)
 
 
-def _rig_key(rig: Any) -> Any:
-    return rig.name, rig.target, [(c.name, c.T_world_cam.tolist(), c.fovy_rad, c.split) for c in rig.cameras]
+def _rig_key(rig: AnyRig) -> Any:
+    if isinstance(rig, DrawnRig):
+        return rig
+    cameras = [(c.name, c.T_world_cam.tolist(), c.fovy_rad, c.split) for c in rig.cameras]
+    return rig.name, rig.target, rig.ring_offset, cameras
 
 
 def _episodes(jobs: list[Job], workers: int) -> Iterable[str]:

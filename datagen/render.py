@@ -39,7 +39,7 @@ def render_episode(
 
     Raises:
         DatasetError: the disk is full or the folder cannot be written.
-        SceneError: the states do not fit the renderer's scene.
+        SceneError: the states do not fit the renderer's scene, or a camera does not stand where it was asked to.
     """
     steps = frame_steps(len(trajectory.time), trajectory.control_hz, video_hz)
     with EpisodeWriter(
@@ -53,6 +53,6 @@ def render_episode(
         seg_names=renderer.scene.seg_names,
         notes=notes,
     ) as writer:
-        for step in steps:
-            frame = renderer.render(trajectory.states[step], cameras)
+        for index, step in enumerate(steps):
+            frame = renderer.render(trajectory.states[step], cameras, check=index == 0)
             writer.add(frame.rgb, frame.depth, frame.seg)

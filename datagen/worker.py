@@ -67,7 +67,7 @@ def make_episode(job: Job) -> str:
             path,
             attempt.trajectory,
             tools.renderer,
-            settings.rig.cameras,
+            settings.cameras(seed),
             video_hz=settings.video_hz,
             notes={"failed_attempts": failed},
         )

@@ -14,7 +14,8 @@ import numpy as np
 
 from geo4d_bench.dataset.schema import EPISODES, MANIFEST, SCHEMA_VERSION
 from geo4d_bench.errors import DatasetError
-from geo4d_bench.geometry.camera import Camera, Rig
+from geo4d_bench.geometry.camera import Camera
+from geo4d_bench.geometry.rig import AnyRig, DrawnRig, Rig, Shell, point
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Settings:
         seed: where the episodes' seeds start.
         arms, objects: their names.
         control_hz, video_hz: control steps and rendered frames a second.
-        rig: the cameras.
+        rig: the cameras; ``cameras`` gives those of an episode.
         height, width: pixels.
         max_depth_m: depth beyond this is invalid.
         disturbed_share: share of the episodes with a disturbance.
@@ -42,13 +43,17 @@ class Settings:
     objects: tuple[str, ...]
     control_hz: float
     video_hz: float
-    rig: Rig
+    rig: AnyRig
     height: int
     width: int
     max_depth_m: float
     disturbed_share: float
     fingerprint: str
     commit: str
+
+    def cameras(self, seed: int) -> tuple[Camera, ...]:
+        """The cameras of the episode with a seed; the same for every seed unless the rig is drawn for each."""
+        return self.rig.episode(f"{self.task}-{self.version}", self.split, seed).cameras
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest in one step: a reader sees the old one or the new one."""
     content = {
         "schema_version": SCHEMA_VERSION,
-        "settings": _plain(asdict(manifest.settings)),
+        "settings": _plain(asdict(manifest.settings) | {"rig": _rig_record(manifest.settings.rig)}),
         "yield": {
             "episodes": len(manifest.episodes),
             "attempts": manifest.attempts,
@@ -161,17 +166,29 @@ def file_sha256(path: Path) -> str:
 
 
 def _settings(found: dict[str, Any]) -> Settings:
-    rig = found["rig"]
-    cameras = tuple(
-        Camera(c["name"], np.asarray(c["T_world_cam"], dtype=np.float64), float(c["fovy_rad"]), c["split"])
-        for c in rig["cameras"]
-    )
     values = dict(found) | {
-        "rig": Rig(rig["name"], cameras, tuple(rig["target"])),
+        "rig": _rig(found["rig"]),
         "arms": tuple(found["arms"]),
         "objects": tuple(found["objects"]),
     }
     return Settings(**values)
+
+
+def _rig_record(rig: AnyRig) -> dict[str, Any]:
+    """A rig for JSON; ``per_episode`` tells whether cameras are drawn from ``shell`` or are those listed."""
+    return {"per_episode": isinstance(rig, DrawnRig), **asdict(rig)}
+
+
+def _rig(found: dict[str, Any]) -> AnyRig:
+    name, target = str(found["name"]), point(found["target"])
+    if found.get("per_episode", False):
+        ranges = {key: tuple(value) if isinstance(value, list) else value for key, value in found["shell"].items()}
+        return DrawnRig(name, Shell(**ranges), target, int(found["seen"]), int(found["novel"]))
+    cameras = tuple(
+        Camera(c["name"], np.asarray(c["T_world_cam"], dtype=np.float64), float(c["fovy_rad"]), c["split"])
+        for c in found["cameras"]
+    )
+    return Rig(name, cameras, target, int(found.get("ring_offset", 0)))
 
 
 def _entry(found: dict[str, Any]) -> EpisodeEntry:

@@ -19,8 +19,9 @@ from geo4d_bench.dataset.schema import DEPTH_SCALE_M, EPISODES, HANDS, SCENES, S
 from geo4d_bench.dataset.types import Trajectory
 from geo4d_bench.dataset.writer import decode_depth
 from geo4d_bench.errors import DatasetError
-from geo4d_bench.geometry.camera import Camera, Rig
+from geo4d_bench.geometry.camera import Camera
 from geo4d_bench.geometry.hand import HandModel
+from geo4d_bench.geometry.rig import AnyRig
 from geo4d_bench.geometry.se3 import Array
 
 
@@ -194,8 +195,8 @@ class Dataset:
         return tuple(EpisodeFile(self.path / EPISODES / entry.file) for entry in self.manifest.episodes)
 
     @property
-    def rig(self) -> Rig:
-        """The cameras that every episode was rendered from."""
+    def rig(self) -> AnyRig:
+        """The rig that every episode was rendered from; an episode's own ``cameras`` have the poses."""
         return self.manifest.settings.rig
 
     @property

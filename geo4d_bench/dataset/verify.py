@@ -15,6 +15,7 @@ from geo4d_bench.dataset.manifest import EpisodeEntry, Manifest, Settings, file_
 from geo4d_bench.dataset.reader import EpisodeFile
 from geo4d_bench.dataset.schema import EPISODES, HANDS, SCENES
 from geo4d_bench.errors import DatasetError
+from geo4d_bench.geometry.camera import Camera
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,9 @@ def _episode_faults(folder: Path, entry: EpisodeEntry, settings: Settings, image
     try:
         yield from _attribute_faults(episode, entry, settings)
         yield from _trajectory_faults(episode, settings)
-        for camera in settings.rig.cameras:
-            yield from _view_faults(episode, camera.name, settings, images)
-        extra = set(episode.file["views"]) - {c.name for c in settings.rig.cameras}
+        for camera in settings.cameras(entry.seed):
+            yield from _view_faults(episode, camera, settings, images)
+        extra = set(episode.file["views"]) - set(settings.rig.camera_names())
         if extra:
             yield f"has cameras that the rig lacks: {', '.join(sorted(extra))}{_REMAKE}"
     finally:
@@ -154,12 +155,13 @@ def _trajectory_faults(episode: EpisodeFile, settings: Settings) -> Iterator[str
             yield f"frames/step does not rise from 0 to {count - 1}{_REMAKE}"
 
 
-def _view_faults(episode: EpisodeFile, camera: str, settings: Settings, images: bool) -> Iterator[str]:
+def _view_faults(episode: EpisodeFile, camera: Camera, settings: Settings, images: bool) -> Iterator[str]:
     file, count = episode.file, len(episode.steps)
-    if f"views/{camera}" not in file:
-        yield f"views/{camera} is missing{_REMAKE}"
+    group = f"views/{camera.name}"
+    if group not in file:
+        yield f"{group} is missing{_REMAKE}"
         return
-    view, size = file[f"views/{camera}"], (settings.height, settings.width)
+    view, size = file[group], (settings.height, settings.width)
     expected: dict[str, tuple[tuple[int, ...], type]] = {
         "rgb": ((count, *size, 3), np.uint8),
         "depth": ((count, *size), np.uint16),
@@ -168,7 +170,7 @@ def _view_faults(episode: EpisodeFile, camera: str, settings: Settings, images: 
         "T_world_cam": ((4, 4), np.float64),
     }
     for name, (shape, dtype) in expected.items():
-        where = f"views/{camera}/{name}"
+        where = f"{group}/{name}"
         if name not in view:
             yield f"{where} is missing{_REMAKE}"
             continue
@@ -182,10 +184,8 @@ def _view_faults(episode: EpisodeFile, camera: str, settings: Settings, images: 
                 yield from (f"{where} {fault}{_REMAKE}" for fault in _image_faults(episode, view[name], name))
         elif not np.isfinite(view[name][()]).all():
             yield f"{where} has values that are not finite{_REMAKE}"
-    if "T_world_cam" in view and not np.allclose(
-        view["T_world_cam"][()], settings.rig[camera].T_world_cam, rtol=0, atol=1e-9
-    ):
-        yield f"views/{camera}/T_world_cam differs from the manifest's rig{_REMAKE}"
+    if "T_world_cam" in view and not np.allclose(view["T_world_cam"][()], camera.T_world_cam, rtol=0, atol=1e-9):
+        yield f"{group}/T_world_cam differs from the manifest's rig{_REMAKE}"
 
 
 def _image_faults(episode: EpisodeFile, images: Any, name: str) -> Iterator[str]:

@@ -178,9 +178,12 @@ def _camera_names(datasets: Sequence[Dataset], cameras: ViewSplit | Sequence[str
     if isinstance(cameras, str):
         if cameras not in ("seen", "novel"):
             raise ConfigError(f"cameras='{cameras}': give 'seen', 'novel' or a list of camera names")
-        names = tuple(c.name for c in rig.cameras if c.split == cameras)
+        names = rig.camera_names("seen" if cameras == "seen" else "novel")
     else:
-        names = tuple(rig[name].name for name in cameras)
+        names = tuple(cameras)
+        unknown = [name for name in names if name not in rig.camera_names()]
+        if unknown:
+            raise ConfigError(f"rig '{rig.name}' has no camera '{unknown[0]}'; it has {', '.join(rig.camera_names())}")
     if len(names) < 2:
         raise ConfigError(f"windows need two cameras, but '{cameras}' of rig '{rig.name}' has {len(names)}")
     return names

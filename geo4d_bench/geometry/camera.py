@@ -1,4 +1,4 @@
-"""Pinhole cameras with OpenCV axes, and rigs: named sets of cameras split into seen and novel ones."""
+"""Pinhole cameras with OpenCV axes."""
 
 from __future__ import annotations
 
@@ -82,41 +82,3 @@ class Camera:
     ) -> npt.NDArray[np.floating[Any]]:
         """Pixels (..., 2) of world points (..., 3); NaN behind the camera."""
         return project(transform(inverse(self.T_world_cam), points_world), self.K(height, width))
-
-
-@dataclass(frozen=True)
-class Rig:
-    """A named set of cameras. ``target`` (3,) is the point of the world that view angles are measured about."""
-
-    name: str
-    cameras: tuple[Camera, ...]
-    target: tuple[float, float, float]
-
-    def __post_init__(self) -> None:
-        names = [c.name for c in self.cameras]
-        if len(set(names)) != len(names):
-            raise ConfigError(f"rig '{self.name}' has two cameras of one name")
-
-    def __getitem__(self, name: str) -> Camera:
-        for camera in self.cameras:
-            if camera.name == name:
-                return camera
-        raise ConfigError(f"rig '{self.name}' has no camera '{name}'; it has {', '.join(c.name for c in self.cameras)}")
-
-    def views(self, split: ViewSplit) -> tuple[Camera, ...]:
-        """The cameras of one split, in the rig's order."""
-        return tuple(c for c in self.cameras if c.split == split)
-
-    def view_angle_deg(self, name: str) -> float:
-        """Angle in degrees, about ``target``, between a camera and the nearest seen camera; 0 for a seen one."""
-        camera = self[name]
-        if camera.split == "seen":
-            return 0.0
-        target = np.asarray(self.target)
-
-        def direction(c: Camera) -> Array:
-            d: Array = c.T_world_cam[:3, 3] - target
-            return d / np.linalg.norm(d)
-
-        cosines = [float(direction(camera) @ direction(c)) for c in self.views("seen")]
-        return float(np.degrees(np.arccos(np.clip(max(cosines), -1.0, 1.0))))

@@ -1,8 +1,9 @@
-"""Pictures of images: the contact sheet of a rig's views, and film strips of generated against true frames."""
+"""Pictures of images: contact sheets of a rig's views, and film strips of generated against true frames."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,44 @@ def contact_sheet(rgb: Image, names: Sequence[str], splits: Sequence[str], title
             text = f"{_symbol(splits[i])} {names[i]}" + ("  novel" if splits[i] == "novel" else "")
             weight = "bold" if splits[i] == "novel" else "normal"
             ax.text(x, y + h + label * 0.55, text, fontsize=size, color=colour, va="center", weight=weight)
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """One task on a sheet: its name, its instruction and its images (V, H, W, 3) uint8, one of every camera."""
+
+    name: str
+    instruction: str
+    rgb: Image
+
+
+def task_sheet(rows: Sequence[TaskRow], cameras: Sequence[tuple[str, str]], path: Path) -> None:
+    """Several tasks from the same cameras: a row a task, a column a camera, seen and novel ones told apart.
+
+    Args:
+        cameras: (name, split) of the V cameras, ``seen`` or ``novel``.
+    """
+    h, w = rows[0].rgb.shape[1:3]
+    gap, header, label = 8, 44, 40
+    width, height = len(cameras) * (w + gap) + gap, header + len(rows) * (label + h + gap)
+    pixels = np.full((height, width, 3), 255, dtype=np.uint8)
+    lefts = [gap + i * (w + gap) for i in range(len(cameras))]
+    tops = [header + label + r * (label + h + gap) for r in range(len(rows))]
+    for row, y in zip(rows, tops, strict=True):
+        for image, x in zip(row.rgb, lefts, strict=True):
+            _paste(pixels, image, x, y)
+    with figure(width / DPI, height / DPI, path) as fig:
+        ax = _axes_of(fig, pixels)
+        size = 72 / DPI * 20
+        for x, (name, split) in zip(lefts, cameras, strict=True):
+            weight = "bold" if split == "novel" else "normal"
+            text = f"{_symbol(split)} {name} {split}"
+            ax.text(x, header / 2, text, fontsize=size, color=VIEW_COLOURS[split], va="center", weight=weight)
+            for y in tops:
+                _frame(ax, x, y, w, h, VIEW_COLOURS[split], 3.0 if split == "novel" else 1.0)
+        for row, y in zip(rows, tops, strict=True):
+            text = f"{row.name}:  {row.instruction}"
+            ax.text(gap, y - label / 2, text, fontsize=1.15 * size, weight="bold", va="center")
 
 
 def film_strip(example: Example, path: Path) -> None:

@@ -81,7 +81,8 @@ class Film:
         simulator = self._simulator
         if simulator.control_steps % self._every and simulator.status is None:
             return
-        frame = self._renderer.render(simulator.task.physics_state(), simulator.cameras, seg=False)
+        state, first = simulator.task.physics_state(), not self._frames
+        frame = self._renderer.render(state, simulator.cameras, seg=False, check=first)
         self._frames.append(np.concatenate([np.concatenate(list(frame.rgb), axis=1), self._planned()], axis=0))
 
     def save(self, path: Path) -> None:

@@ -288,21 +288,23 @@ def add_cameras(page: Page, data: Path) -> None:
     page.values["data_note"] = (
         f"{data}: {len(manifest.episodes)} demonstrations from {manifest.attempts} attempts, "
         f"{sum(bool(e.disturbances) for e in manifest.episodes)} of them disturbed; "
-        f"{dataset.size[0]} x {dataset.size[1]} pixels from {len(dataset.rig.cameras)} cameras. The picture shows "
-        f"{episode.name} at {episode.steps[frame] / episode.trajectory.control_hz:.1f} s, the moment at which the "
-        "camera that sees least of the hand sees most of it while an object is moved."
+        f"{dataset.size[0]} x {dataset.size[1]} pixels from {len(dataset.rig.camera_names())} cameras. The "
+        f"picture shows {episode.name} at {episode.steps[frame] / episode.trajectory.control_hz:.1f} s, the moment at which "
+        "the camera that sees least of the hand sees most of it while an object is moved."
     )
+    by_name = {camera.name: camera for camera in episode.cameras}
+    cameras = [by_name[name] for name in dataset.rig.camera_names()]
     height = 300
     width = round(height * dataset.size[1] / dataset.size[0])
     try:
         scene = load_scene(dataset.scene_path(episode.trajectory.scene))
         with Renderer(scene, height, width, quality=True) as renderer:
             state = episode.trajectory.states[episode.steps[frame]]
-            images = renderer.render(state, dataset.rig.cameras, seg=False).rgb
+            images = renderer.render(state, cameras, seg=False, check=True).rgb
     except SceneError as error:
         page.absent["data"] = Gap(f"the picture of the cameras ({error})", "geo4d-bench doctor")
         return
-    names, splits = [c.name for c in dataset.rig.cameras], [c.split for c in dataset.rig.cameras]
+    names, splits = [c.name for c in cameras], [c.split for c in cameras]
     path = page.picture("cameras.png")
     contact_sheet(images, names, splits, f"{page.task} from {len(names)} cameras ({dataset.rig.name})", path)
     page.pictures["contact_sheet"] = path.name

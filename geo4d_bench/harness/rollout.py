@@ -16,7 +16,6 @@ from geo4d_bench.harness.leaderboard import Leaderboard
 from geo4d_bench.harness.ledger import EpisodeRow, Ledger
 
 if TYPE_CHECKING:
-    from geo4d_bench.geometry import Rig
     from geo4d_bench.policies import PolicyFactory
 
 SPLIT = "eval"
@@ -32,7 +31,7 @@ class RolloutConfig:
     checkpoint: Path | None = None
     """Checkpoint folder of a policy that needs one; runs/<task>/nano where not given."""
     views: str = "novel"
-    """Cameras that the pair of each episode is drawn from: seen, novel or the .yaml file of another rig."""
+    """Where the pair of cameras of each episode is taken from: seen, novel, random16, orbit or a rig's .yaml file."""
     rig: str = "hemisphere16"
     """Rig that seen and novel refer to: the one that the policy was trained on."""
     episodes: int = 20
@@ -150,7 +149,7 @@ def run(config: RolloutConfig) -> Rollout:
     return Rollout(rows, len(missing), board, config.folder)
 
 
-def describe(config: RolloutConfig, factory: PolicyFactory, version: str, rig: Rig) -> Run:
+def describe(config: RolloutConfig, factory: PolicyFactory, version: str) -> Run:
     """What decides the rows. The number of episodes, workers and films do not."""
     from geo4d_bench.fingerprint import fingerprint
 
@@ -160,8 +159,8 @@ def describe(config: RolloutConfig, factory: PolicyFactory, version: str, rig: R
         "task_version": version,
         "policy": factory.name,
         "checkpoint": factory.checkpoint_sha256,
-        "views": config.views if config.views in ("seen", "novel") else rig_sha256(Path(config.views)),
-        "rig": rig.name,
+        "views": _rig_identity(config.views),
+        "rig": _rig_identity(config.rig),
         "split": SPLIT,
         "seed": config.seed,
         "execute": config.execute,
@@ -172,9 +171,11 @@ def describe(config: RolloutConfig, factory: PolicyFactory, version: str, rig: R
     return Run(digest[:16], settings)
 
 
-def rig_sha256(path: Path) -> str:
-    """sha256 of a rig's file: another rig is another run, whatever it is called."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _rig_identity(name: str) -> str:
+    """A registered rig's name, or the sha256 of a rig's file: another rig is another run, whatever it is called."""
+    from geo4d_bench.tasks.rigs import is_rig_file
+
+    return hashlib.sha256(Path(name).read_bytes()).hexdigest() if is_rig_file(name) else name
 
 
 def load_policy(config: RolloutConfig) -> PolicyFactory:

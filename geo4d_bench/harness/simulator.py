@@ -81,6 +81,7 @@ class Simulator:
         self.control_steps = 0
         self.record = Record()
         self._status = None
+        self._cameras_checked = False
         self.task.reset(seed, self.split)
         self._commanded = self.task.ee_poses()
         self._expert = self.task.expert()
@@ -174,10 +175,16 @@ class Simulator:
         )
 
     def render(self) -> Frame | None:
-        """Both views at the present state; None where the stage has no renderer."""
+        """Both views at the present state; None where the stage has no renderer.
+
+        Raises:
+            SceneError: OpenGL did not draw from the episode's cameras (compared at the first picture after a reset).
+        """
         if self.stage.renderer is None:
             return None
-        return self.stage.renderer.render(self.task.physics_state(), self.cameras)
+        frame = self.stage.renderer.render(self.task.physics_state(), self.cameras, check=not self._cameras_checked)
+        self._cameras_checked = True
+        return frame
 
     def _video(self, images: list[Frame], dt_s: float) -> Video4D:
         from geo4d_bench.rendering.hand import part_image

@@ -1,14 +1,14 @@
-"""Which two cameras an episode is seen from: drawn from its seed among the cameras that ``--views`` names."""
+"""Which two cameras an episode is seen from: a function of its seed and of the cameras that ``--views`` names."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
 
 from geo4d_bench.errors import ConfigError
-from geo4d_bench.geometry import Camera, Rig
+from geo4d_bench.geometry import AnyRig, Camera, Rig
+from geo4d_bench.geometry.camera import ViewSplit
+from geo4d_bench.registry import Registry
 from geo4d_bench.seeding import generator
 
 
@@ -18,59 +18,89 @@ class Views:
 
     Attributes:
         name: ``seen``, ``novel`` or the rig's name, as it stands in every row.
-        cameras: the cameras that pairs are drawn from, at least two.
+        rig: where the cameras of a pair stand, at least two of them.
+        split: the rig's cameras that pairs are taken from; None: all.
         training: the rig whose seen cameras were trained on; view angles are measured to them.
     """
 
     name: str
-    cameras: tuple[Camera, ...]
-    training: Rig
+    rig: AnyRig
+    split: ViewSplit | None
+    training: AnyRig
 
     def __post_init__(self) -> None:
-        if len(self.cameras) < 2:
-            raise ConfigError(f"views '{self.name}' has {len(self.cameras)} camera(s); a pair needs at least 2")
+        number = len(self.rig.camera_names(self.split))
+        if number < 2:
+            raise ConfigError(f"views '{self.name}' has {number} camera(s); a pair needs at least 2")
+        if not self.training.camera_names("seen"):
+            raise ConfigError(
+                f"rig '{self.training.name}' has no seen camera, so nothing was trained on it; give the rig that the "
+                f"policy was trained on (hemisphere16, for example), and this one with --views"
+            )
 
     def pair(self, task_key: str, split: str, seed: int) -> tuple[Camera, Camera]:
-        """Cameras n and m of an episode, distinct, a pure function of the arguments."""
+        """Cameras n and m of an episode, distinct, a pure function of the arguments.
+
+        Drawn from the seed, but for a ring: there any run of consecutive seeds spreads view n evenly over the ring
+        (after as many seeds as it has cameras, each was n once), and view m stands a fixed angle from n, on the side
+        of the ring's middle. A rig that is drawn for every episode gives the episode's own cameras.
+        """
+        rig = self.rig.episode(task_key, split, seed)
+        cameras = rig.cameras if self.split is None else rig.views(self.split)
+        if rig.ring_offset:
+            return _ring_pair(rig, seed)
         rng = generator(task_key, split, seed, "views")
-        n, m = rng.choice(len(self.cameras), size=2, replace=False)
-        return self.cameras[int(n)], self.cameras[int(m)]
+        n, m = rng.choice(len(cameras), size=2, replace=False)
+        return cameras[int(n)], cameras[int(m)]
 
     def angle_deg(self, pair: tuple[Camera, Camera]) -> float:
-        """The larger of the two cameras' angles, about the training rig's target, to the nearest training camera."""
-        return max(self._angle_deg(camera) for camera in pair)
-
-    def _angle_deg(self, camera: Camera) -> float:
-        target = np.asarray(self.training.target)
-
-        def direction(c: Camera) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-            d = c.T_world_cam[:3, 3] - target
-            return np.asarray(d / np.linalg.norm(d))
-
-        mine = direction(camera)
-        cosine = max(float(mine @ direction(c)) for c in self.training.views("seen"))
-        return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))))
+        """The larger of the two cameras' angles, about the training rig's target, to the nearest training camera (or
+        to the shell that training cameras are drawn from)."""
+        return max(self.training.angle_to_training_deg(camera) for camera in pair)
 
 
-def resolve(views: str, training: Rig) -> Views:
-    """The cameras that ``seen``, ``novel`` or a rig file stand for.
+def resolve(views: str, training: AnyRig) -> Views:
+    """The cameras that ``seen``, ``novel``, a registered rig or a rig file stand for.
 
-    A rig file's novel cameras are used where it has at least two of them, else all of its cameras.
+    ``seen`` and ``novel`` are those of the training rig. Of another rig the novel cameras are used where it has at
+    least two of them, else all of its cameras.
 
     Args:
-        views: ``seen``, ``novel`` or the path of a rig's YAML file.
-        training: the task's own rig.
+        views: ``seen``, ``novel``, a rig's name or the path of a rig's YAML file.
+        training: the rig that the policy was trained on.
 
     Raises:
-        ConfigError: ``views`` is none of these, or there are fewer than two cameras.
+        UnknownNameError: there are no such views.
+        ConfigError: a faulty rig file, fewer than two cameras, or a training rig without seen cameras.
     """
-    if views in ("seen", "novel"):
-        return Views(views, training.views("seen" if views == "seen" else "novel"), training)
-    path = Path(views)
-    if path.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"views '{views}': expected seen, novel or the path of a rig's .yaml file")
-    from geo4d_bench.tasks.rigs import make_rig
+    from geo4d_bench.tasks.rigs import is_rig_file, make_rig
 
+    if not is_rig_file(views):
+        _known().get(views)
+    if views == "seen" or views == "novel":
+        return Views(views, training, views, training)
     rig = make_rig(views, training.target)
-    novel = rig.views("novel")
-    return Views(rig.name, novel if len(novel) >= 2 else rig.cameras, training)
+    return Views(rig.name, rig, "novel" if len(rig.camera_names("novel")) >= 2 else None, training)
+
+
+def _known() -> Registry[str]:
+    from geo4d_bench.tasks.rigs import rig_names
+
+    known: Registry[str] = Registry("choice of views")
+    for name in ("seen", "novel", *rig_names()):
+        known.register(name, name)
+    return known
+
+
+def _ring_pair(ring: Rig, seed: int) -> tuple[Camera, Camera]:
+    number = len(ring.cameras)
+    n = seed * _stride(number) % number
+    m = n + ring.ring_offset if n < number / 2 else n - ring.ring_offset
+    return ring.cameras[n], ring.cameras[m]
+
+
+def _stride(number: int) -> int:
+    """About the golden section of ``number`` and without a common divisor, so that the first few of the multiples
+    spread over 0 .. number - 1 and all of them meet each once."""
+    golden = 0.381966 * number
+    return min((k for k in range(1, number + 1) if math.gcd(k, number) == 1), key=lambda k: abs(k - golden))

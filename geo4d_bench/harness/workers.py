@@ -53,7 +53,7 @@ def prepare(config: RolloutConfig) -> Company:
     views = resolve(config.views, rig)
     _one_thread(config.policy)
     factory = load_policy(config)
-    run = describe(config, factory, spec.version, rig)
+    run = describe(config, factory, spec.version)
     task = tasks.make(config.task)
     return Company(run, factory, views, [task], make_stage(task))
 
