@@ -34,12 +34,13 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
 
     Args:
         task: id of the task, such as ``store_cereal``.
+        simulation: one of that task that exists already; None makes one.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  Gymnasium's own declaration
 
-    def __init__(self, task: str) -> None:
-        self._task: Task = make(task)
+    def __init__(self, task: str, simulation: Task | None = None) -> None:
+        self._task = simulation or make(task)
         spec = self._task.spec
         low = np.tile([-REACH_M] * 3 + [-np.pi] * 3 + [0.0], len(spec.arms))
         high = np.tile([REACH_M] * 3 + [np.pi] * 3 + [MAX_OPENING_M], len(spec.arms))

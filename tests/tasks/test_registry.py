@@ -12,7 +12,7 @@ from geo4d_bench.errors import UnknownNameError
 
 
 def test_a_task_is_found_with_and_without_its_version() -> None:
-    assert tasks.names() == ["store_cereal"]
+    assert "store_cereal" in tasks.names()
     assert tasks.spec("store_cereal") is tasks.spec("store_cereal-v1")
     assert tasks.spec("store_cereal").key == "store_cereal-v1"
 
@@ -25,7 +25,8 @@ def test_a_misspelt_task_gets_a_suggestion(name: str) -> None:
 
 def test_listing_tasks_imports_neither_robosuite_nor_mujoco() -> None:
     code = (
-        "import sys, gymnasium, geo4d_bench.tasks as t; t.spec(t.names()[0]); gymnasium.spec('geo4d/StoreCereal-v1');"
+        "import sys, gymnasium, geo4d_bench.tasks as t; [t.spec(n) for n in t.names()];"
+        "gymnasium.spec('geo4d/StoreCereal-v1');"
         "sys.exit(any(m in sys.modules for m in ('robosuite', 'mujoco', 'torch')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
