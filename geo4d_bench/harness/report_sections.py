@@ -289,8 +289,8 @@ def add_cameras(page: Page, data: Path) -> None:
         f"{data}: {len(manifest.episodes)} demonstrations from {manifest.attempts} attempts, "
         f"{sum(bool(e.disturbances) for e in manifest.episodes)} of them disturbed; "
         f"{dataset.size[0]} x {dataset.size[1]} pixels from {len(dataset.rig.camera_names())} cameras. The "
-        f"picture shows {episode.name} at {episode.steps[frame] / episode.trajectory.control_hz:.1f} s, the moment at which "
-        "the camera that sees least of the hand sees most of it while an object is moved."
+        f"picture shows {episode.name} at {episode.steps[frame] / episode.trajectory.control_hz:.1f} s, the moment "
+        "at which the camera that sees least of the hand sees most of it while an object is moved."
     )
     by_name = {camera.name: camera for camera in episode.cameras}
     cameras = [by_name[name] for name in dataset.rig.camera_names()]
