@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,19 +31,22 @@ class TasksConfig:
     """List or draw only this one."""
     preview: Path | None = None
     """Also draw each task from all 16 cameras of hemisphere16 into this picture (.png)."""
+    spawns: Path | None = None
+    """Also draw where each task's objects start, from above, into this picture (.png)."""
 
     def __post_init__(self) -> None:
-        if self.preview is not None and self.preview.suffix.lower() not in PICTURES:
-            raise ConfigError(f"--preview {self.preview}: expected a file name that ends in {', '.join(PICTURES)}")
+        for option, path in (("preview", self.preview), ("spawns", self.spawns)):
+            if path is not None and path.suffix.lower() not in PICTURES:
+                raise ConfigError(f"--{option} {path}: expected a file name that ends in {', '.join(PICTURES)}")
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The tasks that were asked for, all rigs as placed about the first one's workspace, and the picture if any."""
+    """The tasks that were asked for, all rigs as placed about the first one's workspace, and pictures if any."""
 
     tasks: tuple[TaskSpec, ...]
     rigs: tuple[AnyRig, ...]
-    preview: Path | None
+    pictures: tuple[Path, ...]
 
     def __str__(self) -> str:
         lines = ["tasks"]
@@ -55,8 +59,7 @@ class Listing:
             ]
         protocol = next(rig for rig in self.rigs if isinstance(rig, Rig) and rig.views("seen"))
         lines += ["rigs", *(f"  {_described(rig, protocol)}" for rig in self.rigs)]
-        if self.preview is not None:
-            lines.append(f"picture: {self.preview}")
+        lines += [f"picture: {path}" for path in self.pictures]
         lines.append("next: geo4d-bench datagen --task " + self.tasks[0].id)
         return "\n".join(lines)
 
@@ -69,8 +72,13 @@ def run(config: TasksConfig) -> Listing:
     """
     specs = tuple(tasks.spec(name) for name in ([config.task] if config.task else tasks.names()))
     if config.preview is not None:
-        _draw(specs, config.preview)
-    return Listing(specs, tuple(make_rig(name, specs[0].workspace) for name in RIGS), config.preview)
+        _draw(lambda path: _preview(specs, path), config.preview)
+    if config.spawns is not None:
+        from geo4d_bench.harness.spawn_map import spawn_map
+
+        _draw(lambda path: spawn_map(specs, path), config.spawns)
+    pictures = tuple(path for path in (config.preview, config.spawns) if path is not None)
+    return Listing(specs, tuple(make_rig(name, specs[0].workspace) for name in RIGS), pictures)
 
 
 def _described(rig: AnyRig, protocol: Rig) -> str:
@@ -86,8 +94,19 @@ def _described(rig: AnyRig, protocol: Rig) -> str:
     return f"{rig.name}  {count}, {min(angles):.0f} to {max(angles):.0f} degrees from the nearest {of}"
 
 
-def _draw(specs: tuple[TaskSpec, ...], path: Path) -> None:
-    """A row a task at the start of its first training episode; the picture appears only when it is whole."""
+def _draw(drawing: Callable[[Path], None], path: Path) -> None:
+    """The picture appears only when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        drawing(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _preview(specs: tuple[TaskSpec, ...], path: Path) -> None:
+    """A row a task at the start of its first training episode."""
     from tqdm import tqdm
 
     from geo4d_bench.harness.pictures import TaskRow, task_sheet
@@ -96,13 +115,7 @@ def _draw(specs: tuple[TaskSpec, ...], path: Path) -> None:
     for spec in tqdm(specs, desc="preview", unit="task"):
         rig = make_rig(PREVIEW_RIG, spec.workspace).episode(spec.key, "train", 0)
         rows.append(TaskRow(spec.id, spec.language, _pictures(spec, rig)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        task_sheet(rows, [(camera.name, camera.split) for camera in rig.cameras], part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    task_sheet(rows, [(camera.name, camera.split) for camera in rig.cameras], path)
 
 
 def _pictures(spec: TaskSpec, rig: Rig) -> Image:
