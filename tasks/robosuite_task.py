@@ -49,6 +49,8 @@ class RobosuiteTask(Task):
     """How each of ``spec.arms`` is mounted."""
     settle_s: ClassVar[float] = 0.0
     """How long objects come to rest after they were put at their start, while the arms hold still."""
+    watched: ClassVar[Sequence[str]] = ()
+    """Bodies of the scene, such as a drawer's handle, that ``contacts`` tells of as it does of objects."""
 
     @abstractmethod
     def world(self) -> str:
@@ -191,10 +193,10 @@ class RobosuiteTask(Task):
         return Scene(arms, self.object_poses(), self.contacts(), self.joints(), self.success())
 
     def contacts(self) -> dict[str, frozenset[str]]:
-        """What each movable object touches now: labels (``finger_left/<arm>``, ``finger_right/<arm>``,
-        ``robot/<arm>``, ``floor``, otherwise the name of the body of the world that it belongs to), and the names of
-        the geoms that have one."""
-        found: dict[str, set[str]] = {name: set() for name in self.spec.objects}
+        """What each movable object, and each body of ``watched``, touches now: labels (``finger_left/<arm>``,
+        ``finger_right/<arm>``, ``robot/<arm>``, ``floor``, the name of a watched body, otherwise the name of the body
+        of the world that it belongs to), and the names of the geoms that have one."""
+        found: dict[str, set[str]] = {name: set() for name in (*self.spec.objects, *self.watched)}
         data = self.data
         for a, b in data.contact.geom[: data.ncon].tolist():
             for mine, other in ((a, b), (b, a)):
@@ -297,12 +299,13 @@ class RobosuiteTask(Task):
             found = self._mujoco.mj_name2id(self.model, self._mujoco.mjtObj.mjOBJ_BODY, candidate)
             if found >= 0:
                 return int(found)
-        raise SceneError(f"{self.spec.key}: the scene has no body '{name}', which the task names as an object")
+        raise SceneError(f"{self.spec.key}: the scene has no body '{name}', which the task names as object or watched")
 
     def _geom_labels(self) -> tuple[list[str], list[str]]:
         """What each geom belongs to, and its own name (empty where it has none)."""
         model = self.model
         roots = {body: label for label, body in self._body_of.items()}
+        roots |= {self._find_body(name): name for name in self.watched}
         for name, arm in self._sim.arms.items():
             roots |= {arm.left_body: f"finger_left/{name}", arm.right_body: f"finger_right/{name}"}
             # The arm's own tree begins at the child of the world above the hand.
