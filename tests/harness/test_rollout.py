@@ -191,7 +191,8 @@ def test_a_missing_checkpoint_names_the_command_that_makes_one(tmp_path: Path) -
         ({"policy": "oracle_pos"}, UnknownNameError, "oracle_pose"),
         ({"task": "store_cerial"}, UnknownNameError, "store_cereal"),
         ({"rig": "hemisfere16"}, UnknownNameError, "hemisphere16"),
-        ({"views": "nowel"}, ConfigError, "seen, novel"),
+        ({"views": "nowel"}, UnknownNameError, "did you mean 'novel'"),
+        ({"rig": "orbit"}, ConfigError, "has no seen camera"),
         ({"episodes": 0}, ConfigError, "--episodes is 0"),
     ],
 )
