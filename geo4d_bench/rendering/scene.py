@@ -150,6 +150,7 @@ def pack_scene(
         name, content = mesh_asset(original, mesh.name, mesh.file, budget)
         assets[name] = content
         mesh.file = name
+        mesh.uservert, mesh.userface = [], []  # what stood in the MJCF itself is in the file now
         mesh.scale, mesh.refpos, mesh.refquat = [1, 1, 1], [0, 0, 0], [1, 0, 0, 0]  # applied to the asset already
         mesh.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL  # a simplified mesh need not be closed
     for texture in spec.textures:
