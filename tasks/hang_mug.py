@@ -1,0 +1,320 @@
+"""HangMug: take a slim mug from the table and hang it by its handle on the peg of a rack.
+
+The world's x axis points from the robot over the table, y to the robot's left, z up. The mug's own z axis is its
+axis, from the bottom to the rim; its handle points along its x axis. Only the handle tells how the mug is turned, and
+the peg has to go through it: the fingers' axis is across the handle's plane, so that the hand turns with the mug.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+
+from geo4d_bench.geometry.se3 import Array, inverse, pose, rotation_angle
+from geo4d_bench.tasks.base import ArmSetup, Expert, Spawn, TaskSpec
+from geo4d_bench.tasks.disturbance import Push
+from geo4d_bench.tasks.hang_mug_scene import (
+    HANDLE_OUT_M,
+    HANDLE_Z,
+    LOOP_MUG,
+    PEG_AXIS,
+    PEG_BASE,
+    PEG_M,
+    TABLE_TOP_M,
+    WALL_M,
+    axis_gap,
+    peg_in_loop,
+    world_xml,
+)
+from geo4d_bench.tasks.motion import hand_rotation, turn_z
+from geo4d_bench.tasks.reactive import CLOSED_M, OPEN_M, ArmState, Phase, ReactiveExpert, Scene, Waypoint, still
+from geo4d_bench.tasks.robosuite_task import RobosuiteTask
+
+ARM = "right"
+
+SPEC = TaskSpec(
+    id="hang_mug",
+    version="v1",
+    language="hang the mug by its handle on the peg of the rack",
+    arms=(ARM,),
+    control_hz=20.0,
+    max_seconds=40.0,
+    phases=("reached", "grasped", "lifted", "threaded", "hung", "task"),
+    closed_below_m=0.065,  # open is 0.08, the mug is 0.048 thick
+    workspace=(0.02, 0.04, 1.00),
+    objects=("mug",),
+    spawn=(Spawn("mug", (-0.07, 0.09), (-0.18, -0.02), TABLE_TOP_M + 1e-4, (-np.pi, np.pi)),),
+)
+
+# What counts.
+LIFT_M = 0.03
+"""The mug counts as lifted when its bottom is this far above the table."""
+REACH_M = 0.03
+"""The hand counts as there when the grip site is this near to the mug's axis."""
+GRASP_M = 0.01
+"""The mug is between the fingers when their opening is this near to its thickness."""
+WITHDRAWN_M = 0.10
+"""The hand is withdrawn when the grip site is this far from the mug's axis."""
+
+
+class HangMug(RobosuiteTask):
+    """One Panda at a table with a mug and a rack; half of the cameras do not see the handle."""
+
+    spec = SPEC
+    # The hand starts high above the table and points straight down.
+    arms: ClassVar = {ARM: ArmSetup((-0.61, 0.0, 0.0), (0.0, 0.17, 0.0, -2.20, 0.0, 2.37, 0.785))}
+
+    def world(self) -> str:
+        return world_xml()
+
+    def failure(self) -> str | None:
+        T_mug = self.object_poses()["mug"]
+        x, y, z = T_mug[:3, 3]
+        if z < TABLE_TOP_M - 0.05:
+            return "the mug has fallen off the table"
+        touching = self.contacts()["mug"]
+        if T_mug[2, 2] < 0.5 and "table" in touching and not _fingers(touching):
+            return "the mug lies on its side"
+        if abs(x - 0.02) > 0.26 or abs(y) > 0.34:
+            return "the mug is out of reach"
+        return None
+
+    def update_phases(self, done: dict[str, bool]) -> None:
+        T_mug, p_ee = self.object_poses()["mug"], self.ee_poses()[ARM][:3, 3]
+        touching = self.contacts()["mug"]
+        # Closed fingertips pushing from one side both touch the mug too, but nothing is between them.
+        held = _fingers(touching) == 2 and abs(self.openings()[ARM] - 2 * WALL_M) < GRASP_M
+        threaded = peg_in_loop(T_mug)[0]
+        hangs = threaded and "rack" in touching and not _fingers(touching) and "table" not in touching
+        hangs &= f"robot/{ARM}" not in touching
+        done["reached"] |= axis_gap(p_ee, T_mug) < REACH_M
+        done["grasped"] |= done["reached"] and held
+        done["lifted"] |= done["grasped"] and held and T_mug[2, 3] > TABLE_TOP_M + LIFT_M
+        done["threaded"] |= done["lifted"] and held and threaded
+        done["hung"] |= done["threaded"] and hangs
+        done["task"] |= done["hung"] and hangs and self.at_rest("mug") and axis_gap(p_ee, T_mug) > WITHDRAWN_M
+
+    def expert(self) -> Expert:
+        return ReactiveExpert(self.scene, View.of, {ARM: PHASES}, SPEC.control_hz)
+
+    def choose_pushes(self, rng: np.random.Generator) -> tuple[Push, ...]:
+        v = View.of(self.scene(), ARM)
+        held = v.fingers == 2 and v.hand.is_closed
+        free = v.fingers == 0 and axis_gap(v.hand.T_world_ee[:3, 3], v.T_mug) > 0.05 and v.standing
+        # From higher up the mug would not land on its bottom.
+        if held and 0.002 < v.bottom < 0.03 and rng.random() < 0.7:
+            return self.force_open(ARM, "mug_slipped")
+        if free and rng.random() < 0.5:
+            ranges = SPEC.spawn[0]
+            way = np.array([rng.uniform(*ranges.x_m), rng.uniform(*ranges.y_m)]) - v.T_mug[:2, 3]
+            way *= min(1.0, 0.05 / max(float(np.linalg.norm(way)), 1e-9))
+            # Pushed low, so that it slides over the table and does not fall over.
+            return (self.push_object("mug", "mug_nudged", way, 2.0, -0.03),)
+        # Pushed against the rack the mug would be torn out of the hand.
+        if free or (held and v.bottom > 0.002 and v.before_tip > 0.03):
+            away = np.array([rng.uniform(-1.0, 0.5), rng.uniform(-1.0, 0.3), rng.uniform(0.2, 1.0)])
+            return (self.push_hand(ARM, away, rng.uniform(0.05, 0.10)),)
+        return ()
+
+
+# ---------------------------------------------------------------- the expert
+
+GRASP_Z = 0.072
+"""Height of the grip site on the mug."""
+ABOVE_M = 0.09
+"""How far above the grasp the straight descent begins."""
+CARRY_M = 0.05
+"""The mug is lifted this far before it goes anywhere else."""
+BEFORE_TIP_M = 0.08
+"""The handle is lined up with the peg this far before its tip."""
+HANG_AT_M = 0.052
+"""Where on the peg, from the post, the handle is put."""
+SEATED_M = 0.015
+"""The peg is this far above the middle of the handle's opening: the handle's top is about to rest on it."""
+RACK_TOP_M = 0.30
+"""Above the table: here the empty hand is above whatever stands or hangs by the rack."""
+PLACED_RAD = 0.15
+MOST_YAW_RAD = 1.9
+"""The hand turns this far from facing forward; half a turn to the other side is as good for a round mug."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What the phases' conditions are about; heights are above the table."""
+
+    hand: ArmState
+    T_mug: Array
+    fingers: int
+    touches_rack: bool
+
+    @classmethod
+    def of(cls, scene: Scene, arm: str) -> View:
+        touching = scene.contacts["mug"]
+        return cls(scene.arms[arm], scene.T_world_obj["mug"], scene.fingers_on("mug", arm), "rack" in touching)
+
+    @property
+    def held(self) -> bool:
+        return self.fingers == 2 and 0.03 < self.hand.opening_m < 0.06 and self.hand.gripper_ramp > -0.9
+
+    @property
+    def bottom(self) -> float:
+        return float(self.T_mug[2, 3] - TABLE_TOP_M)
+
+    @property
+    def standing(self) -> bool:
+        return bool(self.T_mug[2, 2] > 0.95) and abs(self.bottom) < 0.01
+
+    @cached_property
+    def loop(self) -> Array:
+        """(3,) the middle of the handle's opening in the world."""
+        middle: Array = self.T_mug[:3, :3] @ LOOP_MUG + self.T_mug[:3, 3]
+        return middle
+
+    @cached_property
+    def threaded(self) -> tuple[bool, float, float]:
+        return peg_in_loop(self.T_mug)
+
+    @property
+    def before_tip(self) -> float:
+        """How far along the peg's axis the mug's near side, whatever way it is turned, is from the tip; < 0 beyond."""
+        along = float((self.T_mug[:3, 3] + (0.0, 0.0, HANDLE_Z) - PEG_BASE) @ PEG_AXIS) - PEG_M
+        return along - WALL_M - HANDLE_OUT_M * abs(float(self.T_mug[1, 0]))
+
+    @property
+    def hand_yaw(self) -> float:
+        x = self.hand.T_world_ee[:3, 0]
+        return float(np.arctan2(-x[0], x[1]))
+
+    @cached_property
+    def mug_yaw(self) -> float:
+        return float(np.arctan2(self.T_mug[1, 0], self.T_mug[0, 0]))
+
+    @cached_property
+    def grasp(self) -> Array:
+        """(4, 4) of the grip site on the mug: the nearer of the two ways round that the arm can turn to."""
+        near = [yaw for k in (-1, 0, 1) if abs(yaw := self.mug_yaw + k * np.pi) < MOST_YAW_RAD]
+        yaw = min(near, key=lambda yaw: abs(yaw - self.hand_yaw))
+        return pose(hand_rotation(np.pi / 2, yaw), self.T_mug[:3, 3] + GRASP_Z * self.T_mug[:3, 2])
+
+    @cached_property
+    def offset(self) -> tuple[float, float, float]:
+        """From the grasp to the hand: upwards, aside (m), and how far turned (rad)."""
+        offset = self.hand.T_world_ee[:3, 3] - self.grasp[:3, 3]
+        turned = float(rotation_angle(self.hand.T_world_ee[:3, :3], self.grasp[:3, :3]))
+        return float(offset[2]), float(np.linalg.norm(offset[:2])), turned
+
+    @property
+    def at_grasp(self) -> bool:
+        closing = self.hand.gripper_ramp > -0.9
+        near, turned = (0.025, 0.35) if closing else (0.012, 0.12)
+        up, aside, angle = self.offset
+        return bool(np.hypot(up, aside) < near) and angle < turned and self.hand.opening_m > 0.035
+
+    @property
+    def lined_up(self) -> bool:
+        up, aside, turned = self.offset
+        return aside < 0.014 and -0.02 < up < ABOVE_M + 0.04 and turned < 0.15 and self.hand.opening_m > 0.07
+
+    @property
+    def above_mug(self) -> Array:
+        return pose(self.grasp[:3, :3], self.grasp[:3, 3] + (0.0, 0.0, ABOVE_M))
+
+    @property
+    def by_rack(self) -> bool:
+        p = self.hand.T_world_ee[:3, 3]
+        return bool(np.linalg.norm(p[:2] - (PEG_BASE + 0.5 * PEG_M * PEG_AXIS)[:2]) < 0.16)
+
+    @property
+    def aligned(self) -> bool:
+        """Upright and turned so that the peg's axis is across the handle's plane, and in line with the peg."""
+        p = self.loop - PEG_BASE
+        aside = float(np.linalg.norm(p - (p @ PEG_AXIS) * PEG_AXIS))
+        square = abs(float(self.T_mug[0, 1])) < PLACED_RAD and float(self.T_mug[2, 2]) > 0.96
+        return aside < 0.010 and square
+
+
+def _carry(v: View, loop: Array, turned: bool, speed: float) -> Waypoint:
+    """The held mug upright with the middle of its handle's opening at ``loop`` (3,), square to the peg if asked."""
+    half_turns = round((v.mug_yaw - v.hand_yaw) / np.pi)
+    R = turn_z(half_turns * np.pi if turned else v.mug_yaw)
+    T_mug = pose(R, loop - R @ LOOP_MUG)
+    return Waypoint(T_mug @ inverse(v.T_mug) @ v.hand.T_world_ee, CLOSED_M, speed, angular_speed=1.0)
+
+
+def _shifted(p: Array, y: float = 0.0, z: float = 0.0) -> Array:
+    shifted: Array = p + np.array([0.0, y, z])
+    return shifted
+
+
+def _on_peg(along_m: float, drop_m: float = 0.0) -> Array:
+    """(3,) a point ``along_m`` from the post on the peg's axis, and below it."""
+    point: Array = PEG_BASE + along_m * PEG_AXIS - (0.0, 0.0, drop_m)
+    return point
+
+
+def _rise(v: View) -> Waypoint:
+    p = v.hand.T_world_ee[:3, 3] + (0.0, 0.0, 0.08)
+    return Waypoint(pose(hand_rotation(np.pi / 2, v.hand_yaw), p), OPEN_M, speed=0.12)
+
+
+def _away(v: View) -> Waypoint:
+    """At the height where nothing is in the way, to above the table's middle."""
+    p = (v.above_mug[0, 3], min(v.above_mug[1, 3], -0.02), TABLE_TOP_M + RACK_TOP_M + 0.01)
+    return Waypoint(pose(hand_rotation(np.pi / 2, v.hand_yaw), p), OPEN_M)
+
+
+def _hand_height(v: View) -> float:
+    return float(v.hand.T_world_ee[2, 3] - TABLE_TOP_M)
+
+
+def _withdraw(v: View) -> Waypoint:
+    p = v.hand.T_world_ee[:3, 3]
+    return Waypoint(pose(hand_rotation(np.pi / 2, 0.0), (p[0], p[1], TABLE_TOP_M + RACK_TOP_M)), OPEN_M, speed=0.12)
+
+
+PHASES: tuple[Phase[View], ...] = (
+    # The peg is in the handle: let go when the handle rests on it, or when the hand has lost it already.
+    Phase(
+        "release",
+        lambda v: v.threaded[0] and (v.fingers < 2 or v.threaded[2] > SEATED_M) and not v.hand.is_open,
+        still(OPEN_M),
+    ),
+    Phase("withdraw", lambda v: v.threaded[0] and not v.held, _withdraw),
+    # The mug is between the fingers: up, in line with the peg, over it, and down.
+    Phase("close", lambda v: v.held and not v.hand.is_closed, still(CLOSED_M)),
+    Phase(
+        "lower",
+        lambda v: v.held and v.threaded[0] and abs(v.threaded[1] - HANG_AT_M) < 0.008,
+        lambda v: _carry(v, _on_peg(HANG_AT_M, 0.026), True, 0.06),
+    ),
+    Phase(
+        "thread",
+        lambda v: v.held and (v.threaded[0] or v.aligned),
+        lambda v: _carry(v, _on_peg(HANG_AT_M), True, 0.10),
+    ),
+    Phase(
+        "back_off",
+        lambda v: v.held and v.before_tip < 0.005 and v.bottom > CARRY_M,
+        lambda v: _carry(v, _shifted(v.loop, y=-0.06), False, 0.10),
+    ),
+    Phase(
+        "lift",
+        lambda v: v.held and v.bottom < CARRY_M - 0.01,
+        lambda v: _carry(v, _shifted(v.loop, z=CARRY_M - v.bottom), False, 0.12),
+    ),
+    Phase("carry", lambda v: v.held, lambda v: _carry(v, _on_peg(PEG_M + BEFORE_TIP_M), True, 0.14)),
+    # The hand is empty: go above the mug, straight down, and close.
+    Phase("close", lambda v: v.at_grasp and v.standing, lambda v: Waypoint(v.grasp, CLOSED_M, speed=0.03)),
+    Phase("descend", lambda v: v.lined_up and v.standing, lambda v: Waypoint(v.grasp, OPEN_M, speed=0.10)),
+    Phase("rise", lambda v: v.offset[0] < ABOVE_M - 0.02 or (v.by_rack and _hand_height(v) < RACK_TOP_M), _rise),
+    Phase("away", lambda v: v.by_rack, _away),
+    Phase("reach", lambda v: v.standing, lambda v: Waypoint(v.above_mug, OPEN_M, angular_speed=1.0)),
+    Phase("wait", lambda v: True, still(OPEN_M)),
+)
+
+
+def _fingers(touching: frozenset[str]) -> int:
+    return len({f"finger_left/{ARM}", f"finger_right/{ARM}"} & touching)

@@ -1,0 +1,167 @@
+"""What stands on the table of HangMug: a mug with a handle and a rack with one peg; their shapes and their MJCF.
+
+A mug's frame: z along its axis from the bottom, which is the origin, to the rim; the handle points along x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from geo4d_bench.geometry.se3 import Array
+
+# The table, its top's middle below (TABLE_X, 0), and the rack: a post on a foot with one peg towards the robot's
+# right that rises a little. Metres.
+TABLE_X, TABLE_TOP_M = 0.05, 0.85
+TABLE_HALF_M = (0.36, 0.46, 0.02)
+POST_XY = (0.03, 0.20)
+POST_RADIUS_M, PEG_RADIUS_M, BALL_RADIUS_M = 0.009, 0.005, 0.0065
+PEG_M, PEG_RISE_RAD = 0.10, float(np.radians(10.0))
+PEG_BASE = np.array([*POST_XY, TABLE_TOP_M + 0.15])
+PEG_AXIS = np.array([0.0, -np.cos(PEG_RISE_RAD), np.sin(PEG_RISE_RAD)])
+
+# The mug: eight flat walls (drawn round) and a handle whose middle line is a half superellipse in the mug's x-z plane.
+WALL_M, THICK_M, HEIGHT_M, BOTTOM_M = 0.024, 0.004, 0.10, 0.012
+"""From the axis to the walls' outside, the walls' thickness, the mug's height, and its bottom's thickness."""
+HANDLE_OUT_M, HANDLE_HALF_M, HANDLE_Z, HANDLE_RADIUS_M, HANDLE_POWER = 0.042, 0.029, 0.050, 0.0045, 0.6
+"""How far the handle's middle line goes out from the wall, its half height, its middle's height, its thickness."""
+LOOP_MUG = np.array([WALL_M + (HANDLE_OUT_M - HANDLE_RADIUS_M) / 2, 0.0, HANDLE_Z])
+"""The middle of the handle's opening, which is 3.7 cm wide and 4.9 cm high."""
+
+
+def world_xml() -> str:
+    """MJCF of the table, the rack and the mug, in the frame of the world."""
+    from geo4d_bench.tasks.simulation import texture_file
+
+    x, y, z = TABLE_HALF_M
+    leg = (TABLE_TOP_M - 2 * z) / 2
+    legs = "".join(
+        f'<geom type="box" size="0.02 0.02 {leg}" pos="{sx * (x - 0.03)} {sy * (y - 0.03)} {leg}" group="1" '
+        'rgba="0.75 0.75 0.73 1"/>'
+        for sx in (-1, 1)
+        for sy in (-1, 1)
+    )
+    tip = PEG_BASE + PEG_M * PEG_AXIS
+    post = (PEG_BASE[2] + 0.015 - TABLE_TOP_M) / 2
+    peg = 'group="1" material="rack" friction="0.4 0.02 0.001" solref="0.005 1" solimp="0.95 0.99 0.001"'
+    return f"""
+    <mujoco>
+      <asset>
+        <texture type="2d" name="tex-table" file="{texture_file("light-wood.png")}"/>
+        <texture type="2d" name="tex-rack" file="{texture_file("dark-wood.png")}"/>
+        <material name="table" texture="tex-table" texrepeat="3 3" texuniform="true" specular="0.1"
+                  shininess="0.1" reflectance="0"/>
+        <material name="rack" texture="tex-rack" texrepeat="8 8" texuniform="true" specular="0.1"
+                  shininess="0.1" reflectance="0"/>
+        <material name="glaze" rgba="0.10 0.47 0.60 1" specular="0.6" shininess="0.7" reflectance="0"/>
+        {_mesh("mug_cup", _cup_rings(), closed=True)}
+        {_mesh("mug_handle", _handle_rings(), closed=False)}
+      </asset>
+      <worldbody>
+        <body name="table" pos="{TABLE_X} 0 0">
+          <geom type="box" size="{x} {y} {z}" pos="0 0 {TABLE_TOP_M - z}" group="1" material="table"
+                friction="0.3 0.005 0.0001"/>{legs}
+        </body>
+        <body name="rack">
+          <geom type="cylinder" size="0.055 0.006" pos="{POST_XY[0]} {POST_XY[1]} {TABLE_TOP_M + 0.006}" {peg}/>
+          <geom type="cylinder" size="{POST_RADIUS_M} {post}" pos="{POST_XY[0]} {POST_XY[1]} {TABLE_TOP_M + post}"
+                {peg}/>
+          <geom type="capsule" size="{PEG_RADIUS_M}" fromto="{_text(PEG_BASE)} {_text(tip)}" {peg}/>
+          <geom type="sphere" size="{BALL_RADIUS_M}" pos="{_text(tip)}" {peg}/>
+        </body>
+        {_mug()}
+      </worldbody>
+    </mujoco>"""
+
+
+def peg_in_loop(T_mug: Array) -> tuple[bool, float, float]:
+    """Whether the peg goes through the handle; how far from the post (m), and how far above the opening's middle."""
+    base, tip = ((point - T_mug[:3, 3]) @ T_mug[:3, :3] for point in (PEG_BASE, PEG_BASE + PEG_M * PEG_AXIS))
+    if base[1] * tip[1] >= 0.0:
+        return False, 0.0, 0.0
+    share = float(base[1] / (base[1] - tip[1]))
+    x, _, z = base + share * (tip - base)
+    inside = WALL_M < x < WALL_M + float(_handle_out(np.array(z)))
+    return bool(inside), share * PEG_M, float(z - HANDLE_Z)
+
+
+def axis_gap(p_world: Array, T_mug: Array) -> float:
+    """Distance in metres from the mug's axis between its bottom and its rim."""
+    p = (p_world - T_mug[:3, 3]) @ T_mug[:3, :3]
+    return float(np.linalg.norm(p - (0.0, 0.0, np.clip(p[2], 0.0, HEIGHT_M))))
+
+
+def _handle_out(z: Array) -> Array:
+    """How far the handle's middle line is from the wall at heights z, 0 above and below it."""
+    inside = np.clip(1.0 - ((z - HANDLE_Z) / HANDLE_HALF_M) ** 2, 0.0, None)
+    return HANDLE_OUT_M * inside ** (HANDLE_POWER / 2)
+
+
+def _mug() -> str:
+    """MJCF of the mug: eight walls, a bottom on a ring of small feet, and the handle as a chain of capsules."""
+    solid = 'group="0" density="2000" condim="6" solref="0.005 1" solimp="0.95 0.99 0.001"'
+    grip, slide, handle = (f'{solid} friction="{f}"' for f in ("1 0.02 0.001", "0.3 0.005 0.0001", "0.4 0.02 0.001"))
+    half = (THICK_M / 2, WALL_M * np.tan(np.pi / 8), (HEIGHT_M - 0.003) / 2)
+    geoms = []
+    for angle in np.arange(8) * np.pi / 4:
+        x, y = np.cos(angle), np.sin(angle)
+        middle = (x * (WALL_M - half[0]), y * (WALL_M - half[0]), HEIGHT_M - half[2])
+        geoms.append(
+            f'<geom type="box" size="{_text(half)}" pos="{_text(middle)}" euler="0 0 {angle}" {grip}/>'
+            f'<geom type="sphere" size="0.003" pos="{0.019 * x} {0.019 * y} 0.003" {slide}/>'
+        )
+    bottom = (BOTTOM_M - 0.002) / 2
+    geoms.append(f'<geom type="cylinder" size="0.021 {bottom}" pos="0 0 {0.002 + bottom}" {grip}/>')
+    line = _handle_line(9)
+    for a, b in pairwise(line):
+        geoms.append(f'<geom type="capsule" size="{HANDLE_RADIUS_M}" fromto="{_text(a)} {_text(b)}" {handle}/>')
+    seen = 'type="mesh" group="1" contype="0" conaffinity="0" material="glaze"'
+    drawn = "".join(f'<geom {seen} mesh="{mesh}"/>' for mesh in ("mug_cup", "mug_handle"))
+    return f'<body name="mug"><freejoint/>{"".join(geoms)}{drawn}</body>'
+
+
+def _handle_line(number: int) -> Array:
+    """(number, 3) points of the handle's middle line from its upper to its lower end, in the mug's frame."""
+    angle = np.linspace(np.pi / 2, -np.pi / 2, number)
+    z = HANDLE_Z + HANDLE_HALF_M * np.sin(angle)
+    return np.stack([WALL_M - 0.001 + _handle_out(z), np.zeros(number), z], axis=1)
+
+
+def _cup_rings() -> Array:
+    """(32, profile, 3) the cup's profile turned about its axis: outside up, rim, inside down."""
+    r = WALL_M + 0.0008  # between the flat walls and the edges where they meet
+    profile = [(0.002, 0), (0.019, 0), (r, 0.004), (r, 0.05), (r, 0.098), (r - 0.002, HEIGHT_M), (r - 0.004, 0.098),
+               (r - 0.004, 0.05), (r - 0.005, BOTTOM_M + 0.003), (r - 0.008, BOTTOM_M), (0.002, BOTTOM_M)]  # fmt: skip
+    return np.array([[(p * np.cos(a), p * np.sin(a), z) for p, z in profile] for a in np.arange(32) * np.pi / 16])
+
+
+def _handle_rings() -> Array:
+    """(rings, 12, 3) circles about the handle's middle line, in the planes across it."""
+    line = _handle_line(25)
+    along = np.gradient(line, axis=0)
+    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    aside = np.array([0.0, 1.0, 0.0])
+    angle = np.arange(12)[:, None] * np.pi / 6
+    return np.array(
+        [
+            p + HANDLE_RADIUS_M * (np.cos(angle) * aside + np.sin(angle) * np.cross(t, aside))
+            for p, t in zip(line, along, strict=True)
+        ]
+    )
+
+
+def _mesh(name: str, rings: Array, closed: bool) -> str:
+    """MJCF of a surface through rings (N, M, 3) of points; each ring is closed, and so are the rings where asked."""
+    n, m, _ = rings.shape
+    faces = []
+    for i in range(n if closed else n - 1):
+        for j in range(m):
+            a, b, c, d = i * m + j, (i + 1) % n * m + j, (i + 1) % n * m + (j + 1) % m, i * m + (j + 1) % m
+            faces += [a, b, c, a, c, d]
+    return f'<mesh name="{name}" inertia="shell" vertex="{_text(rings.ravel())}" face="{" ".join(map(str, faces))}"/>'
+
+
+def _text(numbers: Sequence[float] | Array) -> str:
+    return " ".join(f"{number:.6g}" for number in numbers)
