@@ -9,6 +9,7 @@ import gymnasium
 
 from geo4d_bench.registry import Registry
 from geo4d_bench.tasks.base import Command, Expert, Task, TaskSpec
+from geo4d_bench.tasks.can_in_drawer import CanInDrawer
 from geo4d_bench.tasks.hang_mug import HangMug
 from geo4d_bench.tasks.store_cereal import StoreCereal
 
@@ -47,5 +48,5 @@ def _task(id: str) -> type[Task]:
     return versioned[id] if id in versioned else TASKS.get(id)
 
 
-for _each in (StoreCereal, HangMug):
+for _each in (CanInDrawer, StoreCereal, HangMug):
     register(_each)

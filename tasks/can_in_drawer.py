@@ -1,0 +1,510 @@
+"""CanInDrawer: pull a drawer open by its handle and put a can into it.
+
+The scene's geometry changes while the arm works, and the goal, the inside of the drawer, shows only to cameras that
+look down into it. The world's x axis points from the robot to the cabinet, y to the robot's left, z up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+
+from geo4d_bench.geometry.se3 import Array, pose, pose_error
+from geo4d_bench.tasks.base import ArmSetup, Expert, Spawn, TaskSpec
+from geo4d_bench.tasks.disturbance import Push
+from geo4d_bench.tasks.motion import hand_rotation
+from geo4d_bench.tasks.reactive import CLOSED_M, OPEN_M, ArmState, Phase, ReactiveExpert, Scene, Waypoint, still
+from geo4d_bench.tasks.robosuite_task import RobosuiteTask
+
+ARM = "right"
+
+TABLE_TOP_M = 0.88
+CABINET_M = np.array([0.10, 0.12, TABLE_TOP_M])
+"""Middle of the lower edge of the cabinet's front."""
+CABINET_SIZE_M = (0.24, 0.26, 0.125)
+"""Depth, width, height of the cabinet; its boards are 12 mm thick."""
+# The drawer, from ``CABINET_M`` when shut: its inside, and the bar of its handle, 4 cm before the front.
+INSIDE_LOW_M, INSIDE_HIGH_M = np.array([-0.002, -0.106, 0.022]), np.array([0.200, 0.106, 0.085])
+FRONT_TOP_M = 0.121
+BAR_M, BAR_HALF_M = np.array([-0.054, 0.0, 0.077]), np.array([0.012, 0.008, 0.036])
+TRAVEL_M = 0.19
+CAN_RADIUS_M, CAN_HALF_M = 0.0212, 0.0425
+"""An eight-sided can: 3.9 cm across its sides, 4.3 cm across its edges. Half height."""
+
+SPEC = TaskSpec(
+    id="can_in_drawer",
+    version="v1",
+    language="open the drawer by its handle and put the can into it",
+    arms=(ARM,),
+    control_hz=20.0,
+    max_seconds=45.0,
+    phases=("reached_handle", "opened", "grasped", "lifted", "in_drawer", "released", "task"),
+    closed_below_m=0.06,  # open is 0.08, the can is 0.04 thick, the handle's bar 0.016
+    workspace=(0.0, 0.0, 0.98),
+    objects=("can",),
+    spawn=(Spawn("can", (-0.13, 0.03), (-0.24, -0.10), TABLE_TOP_M + CAN_HALF_M + 1e-4, (-np.pi, np.pi)),),
+)
+
+# What counts.
+REACH_M = 0.02
+"""The hand counts as there when the grip site is this near to the handle's bar."""
+OPENED_M, LEFT_OPEN_M = 0.14, 0.10
+"""The drawer has been pulled open this far while gripped; it stands open this far at the end."""
+GRASP_M = 0.008
+"""Something is between the fingers when their opening is this near to its thickness."""
+LIFT_M = 0.03
+WITHDRAWN_M = 0.05
+"""The hand is out of the drawer when the grip site is this far above its front."""
+
+
+class CanInDrawer(RobosuiteTask):
+    """One Panda before a table with a cabinet of one drawer."""
+
+    spec = SPEC
+    arms: ClassVar = {ARM: ArmSetup((-0.64, 0.0, 0.0), (-0.042, 0.114, 0.006, -2.22, 0.0, 2.335, 0.75))}
+    watched: ClassVar = ("drawer", "handle")
+
+    def world(self) -> str:
+        from geo4d_bench.tasks.simulation import texture_file
+
+        stiff = 'solref="0.005 1" solimp="0.95 0.99 0.001" friction="1 0.005 0.0001"'
+        depth, width, height = CABINET_SIZE_M
+        cabinet = "".join(
+            _box(f"cabinet{k}", low, high, f'material="cabinet" group="1" {stiff}')
+            for k, (low, high) in enumerate(
+                (
+                    ((0.0, -width / 2, 0.0), (depth, width / 2, 0.012)),
+                    ((0.0, -width / 2, height - 0.012), (depth, width / 2, height)),
+                    ((0.0, -width / 2, 0.012), (depth, -width / 2 + 0.012, height - 0.012)),
+                    ((0.0, width / 2 - 0.012, 0.012), (depth, width / 2, height - 0.012)),
+                    ((depth - 0.012, -width / 2 + 0.012, 0.012), (depth, width / 2 - 0.012, height - 0.012)),
+                )
+            )
+        )
+        (x0, y0, z0), (x1, y1, z1) = INSIDE_LOW_M, INSIDE_HIGH_M
+        wall = 0.008
+        boards = {
+            "drawer_front": ((x0 - 0.012, -0.126, 0.004), (x0, 0.126, FRONT_TOP_M)),
+            "drawer_floor": ((x0, y0 - wall, z0 - wall), (x1 + wall, y1 + wall, z0)),
+            "drawer_right": ((x0, y0 - wall, z0), (x1 + wall, y0, z1)),
+            "drawer_left": ((x0, y1, z0), (x1 + wall, y1 + wall, z1)),
+            "drawer_back": ((x1, y0, z0), (x1 + wall, y1, z1)),
+        }
+        low, high = BAR_M - BAR_HALF_M, BAR_M + BAR_HALF_M
+        mount = np.array([x0 - 0.012, 0.005, 0.010])
+        bars = {
+            "bar": (low, high),
+            "mount_low": ((high[0], -mount[1], low[2]), (mount[0], mount[1], low[2] + mount[2])),
+            "mount_high": ((high[0], -mount[1], high[2] - mount[2]), (mount[0], mount[1], high[2])),
+        }
+        drawer, handle = (
+            "".join(
+                _box(name, *corners, f'group="0" density="{density}" {stiff}')
+                + _box(f"{name}_seen", *corners, f'group="1" contype="0" conaffinity="0" material="{material}"')
+                for name, corners in parts.items()
+            )
+            for parts, material, density in ((boards, "drawer", 600), (bars, "steel", 2000))
+        )
+        side = CAN_RADIUS_M * np.sin(np.pi / 8), CAN_RADIUS_M * np.cos(np.pi / 8)
+        # Four bars whose outline is an octagon: flat against finger pads and boards, where a cylinder has one point.
+        solid = "".join(
+            f'<geom name="can{k}" type="box" size="{side[1]} {side[0]} {CAN_HALF_M}" euler="0 0 {k * np.pi / 4}" '
+            f'group="0" mass="0.04" condim="4" {stiff}/>'
+            for k in range(4)
+        )
+        bands = "".join(
+            f'<geom name="can_{name}" type="cylinder" size="{radius} {(top - bottom) / 2}" '
+            f'pos="0 0 {(top + bottom) / 2}" group="1" contype="0" conaffinity="0" {look}/>'
+            for name, bottom, top, radius, look in (
+                ("base", -CAN_HALF_M, -0.037, 0.0195, 'material="steel"'),
+                ("red", -0.037, 0.037, 0.0206, 'rgba="0.78 0.10 0.10 1"'),
+                ("label", -0.012, 0.016, 0.0208, 'rgba="0.93 0.90 0.80 1"'),
+                ("lid", 0.037, CAN_HALF_M, 0.0195, 'material="steel"'),
+            )
+        )
+        return f"""
+        <mujoco>
+          <asset>
+            <texture type="2d" name="tex-table" file="{texture_file("light-wood.png")}"/>
+            <texture type="2d" name="tex-cabinet" file="{texture_file("wood-tiles.png")}"/>
+            <texture type="2d" name="tex-drawer" file="{texture_file("white-plaster.png")}"/>
+            <texture type="2d" name="tex-steel" file="{texture_file("steel-brushed.png")}"/>
+            <material name="table" texture="tex-table" texrepeat="2 2" texuniform="true" specular="0.1"/>
+            <material name="cabinet" texture="tex-cabinet" texrepeat="4 4" texuniform="true" specular="0.1"/>
+            <material name="drawer" texture="tex-drawer" texrepeat="4 4" texuniform="true" specular="0.1"/>
+            <material name="steel" texture="tex-steel" specular="0.4"/>
+          </asset>
+          <worldbody>
+            <light pos="-1 0 2.5" dir="0.7 0.1 -0.7" directional="true" castshadow="false" diffuse="0.3 0.3 0.3"
+                   specular="0 0 0"/>
+            <body name="table" pos="0.02 0 {TABLE_TOP_M}">
+              {_box("table_top", (-0.40, -0.45, -0.03), (0.40, 0.45, 0.0), f'material="table" group="1" {stiff}')}
+            </body>
+            <body name="cabinet" pos="{CABINET_M[0]} {CABINET_M[1]} {CABINET_M[2]}">{cabinet}</body>
+            <body name="drawer" pos="{CABINET_M[0]} {CABINET_M[1]} {CABINET_M[2]}">
+              <joint name="drawer" type="slide" axis="-1 0 0" range="0 {TRAVEL_M}" limited="true"
+                     frictionloss="1.5" damping="8"/>
+              {drawer}<body name="handle">{handle}</body>
+            </body>
+            <body name="can"><freejoint/>{solid}{bands}</body>
+          </worldbody>
+        </mujoco>"""
+
+    def failure(self) -> str | None:
+        x, y, z = self.object_poses()["can"][:3, 3]
+        if z < TABLE_TOP_M - 0.05:
+            return "the can has fallen off the table"
+        if x < -0.30 or x > 0.16 or abs(y) > 0.36:
+            return "the can is out of reach"
+        return None
+
+    def update_phases(self, done: dict[str, bool]) -> None:
+        view = View.of(self.scene(), ARM)
+        p_ee, can = view.hand.T_world_ee[:3, 3], view.can
+        grips = view.on_handle == 2 and abs(view.hand.opening_m - 2 * BAR_HALF_M[1]) < GRASP_M
+        held = view.on_can == 2 and abs(view.hand.opening_m - 2 * CAN_RADIUS_M) < GRASP_M
+        inside = can.inside(view.travel)
+        rests = inside and view.can_on_drawer and view.on_can == 0
+        done["reached_handle"] |= _gap(p_ee, view.bar, BAR_HALF_M) < REACH_M
+        # Pulled by the bar between the fingers: a drawer that was dragged open some other way has to be gripped too.
+        done["opened"] |= done["reached_handle"] and grips and view.travel > OPENED_M
+        done["grasped"] |= done["opened"] and held
+        done["lifted"] |= done["grasped"] and held and can.bottom > TABLE_TOP_M + LIFT_M
+        # Held until it is between the walls: a can that was dropped from above has not been put in.
+        done["in_drawer"] |= done["lifted"] and held and inside
+        done["released"] |= done["in_drawer"] and rests
+        withdrawn = p_ee[2] > TABLE_TOP_M + FRONT_TOP_M + WITHDRAWN_M
+        done["task"] |= bool(
+            done["released"] and rests and withdrawn and view.travel > LEFT_OPEN_M and self.at_rest("can")
+        )
+
+    def expert(self) -> Expert:
+        return ReactiveExpert(self.scene, View.of, {ARM: PHASES}, SPEC.control_hz)
+
+    def choose_pushes(self, rng: np.random.Generator) -> tuple[Push, ...]:
+        view = View.of(self.scene(), ARM)
+        can, beside_drawer = view.can, view.can.p[1] < CABINET_M[1] - CABINET_SIZE_M[1] / 2 - 0.05
+        on_table = can.bottom < TABLE_TOP_M + 0.06 and beside_drawer
+        held, grips = view.held and view.hand.is_closed, view.grips and view.hand.is_closed
+        free = view.on_can == 0 and view.on_handle == 0
+        if grips and rng.random() < 0.5:
+            return self.force_open(ARM, "handle_slipped")
+        if held and on_table and rng.random() < 0.7:
+            return self.force_open(ARM, "can_slipped")
+        if free and can.stands and on_table and _gap(view.p, can.p, can.half) > 0.06 and rng.random() < 0.5:
+            ranges = SPEC.spawn[0]
+            way = np.array([rng.uniform(*ranges.x_m), rng.uniform(*ranges.y_m)]) - can.p[:2]
+            way *= min(1.0, 0.06 / max(float(np.linalg.norm(way)), 1e-9))
+            if rng.random() < 0.5:
+                return (self.push_object("can", "can_nudged", way, 3.0, -0.8 * CAN_HALF_M),)
+            return (self.push_object("can", "can_knocked_over", way, 3.0, 0.9 * CAN_HALF_M),)
+        if free and view.travel > OPEN_ENOUGH_M and view.handle.far and rng.random() < 0.6:
+            speed = rng.uniform(0.06, 0.12) / self._push_s
+            return (Push("drawer_pushed", self.model.body("drawer").id, (speed, 0.0, 0.0), 100.0, 10.0, 0.0, 10),)
+        if held or grips or free:
+            # Never down, nor towards the cabinet, where something would be jammed.
+            away = np.array([-rng.uniform(0.3, 1.0), rng.uniform(-1, 1), 0.7 * rng.uniform(0, 1)])
+            return (self.push_hand(ARM, away, rng.uniform(0.05, 0.10)),)
+        return ()
+
+
+# ---------------------------------------------------------------- the expert
+
+PREGRASP_M = 0.09
+"""How far before a grasp the straight approach begins."""
+OPEN_TO_M, OPEN_ENOUGH_M = 0.17, 0.125
+"""How far the drawer is pulled; when it stands less open, it is pulled again."""
+HIGH_ON_BAR_M = 0.015
+"""Above the middle of the handle's bar: the palm stays clear of the drawer's front."""
+TOP_GRASP_M = 0.022
+"""Below the top of a standing can."""
+CARRY_M, CROSS_M = 0.16, 0.16
+"""Above the table: the carried can's lowest point; the empty hand on its way past the drawer."""
+OVER_M = 0.02
+"""The can is lowered while its centre is this near to where it goes."""
+
+
+@dataclass(frozen=True)
+class Can:
+    """The can's pose (4, 4), its half extents along the world's axes (m), and how it stands."""
+
+    T: Array
+    half: Array
+
+    @classmethod
+    def of(cls, T: Array) -> Can:
+        along = np.abs(T[:3, 2])
+        return cls(T, along * CAN_HALF_M + np.sqrt(np.maximum(1.0 - along**2, 0.0)) * CAN_RADIUS_M)
+
+    @property
+    def p(self) -> Array:
+        return self.T[:3, 3]
+
+    @property
+    def bottom(self) -> float:
+        """Height of its lowest point."""
+        return float(self.p[2] - self.half[2])
+
+    @property
+    def stands(self) -> bool:
+        """Upright, or upside down."""
+        return bool(abs(self.T[2, 2]) > 0.95)
+
+    @property
+    def lies(self) -> bool:
+        return bool(abs(self.T[2, 2]) < 0.3)
+
+    @property
+    def yaw(self) -> float:
+        """Of a hand that takes it: fingers on two of its eight sides, or across it where it lies."""
+        if self.stands:
+            x = self.T[:3, 0]
+            return _wrap(float(np.arctan2(x[1], x[0])), np.pi / 4)
+        return _wrap(float(np.arctan2(self.T[1, 2], self.T[0, 2])), np.pi)
+
+    def inside(self, travel: float) -> bool:
+        """Whether all of it is between the drawer's walls, and reaches below their upper edge."""
+        low, high = INSIDE_LOW_M + CABINET_M, INSIDE_HIGH_M + CABINET_M
+        shift = np.array([travel, 0.0])
+        within = np.all(self.p[:2] - self.half[:2] > low[:2] - shift - 0.002) and np.all(
+            self.p[:2] + self.half[:2] < high[:2] - shift + 0.002
+        )
+        return bool(within and low[2] - 0.005 < self.bottom < high[2])
+
+
+@dataclass(frozen=True)
+class View:
+    """What phases and their conditions are about; ``on_handle`` and ``on_can`` count fingers that touch."""
+
+    hand: ArmState
+    can: Can
+    travel: float
+    on_handle: int
+    on_can: int
+    can_on_drawer: bool
+    opened: bool
+    put_in: bool
+
+    @classmethod
+    def of(cls, scene: Scene, arm: str) -> View:
+        return cls(
+            scene.arms[arm],
+            Can.of(scene.T_world_obj["can"]),
+            scene.joints["drawer"],
+            scene.fingers_on("handle", arm),
+            scene.fingers_on("can", arm),
+            "drawer" in scene.contacts["can"],
+            scene.done["opened"],
+            scene.done["in_drawer"],
+        )
+
+    @property
+    def p(self) -> Array:
+        return self.hand.T_world_ee[:3, 3]
+
+    @property
+    def placed(self) -> bool:
+        floor = CABINET_M[2] + INSIDE_LOW_M[2]
+        return self.put_in and self.can.inside(self.travel) and self.can.bottom < floor + 0.008
+
+    @property
+    def held(self) -> bool:
+        return self.on_can == 2 and 0.03 < self.hand.opening_m < 0.055 and self.hand.gripper_ramp > -0.9
+
+    @property
+    def grips(self) -> bool:
+        """The bar is between the fingers; while pulling, one of them may lose touch for a moment."""
+        return self.on_handle > 0 and 0.008 < self.hand.opening_m < 0.03 and self.hand.gripper_ramp > -0.9
+
+    @property
+    def bar(self) -> Array:
+        """(3,) middle of the handle's bar."""
+        return CABINET_M + BAR_M - np.array([self.travel, 0.0, 0.0])
+
+    @property
+    def shut(self) -> bool:
+        """The drawer has to be pulled, first or again."""
+        return not self.opened or self.travel < OPEN_ENOUGH_M
+
+    @property
+    def goal(self) -> Array:
+        """(2,) where the can goes: the middle of what stands out of the cabinet."""
+        return np.array([CABINET_M[0] - self.travel / 2, CABINET_M[1]])
+
+    @property
+    def over_drawer(self) -> bool:
+        return bool(np.linalg.norm(self.can.p[:2] - self.goal) < OVER_M)
+
+    @cached_property
+    def handle(self) -> Reach:
+        return Reach(self.hand, handle_grasp(self.travel))
+
+    @cached_property
+    def take(self) -> Reach:
+        can = self.can
+        up = CAN_HALF_M - TOP_GRASP_M if can.stands else 0.0
+        return Reach(self.hand, pose(hand_rotation(np.pi / 2, can.yaw), can.p + np.array([0.0, 0.0, up])))
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The hand on its straight way to a grasp (4, 4) of the grip site."""
+
+    hand: ArmState
+    grasp: Array
+
+    @property
+    def pregrasp(self) -> Array:
+        return pose(self.grasp[:3, :3], self.grasp[:3, 3] - PREGRASP_M * self.grasp[:3, 2])
+
+    @cached_property
+    def offset(self) -> tuple[float, float, float]:
+        """From the grasp to the hand: along the approach, aside of it (m), and how far turned (rad)."""
+        offset = self.hand.T_world_ee[:3, 3] - self.grasp[:3, 3]
+        along = float(offset @ self.grasp[:3, 2])
+        aside = float(np.linalg.norm(offset - along * self.grasp[:3, 2]))
+        return along, aside, float(pose_error(self.hand.T_world_ee, self.grasp)[1])
+
+    @property
+    def there(self) -> bool:
+        along, aside, turned = self.offset
+        near, turn = (0.025, 0.25) if self.hand.gripper_ramp > -0.9 else (0.012, 0.12)
+        return abs(along) < near and aside < near and turned < turn
+
+    @property
+    def lined_up(self) -> bool:
+        along, aside, turned = self.offset
+        return aside < 0.015 and -PREGRASP_M - 0.03 < along < 0.03 and turned < 0.14 and self.hand.opening_m > 0.07
+
+    @property
+    def beside(self) -> bool:
+        """So near that the way to the pregrasp would touch what is to be taken."""
+        along, aside, _ = self.offset
+        return aside < 0.08 and -PREGRASP_M + 0.02 < along < 0.05
+
+    @property
+    def far(self) -> bool:
+        """Something may stand between the hand and the pregrasp."""
+        return bool(np.linalg.norm((self.hand.T_world_ee - self.pregrasp)[:2, 3]) > 0.06)
+
+
+def handle_grasp(travel: float) -> Array:
+    """(4, 4) of the grip site near the upper end of the handle's bar, when the drawer is open by ``travel``."""
+    return pose(hand_rotation(np.pi / 2), CABINET_M + BAR_M + np.array([-travel, 0.0, HIGH_ON_BAR_M]))
+
+
+def _move_can(v: View, p_can: Array, speed: float) -> Waypoint:
+    """The held can's centre to ``p_can`` (3,), the hand turned square and straight down."""
+    R = hand_rotation(np.pi / 2)
+    offset = R @ v.hand.T_world_ee[:3, :3].T @ (v.can.p - v.p)
+    return Waypoint(pose(R, p_can - offset), CLOSED_M, speed)
+
+
+def _carry(v: View, xy: Array) -> Waypoint:
+    return _move_can(v, np.array([*xy, TABLE_TOP_M + CARRY_M + v.can.half[2]]), 0.16)
+
+
+def _lower(v: View, floor_m: float) -> Waypoint:
+    return _move_can(v, np.array([*v.can.p[:2], floor_m - 0.004 + v.can.half[2]]), 0.10)
+
+
+def _up(v: View, height_m: float) -> Waypoint:
+    """Straight up to ``height_m`` above the table."""
+    T = v.hand.T_world_ee
+    return Waypoint(pose(T[:3, :3], (v.p[0], v.p[1], TABLE_TOP_M + height_m)), OPEN_M)
+
+
+def _cross(v: View, reach: Reach) -> Waypoint:
+    """Past the drawer's front and the can to where the approach begins."""
+    x, y, z = reach.pregrasp[:3, 3]
+    return Waypoint(pose(reach.grasp[:3, :3], (x, y, max(z, TABLE_TOP_M + CROSS_M + 0.015))), OPEN_M, speed=0.18)
+
+
+def _leave(v: View, reach: Reach) -> Waypoint:
+    T = v.hand.T_world_ee
+    return Waypoint(pose(T[:3, :3], v.p - 0.08 * reach.grasp[:3, 2]), OPEN_M, speed=0.12)
+
+
+def _low(v: View) -> bool:
+    return bool(v.p[2] < TABLE_TOP_M + CROSS_M)
+
+
+FLOOR_M = float(CABINET_M[2] + INSIDE_LOW_M[2])
+PARK = np.array([-0.05, -0.16])
+"""Where a can is put back while the drawer is opened again."""
+
+
+def _take(name: str, reach: Callable[[View], Reach], when: Callable[[View], bool]) -> tuple[Phase[View], ...]:
+    """The empty hand goes before a grasp, past what is in its way, straight towards it, and closes."""
+    return (
+        Phase(f"grip_{name}", lambda v: when(v) and reach(v).there, lambda v: Waypoint(reach(v).grasp, CLOSED_M, 0.03)),
+        Phase(
+            f"approach_{name}", lambda v: when(v) and reach(v).lined_up, lambda v: Waypoint(reach(v).grasp, OPEN_M, 0.1)
+        ),
+        Phase(f"leave_{name}", lambda v: when(v) and reach(v).beside, lambda v: _leave(v, reach(v))),
+        Phase(f"rise_to_{name}", lambda v: when(v) and reach(v).far and _low(v), lambda v: _up(v, CROSS_M + 0.03)),
+        Phase(f"cross_to_{name}", lambda v: when(v) and reach(v).far, lambda v: _cross(v, reach(v))),
+        Phase(f"reach_{name}", when, lambda v: Waypoint(reach(v).pregrasp, OPEN_M)),
+    )
+
+
+PHASES: tuple[Phase[View], ...] = (
+    # The can stands where it should: open, then straight up.
+    Phase("release", lambda v: v.placed and not v.hand.is_open, still(OPEN_M)),
+    Phase("withdraw", lambda v: v.placed, lambda v: _up(v, FRONT_TOP_M + WITHDRAWN_M + 0.03)),
+    # The can is between the fingers: up, over the drawer and down; back to the table where the drawer is not open.
+    Phase(
+        "put_back",
+        lambda v: v.held and v.shut and v.can.bottom < TABLE_TOP_M + 0.008,
+        still(OPEN_M),
+    ),
+    Phase("close", lambda v: v.held and not v.hand.is_closed, still(CLOSED_M)),
+    Phase("lower", lambda v: v.held and not v.shut and v.over_drawer, lambda v: _lower(v, FLOOR_M)),
+    Phase(
+        "lower_back",
+        lambda v: v.held and v.shut and bool(np.linalg.norm(v.can.p[:2] - PARK) < OVER_M),
+        lambda v: _lower(v, TABLE_TOP_M),
+    ),
+    Phase(
+        "carry",
+        lambda v: v.held and v.can.bottom > TABLE_TOP_M + CARRY_M - 0.025,
+        lambda v: _carry(v, PARK if v.shut else v.goal),
+    ),
+    Phase("lift", lambda v: v.held, lambda v: _carry(v, v.can.p[:2])),
+    # The handle is between the fingers: pull, then let go and back off.
+    Phase(
+        "pull",
+        lambda v: v.grips and v.hand.is_closed and v.travel < OPEN_TO_M - 0.008,
+        lambda v: Waypoint(handle_grasp(OPEN_TO_M), CLOSED_M, 0.12),
+    ),
+    Phase("let_go", lambda v: v.grips and not v.shut, still(OPEN_M)),
+    Phase("let_go", lambda v: v.handle.there and not v.hand.is_open and not v.shut, still(OPEN_M)),
+    Phase("leave", lambda v: v.handle.beside and not v.shut, lambda v: _leave(v, v.handle)),
+    # The hand is empty.
+    *_take("handle", lambda v: v.handle, lambda v: v.shut),
+    Phase("wait", lambda v: not v.can.stands and not v.can.lies, still(OPEN_M)),
+    *_take("can", lambda v: v.take, lambda v: True),
+)
+
+
+def _gap(p: Array, middle: Array, half: Array) -> float:
+    """Distance in metres from an upright box, 0 inside it."""
+    return float(np.linalg.norm(np.maximum(np.abs(p - middle) - half, 0.0)))
+
+
+def _wrap(angle: float, period: float) -> float:
+    """The angle in [-period / 2, period / 2) that differs by whole periods."""
+    return (angle + period / 2) % period - period / 2
+
+
+def _box(name: str, low: object, high: object, rest: str) -> str:
+    a, b = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
+    size, middle = (b - a) / 2, (a + b) / 2
+    return (
+        f'<geom type="box" name="{name}" size="{size[0]} {size[1]} {size[2]}" '
+        f'pos="{middle[0]} {middle[1]} {middle[2]}" {rest}/>'
+    )
