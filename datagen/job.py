@@ -95,7 +95,7 @@ def make_dataset(folder: Path, settings: Settings, episodes: int, workers: int =
 
     from geo4d_bench.datagen.worker import Job
 
-    manifest = _open_folder(folder, settings)
+    manifest = open_folder(folder, settings)
     missing = [i for i in range(episodes) if not (folder / EPISODES / episode_name(i)).exists()]
     jobs = [Job(folder.absolute(), index, manifest.settings) for index in missing]
     made = 0
@@ -103,11 +103,11 @@ def make_dataset(folder: Path, settings: Settings, episodes: int, workers: int =
         with tqdm(total=episodes, initial=episodes - len(jobs), unit="episode", desc="datagen") as bar:
             for _ in _episodes(jobs, workers):
                 made += 1
-                manifest = _take_stock(folder, manifest)
+                manifest = take_stock(folder, manifest)
                 bar.update()
     finally:
         # After Ctrl-C or an error too: another worker may have finished an episode meanwhile.
-        manifest = _take_stock(folder, manifest)
+        manifest = take_stock(folder, manifest)
     return DatagenResult(folder, manifest, made)
 
 
@@ -146,7 +146,7 @@ def settings_of(config: DatagenConfig) -> Settings:
     )
 
 
-def _open_folder(folder: Path, settings: Settings) -> Manifest:
+def open_folder(folder: Path, settings: Settings) -> Manifest:
     """The folder's manifest, made where the folder is new; DatasetError where it was made with other settings."""
     if not (folder / MANIFEST).exists():
         if (folder / EPISODES).is_dir() and any((folder / EPISODES).iterdir()):
@@ -159,10 +159,10 @@ def _open_folder(folder: Path, settings: Settings) -> Manifest:
         raise DatasetError(f"{folder} was made with other settings: {differing}; choose another --out or delete it")
     for part in (folder / EPISODES).glob(".*.part"):  # of a call that was killed
         part.unlink(missing_ok=True)
-    return _take_stock(folder, manifest)
+    return take_stock(folder, manifest)
 
 
-def _take_stock(folder: Path, manifest: Manifest) -> Manifest:
+def take_stock(folder: Path, manifest: Manifest) -> Manifest:
     """Write the manifest anew for the episode files that are there now."""
     manifest = Manifest(manifest.settings, rebuild_entries(folder, manifest.episodes))
     write_manifest(folder, manifest)

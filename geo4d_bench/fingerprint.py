@@ -13,7 +13,10 @@ _PACKAGES = ("mujoco", "robosuite", "numpy", "torch", "small_gicp", "scipy")
 
 @cache
 def fingerprint() -> str:
-    """16 hex digits over the versions of the packages that decide numbers and over every source file of ours."""
+    """16 hex digits over the versions of the packages that decide numbers and over every source file of ours.
+
+    A package that this machine lacks counts as such: datasets are rendered without robosuite too.
+    """
     import geo4d_bench
     import geo4d_bench.datagen
     import geo4d_bench.policies
@@ -21,12 +24,19 @@ def fingerprint() -> str:
 
     digest = hashlib.sha256()
     for name in _PACKAGES:
-        digest.update(f"{name}=={importlib.metadata.version(name)}\n".encode())
+        digest.update(f"{name}=={_version(name)}\n".encode())
     for package in (geo4d_bench, geo4d_bench.tasks, geo4d_bench.datagen, geo4d_bench.policies):
         root = Path(package.__path__[0])
         for path in sorted(root.rglob("*.py")):
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
 
 
 @cache

@@ -32,6 +32,8 @@ class Settings:
         max_depth_m: depth beyond this is invalid.
         disturbed_share: share of the episodes with a disturbance.
         fingerprint, commit: of the source that began the dataset.
+        rendered_from: ``fingerprint`` of the dataset whose states and scenes were rendered anew; empty where the
+            episodes were simulated for this one.
     """
 
     task: str
@@ -50,6 +52,7 @@ class Settings:
     disturbed_share: float
     fingerprint: str
     commit: str
+    rendered_from: str = ""
 
     def cameras(self, seed: int) -> tuple[Camera, ...]:
         """The cameras of the episode with a seed; the same for every seed unless the rig is drawn for each."""
