@@ -185,8 +185,13 @@ def _rig_record(rig: AnyRig) -> dict[str, Any]:
 def _rig(found: dict[str, Any]) -> AnyRig:
     name, target = str(found["name"]), point(found["target"])
     if found.get("per_episode", False):
-        ranges = {key: tuple(value) if isinstance(value, list) else value for key, value in found["shell"].items()}
-        return DrawnRig(name, Shell(**ranges), target, int(found["seen"]), int(found["novel"]))
+        shell = found["shell"]
+        azimuth, elevation, radius = (
+            (float(low), float(high))
+            for low, high in (shell[key] for key in ("azimuth_deg", "elevation_deg", "radius_m"))
+        )
+        drawn_from = Shell(azimuth, elevation, radius, float(shell["fovy_deg"]))
+        return DrawnRig(name, drawn_from, target, int(found["seen"]), int(found["novel"]))
     cameras = tuple(
         Camera(c["name"], np.asarray(c["T_world_cam"], dtype=np.float64), float(c["fovy_rad"]), c["split"])
         for c in found["cameras"]

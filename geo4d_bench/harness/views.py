@@ -77,8 +77,8 @@ def resolve(views: str, training: AnyRig) -> Views:
 
     if not is_rig_file(views):
         _known().get(views)
-    if views == "seen" or views == "novel":
-        return Views(views, training, views, training)
+    if views in ("seen", "novel"):
+        return Views(views, training, "seen" if views == "seen" else "novel", training)
     rig = make_rig(views, training.target)
     return Views(rig.name, rig, "novel" if len(rig.camera_names("novel")) >= 2 else None, training)
 
