@@ -15,25 +15,25 @@ import numpy as np
 
 from geo4d_bench.geometry.se3 import Array, pose, pose_error
 from geo4d_bench.tasks.base import ArmSetup, Expert, Spawn, TaskSpec
+from geo4d_bench.tasks.can_in_drawer_scene import (
+    BAR_HALF_M,
+    BAR_M,
+    CABINET_M,
+    CABINET_SIZE_M,
+    CAN_HALF_M,
+    CAN_RADIUS_M,
+    FRONT_TOP_M,
+    INSIDE_LOW_M,
+    TABLE_TOP_M,
+    Can,
+    world_mjcf,
+)
 from geo4d_bench.tasks.disturbance import Push
 from geo4d_bench.tasks.motion import hand_rotation
 from geo4d_bench.tasks.reactive import CLOSED_M, OPEN_M, ArmState, Phase, ReactiveExpert, Scene, Waypoint, still
 from geo4d_bench.tasks.robosuite_task import RobosuiteTask
 
 ARM = "right"
-
-TABLE_TOP_M = 0.88
-CABINET_M = np.array([0.10, 0.12, TABLE_TOP_M])
-"""Middle of the lower edge of the cabinet's front."""
-CABINET_SIZE_M = (0.24, 0.26, 0.125)
-"""Depth, width, height of the cabinet; its boards are 12 mm thick."""
-# The drawer, from ``CABINET_M`` when shut: its inside, and the bar of its handle, 4 cm before the front.
-INSIDE_LOW_M, INSIDE_HIGH_M = np.array([-0.002, -0.106, 0.022]), np.array([0.200, 0.106, 0.085])
-FRONT_TOP_M = 0.121
-BAR_M, BAR_HALF_M = np.array([-0.054, 0.0, 0.077]), np.array([0.012, 0.008, 0.036])
-TRAVEL_M = 0.19
-CAN_RADIUS_M, CAN_HALF_M = 0.0212, 0.0425
-"""An eight-sided can: 3.9 cm across its sides, 4.3 cm across its edges. Half height."""
 
 SPEC = TaskSpec(
     id="can_in_drawer",
@@ -69,90 +69,7 @@ class CanInDrawer(RobosuiteTask):
     watched: ClassVar = ("drawer", "handle")
 
     def world(self) -> str:
-        from geo4d_bench.tasks.simulation import texture_file
-
-        stiff = 'solref="0.005 1" solimp="0.95 0.99 0.001" friction="1 0.005 0.0001"'
-        depth, width, height = CABINET_SIZE_M
-        cabinet = "".join(
-            _box(f"cabinet{k}", low, high, f'material="cabinet" group="1" {stiff}')
-            for k, (low, high) in enumerate(
-                (
-                    ((0.0, -width / 2, 0.0), (depth, width / 2, 0.012)),
-                    ((0.0, -width / 2, height - 0.012), (depth, width / 2, height)),
-                    ((0.0, -width / 2, 0.012), (depth, -width / 2 + 0.012, height - 0.012)),
-                    ((0.0, width / 2 - 0.012, 0.012), (depth, width / 2, height - 0.012)),
-                    ((depth - 0.012, -width / 2 + 0.012, 0.012), (depth, width / 2 - 0.012, height - 0.012)),
-                )
-            )
-        )
-        (x0, y0, z0), (x1, y1, z1) = INSIDE_LOW_M, INSIDE_HIGH_M
-        wall = 0.008
-        boards = {
-            "drawer_front": ((x0 - 0.012, -0.126, 0.004), (x0, 0.126, FRONT_TOP_M)),
-            "drawer_floor": ((x0, y0 - wall, z0 - wall), (x1 + wall, y1 + wall, z0)),
-            "drawer_right": ((x0, y0 - wall, z0), (x1 + wall, y0, z1)),
-            "drawer_left": ((x0, y1, z0), (x1 + wall, y1 + wall, z1)),
-            "drawer_back": ((x1, y0, z0), (x1 + wall, y1, z1)),
-        }
-        low, high = BAR_M - BAR_HALF_M, BAR_M + BAR_HALF_M
-        mount = np.array([x0 - 0.012, 0.005, 0.010])
-        bars = {
-            "bar": (low, high),
-            "mount_low": ((high[0], -mount[1], low[2]), (mount[0], mount[1], low[2] + mount[2])),
-            "mount_high": ((high[0], -mount[1], high[2] - mount[2]), (mount[0], mount[1], high[2])),
-        }
-        drawer, handle = (
-            "".join(
-                _box(name, *corners, f'group="0" density="{density}" {stiff}')
-                + _box(f"{name}_seen", *corners, f'group="1" contype="0" conaffinity="0" material="{material}"')
-                for name, corners in parts.items()
-            )
-            for parts, material, density in ((boards, "drawer", 600), (bars, "steel", 2000))
-        )
-        side = CAN_RADIUS_M * np.sin(np.pi / 8), CAN_RADIUS_M * np.cos(np.pi / 8)
-        # Four bars whose outline is an octagon: flat against finger pads and boards, where a cylinder has one point.
-        solid = "".join(
-            f'<geom name="can{k}" type="box" size="{side[1]} {side[0]} {CAN_HALF_M}" euler="0 0 {k * np.pi / 4}" '
-            f'group="0" mass="0.04" condim="4" {stiff}/>'
-            for k in range(4)
-        )
-        bands = "".join(
-            f'<geom name="can_{name}" type="cylinder" size="{radius} {(top - bottom) / 2}" '
-            f'pos="0 0 {(top + bottom) / 2}" group="1" contype="0" conaffinity="0" {look}/>'
-            for name, bottom, top, radius, look in (
-                ("base", -CAN_HALF_M, -0.037, 0.0195, 'material="steel"'),
-                ("red", -0.037, 0.037, 0.0206, 'rgba="0.78 0.10 0.10 1"'),
-                ("label", -0.012, 0.016, 0.0208, 'rgba="0.93 0.90 0.80 1"'),
-                ("lid", 0.037, CAN_HALF_M, 0.0195, 'material="steel"'),
-            )
-        )
-        return f"""
-        <mujoco>
-          <asset>
-            <texture type="2d" name="tex-table" file="{texture_file("light-wood.png")}"/>
-            <texture type="2d" name="tex-cabinet" file="{texture_file("wood-tiles.png")}"/>
-            <texture type="2d" name="tex-drawer" file="{texture_file("white-plaster.png")}"/>
-            <texture type="2d" name="tex-steel" file="{texture_file("steel-brushed.png")}"/>
-            <material name="table" texture="tex-table" texrepeat="2 2" texuniform="true" specular="0.1"/>
-            <material name="cabinet" texture="tex-cabinet" texrepeat="4 4" texuniform="true" specular="0.1"/>
-            <material name="drawer" texture="tex-drawer" texrepeat="4 4" texuniform="true" specular="0.1"/>
-            <material name="steel" texture="tex-steel" specular="0.4"/>
-          </asset>
-          <worldbody>
-            <light pos="-1 0 2.5" dir="0.7 0.1 -0.7" directional="true" castshadow="false" diffuse="0.3 0.3 0.3"
-                   specular="0 0 0"/>
-            <body name="table" pos="0.02 0 {TABLE_TOP_M}">
-              {_box("table_top", (-0.40, -0.45, -0.03), (0.40, 0.45, 0.0), f'material="table" group="1" {stiff}')}
-            </body>
-            <body name="cabinet" pos="{CABINET_M[0]} {CABINET_M[1]} {CABINET_M[2]}">{cabinet}</body>
-            <body name="drawer" pos="{CABINET_M[0]} {CABINET_M[1]} {CABINET_M[2]}">
-              <joint name="drawer" type="slide" axis="-1 0 0" range="0 {TRAVEL_M}" limited="true"
-                     frictionloss="1.5" damping="8"/>
-              {drawer}<body name="handle">{handle}</body>
-            </body>
-            <body name="can"><freejoint/>{solid}{bands}</body>
-          </worldbody>
-        </mujoco>"""
+        return world_mjcf()
 
     def failure(self) -> str | None:
         x, y, z = self.object_poses()["can"][:3, 3]
@@ -224,56 +141,10 @@ TOP_GRASP_M = 0.022
 """Below the top of a standing can."""
 CARRY_M, CROSS_M = 0.16, 0.16
 """Above the table: the carried can's lowest point; the empty hand on its way past the drawer."""
+OUT_M = FRONT_TOP_M + WITHDRAWN_M + 0.03
+"""Above the table: where the hand ends."""
 OVER_M = 0.02
 """The can is lowered while its centre is this near to where it goes."""
-
-
-@dataclass(frozen=True)
-class Can:
-    """The can's pose (4, 4), its half extents along the world's axes (m), and how it stands."""
-
-    T: Array
-    half: Array
-
-    @classmethod
-    def of(cls, T: Array) -> Can:
-        along = np.abs(T[:3, 2])
-        return cls(T, along * CAN_HALF_M + np.sqrt(np.maximum(1.0 - along**2, 0.0)) * CAN_RADIUS_M)
-
-    @property
-    def p(self) -> Array:
-        return self.T[:3, 3]
-
-    @property
-    def bottom(self) -> float:
-        """Height of its lowest point."""
-        return float(self.p[2] - self.half[2])
-
-    @property
-    def stands(self) -> bool:
-        """Upright, or upside down."""
-        return bool(abs(self.T[2, 2]) > 0.95)
-
-    @property
-    def lies(self) -> bool:
-        return bool(abs(self.T[2, 2]) < 0.3)
-
-    @property
-    def yaw(self) -> float:
-        """Of a hand that takes it: fingers on two of its eight sides, or across it where it lies."""
-        if self.stands:
-            x = self.T[:3, 0]
-            return _wrap(float(np.arctan2(x[1], x[0])), np.pi / 4)
-        return _wrap(float(np.arctan2(self.T[1, 2], self.T[0, 2])), np.pi)
-
-    def inside(self, travel: float) -> bool:
-        """Whether all of it is between the drawer's walls, and reaches below their upper edge."""
-        low, high = INSIDE_LOW_M + CABINET_M, INSIDE_HIGH_M + CABINET_M
-        shift = np.array([travel, 0.0])
-        within = np.all(self.p[:2] - self.half[:2] > low[:2] - shift - 0.002) and np.all(
-            self.p[:2] + self.half[:2] < high[:2] - shift + 0.002
-        )
-        return bool(within and low[2] - 0.005 < self.bottom < high[2])
 
 
 @dataclass(frozen=True)
@@ -310,6 +181,10 @@ class View:
     def placed(self) -> bool:
         floor = CABINET_M[2] + INSIDE_LOW_M[2]
         return self.put_in and self.can.inside(self.travel) and self.can.bottom < floor + 0.008
+
+    @property
+    def at_can(self) -> bool:
+        return _gap(self.p, self.can.p, self.can.half) < 0.03
 
     @property
     def held(self) -> bool:
@@ -454,8 +329,10 @@ def _take(name: str, reach: Callable[[View], Reach], when: Callable[[View], bool
 
 PHASES: tuple[Phase[View], ...] = (
     # The can stands where it should: open, then straight up.
-    Phase("release", lambda v: v.placed and not v.hand.is_open, still(OPEN_M)),
-    Phase("withdraw", lambda v: v.placed, lambda v: _up(v, FRONT_TOP_M + WITHDRAWN_M + 0.03)),
+    Phase("release", lambda v: v.placed and v.at_can and not v.hand.is_open, still(OPEN_M)),
+    Phase(
+        "withdraw", lambda v: v.placed and (v.at_can or not v.shut), lambda v: _up(v, FRONT_TOP_M + WITHDRAWN_M + 0.03)
+    ),
     # The can is between the fingers: up, over the drawer and down; back to the table where the drawer is not open.
     Phase(
         "put_back",
@@ -494,17 +371,3 @@ PHASES: tuple[Phase[View], ...] = (
 def _gap(p: Array, middle: Array, half: Array) -> float:
     """Distance in metres from an upright box, 0 inside it."""
     return float(np.linalg.norm(np.maximum(np.abs(p - middle) - half, 0.0)))
-
-
-def _wrap(angle: float, period: float) -> float:
-    """The angle in [-period / 2, period / 2) that differs by whole periods."""
-    return (angle + period / 2) % period - period / 2
-
-
-def _box(name: str, low: object, high: object, rest: str) -> str:
-    a, b = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
-    size, middle = (b - a) / 2, (a + b) / 2
-    return (
-        f'<geom type="box" name="{name}" size="{size[0]} {size[1]} {size[2]}" '
-        f'pos="{middle[0]} {middle[1]} {middle[2]}" {rest}/>'
-    )
