@@ -32,7 +32,7 @@ def spawn_map(specs: Sequence[TaskSpec], path: Path) -> None:
     """
     columns = min(3, len(specs))
     rows = -(-len(specs) // columns)
-    with figure(5.2 * columns, 5.6 * rows, path) as fig:
+    with figure(5.2 * columns, 6.4 * rows, path) as fig:
         axes = fig.subplots(rows, columns, squeeze=False).ravel()
         for ax, spec in zip(axes, specs, strict=False):
             _panel(ax, spec)
