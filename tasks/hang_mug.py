@@ -17,12 +17,12 @@ from geo4d_bench.geometry.se3 import Array, inverse, pose, rotation_angle
 from geo4d_bench.tasks.base import ArmSetup, Expert, Spawn, TaskSpec
 from geo4d_bench.tasks.disturbance import Push
 from geo4d_bench.tasks.hang_mug_scene import (
+    AXIS_RACK,
     HANDLE_OUT_M,
     HANDLE_Z,
     LOOP_MUG,
-    PEG_AXIS,
-    PEG_BASE,
     PEG_M,
+    PEG_RACK,
     TABLE_TOP_M,
     WALL_M,
     axis_gap,
@@ -45,8 +45,11 @@ SPEC = TaskSpec(
     phases=("reached", "grasped", "lifted", "threaded", "hung", "task"),
     closed_below_m=0.065,  # open is 0.08, the mug is 0.048 thick
     workspace=(0.02, 0.04, 1.00),
-    objects=("mug",),
-    spawn=(Spawn("mug", (-0.07, 0.09), (-0.18, -0.02), TABLE_TOP_M + 1e-4, (-np.pi, np.pi)),),
+    objects=("mug", "rack"),
+    spawn=(
+        Spawn("mug", (-0.07, 0.09), (-0.19, -0.03), TABLE_TOP_M + 1e-4, (-np.pi, np.pi)),
+        Spawn("rack", (-0.03, 0.07), (0.17, 0.23), TABLE_TOP_M + 1e-4, (-0.5, 0.5)),
+    ),
 )
 
 # What counts.
@@ -71,8 +74,10 @@ class HangMug(RobosuiteTask):
         return world_xml()
 
     def failure(self) -> str | None:
-        T_mug = self.object_poses()["mug"]
+        T_mug, T_rack = (self.object_poses()[name] for name in SPEC.objects)
         x, y, z = T_mug[:3, 3]
+        if T_rack[2, 2] < 0.9:
+            return "the rack has fallen over"
         if z < TABLE_TOP_M - 0.05:
             return "the mug has fallen off the table"
         touching = self.contacts()["mug"]
@@ -83,11 +88,12 @@ class HangMug(RobosuiteTask):
         return None
 
     def update_phases(self, done: dict[str, bool]) -> None:
-        T_mug, p_ee = self.object_poses()["mug"], self.ee_poses()[ARM][:3, 3]
+        poses, p_ee = self.object_poses(), self.ee_poses()[ARM][:3, 3]
+        T_mug, T_rack = poses["mug"], poses["rack"]
         touching = self.contacts()["mug"]
         # Closed fingertips pushing from one side both touch the mug too, but nothing is between them.
         held = _fingers(touching) == 2 and abs(self.openings()[ARM] - 2 * WALL_M) < GRASP_M
-        threaded = peg_in_loop(T_mug)[0]
+        threaded = peg_in_loop(T_mug, T_rack)[0]
         hangs = threaded and "rack" in touching and not _fingers(touching) and "table" not in touching
         hangs &= f"robot/{ARM}" not in touching
         done["reached"] |= axis_gap(p_ee, T_mug) < REACH_M
@@ -103,7 +109,8 @@ class HangMug(RobosuiteTask):
     def choose_pushes(self, rng: np.random.Generator) -> tuple[Push, ...]:
         v = View.of(self.scene(), ARM)
         held = v.fingers == 2 and v.hand.is_closed
-        free = v.fingers == 0 and axis_gap(v.hand.T_world_ee[:3, 3], v.T_mug) > 0.05 and v.standing
+        clear = v.fingers == 0 and axis_gap(v.hand.T_world_ee[:3, 3], v.T_mug) > 0.05
+        free = clear and v.standing
         # From higher up the mug would not land on its bottom.
         if held and 0.002 < v.bottom < 0.03 and rng.random() < 0.7:
             return self.force_open(ARM, "mug_slipped")
@@ -113,8 +120,12 @@ class HangMug(RobosuiteTask):
             way *= min(1.0, 0.05 / max(float(np.linalg.norm(way)), 1e-9))
             # Pushed low, so that it slides over the table and does not fall over.
             return (self.push_object("mug", "mug_nudged", way, 2.0, -0.03),)
+        if (free or (held and v.before_tip > 0.06)) and rng.random() < 0.5:
+            angle = rng.uniform(-np.pi, np.pi)
+            velocity = rng.uniform(0.03, 0.08) * np.array([np.cos(angle), np.sin(angle)])
+            return (Push("rack_nudged", self._body_of["rack"], (velocity[0], velocity[1], 0.0), 600.0, 40.0, 0.0, 10),)
         # Pushed against the rack the mug would be torn out of the hand.
-        if free or (held and v.bottom > 0.002 and v.before_tip > 0.03):
+        if clear or (held and v.bottom > 0.002 and v.before_tip > 0.03):
             away = np.array([rng.uniform(-1.0, 0.5), rng.uniform(-1.0, 0.3), rng.uniform(0.2, 1.0)])
             return (self.push_hand(ARM, away, rng.uniform(0.05, 0.10)),)
         return ()
@@ -147,13 +158,13 @@ class View:
 
     hand: ArmState
     T_mug: Array
+    T_rack: Array
     fingers: int
-    touches_rack: bool
 
     @classmethod
     def of(cls, scene: Scene, arm: str) -> View:
-        touching = scene.contacts["mug"]
-        return cls(scene.arms[arm], scene.T_world_obj["mug"], scene.fingers_on("mug", arm), "rack" in touching)
+        poses = scene.T_world_obj
+        return cls(scene.arms[arm], poses["mug"], poses["rack"], scene.fingers_on("mug", arm))
 
     @property
     def held(self) -> bool:
@@ -175,13 +186,32 @@ class View:
 
     @cached_property
     def threaded(self) -> tuple[bool, float, float]:
-        return peg_in_loop(self.T_mug)
+        found: tuple[bool, float, float] = peg_in_loop(self.T_mug, self.T_rack)
+        return found
+
+    @property
+    def rack_yaw(self) -> float:
+        return float(np.arctan2(self.T_rack[1, 0], self.T_rack[0, 0]))
+
+    @property
+    def axis(self) -> Array:
+        """(3,) the peg's direction in the world, away from the post."""
+        axis: Array = self.T_rack[:3, :3] @ AXIS_RACK
+        return axis
+
+    def on_peg(self, along_m: float, drop_m: float = 0.0) -> Array:
+        """(3,) a point ``along_m`` from the post on the peg's axis, and so far below it."""
+        return _shifted(self.T_rack[:3, 3] + self.T_rack[:3, :3] @ PEG_RACK + along_m * self.axis, z=-drop_m)
 
     @property
     def before_tip(self) -> float:
-        """How far along the peg's axis the mug's near side, whatever way it is turned, is from the tip; < 0 beyond."""
-        along = float((self.T_mug[:3, 3] + (0.0, 0.0, HANDLE_Z) - PEG_BASE) @ PEG_AXIS) - PEG_M
-        return along - WALL_M - HANDLE_OUT_M * abs(float(self.T_mug[1, 0]))
+        """How far before the peg's tip the mug's nearest part is along the peg, negative beyond it."""
+        middle = _shifted(self.T_mug[:3, 3], z=HANDLE_Z)
+        return (
+            float((middle - self.on_peg(PEG_M)) @ self.axis)
+            - WALL_M
+            - HANDLE_OUT_M * abs(float(self.T_mug[:3, 0] @ self.axis))
+        )
 
     @property
     def hand_yaw(self) -> float:
@@ -224,35 +254,29 @@ class View:
 
     @property
     def by_rack(self) -> bool:
-        p = self.hand.T_world_ee[:3, 3]
-        return bool(np.linalg.norm(p[:2] - (PEG_BASE + 0.5 * PEG_M * PEG_AXIS)[:2]) < 0.16)
+        """Among the rack and what hangs on it, or above."""
+        return bool(np.linalg.norm((self.hand.T_world_ee[:3, 3] - self.on_peg(PEG_M / 2))[:2]) < 0.16)
 
     @property
     def aligned(self) -> bool:
-        """Upright and turned so that the peg's axis is across the handle's plane, and in line with the peg."""
-        p = self.loop - PEG_BASE
-        aside = float(np.linalg.norm(p - (p @ PEG_AXIS) * PEG_AXIS))
-        square = abs(float(self.T_mug[0, 1])) < PLACED_RAD and float(self.T_mug[2, 2]) > 0.96
+        """Upright, turned so that the peg's axis is across the handle's plane, and the handle in line with the peg."""
+        p = self.loop - self.on_peg(0.0)
+        aside = float(np.linalg.norm(p - (p @ self.axis) * self.axis))
+        square = abs(float(self.T_mug[:3, 0] @ self.axis)) < PLACED_RAD and float(self.T_mug[2, 2]) > 0.96
         return aside < 0.010 and square
 
 
 def _carry(v: View, loop: Array, turned: bool, speed: float) -> Waypoint:
     """The held mug upright with the middle of its handle's opening at ``loop`` (3,), square to the peg if asked."""
     half_turns = round((v.mug_yaw - v.hand_yaw) / np.pi)
-    R = turn_z(half_turns * np.pi if turned else v.mug_yaw)
+    R = turn_z(v.rack_yaw + half_turns * np.pi if turned else v.mug_yaw)
     T_mug = pose(R, loop - R @ LOOP_MUG)
-    return Waypoint(T_mug @ inverse(v.T_mug) @ v.hand.T_world_ee, CLOSED_M, speed, angular_speed=1.0)
+    return Waypoint(T_mug @ inverse(v.T_mug) @ v.hand.T_world_ee, CLOSED_M, speed)
 
 
-def _shifted(p: Array, y: float = 0.0, z: float = 0.0) -> Array:
-    shifted: Array = p + np.array([0.0, y, z])
+def _shifted(p: Array, z: float) -> Array:
+    shifted: Array = p + np.array([0.0, 0.0, z])
     return shifted
-
-
-def _on_peg(along_m: float, drop_m: float = 0.0) -> Array:
-    """(3,) a point ``along_m`` from the post on the peg's axis, and below it."""
-    point: Array = PEG_BASE + along_m * PEG_AXIS - (0.0, 0.0, drop_m)
-    return point
 
 
 def _rise(v: View) -> Waypoint:
@@ -272,7 +296,9 @@ def _hand_height(v: View) -> float:
 
 def _withdraw(v: View) -> Waypoint:
     p = v.hand.T_world_ee[:3, 3]
-    return Waypoint(pose(hand_rotation(np.pi / 2, 0.0), (p[0], p[1], TABLE_TOP_M + RACK_TOP_M)), OPEN_M, speed=0.12)
+    return Waypoint(
+        pose(hand_rotation(np.pi / 2, v.hand_yaw), (p[0], p[1], TABLE_TOP_M + RACK_TOP_M)), OPEN_M, speed=0.12
+    )
 
 
 PHASES: tuple[Phase[View], ...] = (
@@ -288,30 +314,30 @@ PHASES: tuple[Phase[View], ...] = (
     Phase(
         "lower",
         lambda v: v.held and v.threaded[0] and abs(v.threaded[1] - HANG_AT_M) < 0.008,
-        lambda v: _carry(v, _on_peg(HANG_AT_M, 0.026), True, 0.06),
+        lambda v: _carry(v, v.on_peg(HANG_AT_M, 0.026), True, 0.04),
     ),
     Phase(
         "thread",
         lambda v: v.held and (v.threaded[0] or v.aligned),
-        lambda v: _carry(v, _on_peg(HANG_AT_M), True, 0.10),
+        lambda v: _carry(v, v.on_peg(HANG_AT_M), True, 0.07),
     ),
     Phase(
         "back_off",
         lambda v: v.held and v.before_tip < 0.005 and v.bottom > CARRY_M,
-        lambda v: _carry(v, _shifted(v.loop, y=-0.06), False, 0.10),
+        lambda v: _carry(v, v.loop + 0.06 * v.axis, False, 0.10),
     ),
     Phase(
         "lift",
         lambda v: v.held and v.bottom < CARRY_M - 0.01,
-        lambda v: _carry(v, _shifted(v.loop, z=CARRY_M - v.bottom), False, 0.12),
+        lambda v: _carry(v, _shifted(v.loop, z=CARRY_M - v.bottom), False, 0.10),
     ),
-    Phase("carry", lambda v: v.held, lambda v: _carry(v, _on_peg(PEG_M + BEFORE_TIP_M), True, 0.14)),
+    Phase("carry", lambda v: v.held, lambda v: _carry(v, v.on_peg(PEG_M + BEFORE_TIP_M), True, 0.11)),
     # The hand is empty: go above the mug, straight down, and close.
     Phase("close", lambda v: v.at_grasp and v.standing, lambda v: Waypoint(v.grasp, CLOSED_M, speed=0.03)),
-    Phase("descend", lambda v: v.lined_up and v.standing, lambda v: Waypoint(v.grasp, OPEN_M, speed=0.10)),
+    Phase("descend", lambda v: v.lined_up and v.standing, lambda v: Waypoint(v.grasp, OPEN_M, speed=0.08)),
     Phase("rise", lambda v: v.offset[0] < ABOVE_M - 0.02 or (v.by_rack and _hand_height(v) < RACK_TOP_M), _rise),
     Phase("away", lambda v: v.by_rack, _away),
-    Phase("reach", lambda v: v.standing, lambda v: Waypoint(v.above_mug, OPEN_M, angular_speed=1.0)),
+    Phase("reach", lambda v: v.standing, lambda v: Waypoint(v.above_mug, OPEN_M, speed=0.12)),
     Phase("wait", lambda v: True, still(OPEN_M)),
 )
 

@@ -1,6 +1,7 @@
 """What stands on the table of HangMug: a mug with a handle and a rack with one peg; their shapes and their MJCF.
 
-A mug's frame: z along its axis from the bottom, which is the origin, to the rim; the handle points along x.
+A mug's frame: z along its axis from the bottom, which is the origin, to the rim; the handle points along x. A rack's
+frame: z along its post from the table up; the peg points along -y.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ from itertools import pairwise
 
 import numpy as np
 
-from geo4d_bench.geometry.se3 import Array
+from geo4d_bench.geometry.se3 import Array, inverse
 
-# The table, its top's middle below (TABLE_X, 0), and the rack: a post on a foot with one peg towards the robot's
-# right that rises a little. Metres.
+# The table, its top's middle below (TABLE_X, 0). Metres.
 TABLE_X, TABLE_TOP_M = 0.05, 0.85
 TABLE_HALF_M = (0.36, 0.46, 0.02)
-POST_XY = (0.03, 0.20)
-POST_RADIUS_M, PEG_RADIUS_M, BALL_RADIUS_M = 0.009, 0.005, 0.0065
-PEG_M, PEG_RISE_RAD = 0.10, float(np.radians(10.0))
-PEG_BASE = np.array([*POST_XY, TABLE_TOP_M + 0.15])
-PEG_AXIS = np.array([0.0, -np.cos(PEG_RISE_RAD), np.sin(PEG_RISE_RAD)])
+
+# The rack, which stands free: a post on a heavy foot with one peg that rises a little and ends in a ball.
+FOOT_RADIUS_M, POST_RADIUS_M, PEG_RADIUS_M, BALL_RADIUS_M = 0.065, 0.009, 0.005, 0.0065
+PEG_M, PEG_HEIGHT_M, PEG_RISE_RAD = 0.10, 0.15, float(np.radians(10.0))
+PEG_RACK = np.array([0.0, 0.0, PEG_HEIGHT_M])
+"""Where the peg begins, on the post's axis."""
+AXIS_RACK = np.array([0.0, -np.cos(PEG_RISE_RAD), np.sin(PEG_RISE_RAD)])
+"""Unit vector from there to the peg's tip."""
 
 # The mug: eight flat walls (drawn round) and a handle whose middle line is a half superellipse in the mug's x-z plane.
 WALL_M, THICK_M, HEIGHT_M, BOTTOM_M = 0.024, 0.004, 0.10, 0.012
@@ -43,18 +46,13 @@ def world_xml() -> str:
         for sx in (-1, 1)
         for sy in (-1, 1)
     )
-    tip = PEG_BASE + PEG_M * PEG_AXIS
-    post = (PEG_BASE[2] + 0.015 - TABLE_TOP_M) / 2
-    peg = 'group="1" material="rack" friction="0.4 0.02 0.001" solref="0.005 1" solimp="0.95 0.99 0.001"'
     return f"""
     <mujoco>
       <asset>
         <texture type="2d" name="tex-table" file="{texture_file("light-wood.png")}"/>
-        <texture type="2d" name="tex-rack" file="{texture_file("dark-wood.png")}"/>
         <material name="table" texture="tex-table" texrepeat="3 3" texuniform="true" specular="0.1"
                   shininess="0.1" reflectance="0"/>
-        <material name="rack" texture="tex-rack" texrepeat="8 8" texuniform="true" specular="0.1"
-                  shininess="0.1" reflectance="0"/>
+        <material name="rack" rgba="0.86 0.33 0.22 1" specular="0.3" shininess="0.4" reflectance="0"/>
         <material name="glaze" rgba="0.10 0.47 0.60 1" specular="0.6" shininess="0.7" reflectance="0"/>
         {_mesh("mug_cup", _cup_rings(), closed=True)}
         {_mesh("mug_handle", _handle_rings(), closed=False)}
@@ -64,25 +62,23 @@ def world_xml() -> str:
           <geom type="box" size="{x} {y} {z}" pos="0 0 {TABLE_TOP_M - z}" group="1" material="table"
                 friction="0.3 0.005 0.0001"/>{legs}
         </body>
-        <body name="rack">
-          <geom type="cylinder" size="0.055 0.006" pos="{POST_XY[0]} {POST_XY[1]} {TABLE_TOP_M + 0.006}" {peg}/>
-          <geom type="cylinder" size="{POST_RADIUS_M} {post}" pos="{POST_XY[0]} {POST_XY[1]} {TABLE_TOP_M + post}"
-                {peg}/>
-          <geom type="capsule" size="{PEG_RADIUS_M}" fromto="{_text(PEG_BASE)} {_text(tip)}" {peg}/>
-          <geom type="sphere" size="{BALL_RADIUS_M}" pos="{_text(tip)}" {peg}/>
-        </body>
+        {_rack()}
         {_mug()}
       </worldbody>
     </mujoco>"""
 
 
-def peg_in_loop(T_mug: Array) -> tuple[bool, float, float]:
-    """Whether the peg goes through the handle; how far from the post (m), and how far above the opening's middle."""
-    base, tip = ((point - T_mug[:3, 3]) @ T_mug[:3, :3] for point in (PEG_BASE, PEG_BASE + PEG_M * PEG_AXIS))
+def peg_in_loop(T_mug: Array, T_rack: Array) -> tuple[bool, float, float]:
+    """Whether the peg goes through the handle; how far from the post (m), and how far above the opening's middle.
+
+    Args:
+        T_mug, T_rack: (4, 4) poses in one frame.
+    """
+    base, tip = (inverse(T_mug) @ T_rack @ (*point, 1.0) for point in (PEG_RACK, PEG_RACK + PEG_M * AXIS_RACK))
     if base[1] * tip[1] >= 0.0:
         return False, 0.0, 0.0
     share = float(base[1] / (base[1] - tip[1]))
-    x, _, z = base + share * (tip - base)
+    x, _, z = (base + share * (tip - base))[:3]
     inside = WALL_M < x < WALL_M + float(_handle_out(np.array(z)))
     return bool(inside), share * PEG_M, float(z - HANDLE_Z)
 
@@ -97,6 +93,27 @@ def _handle_out(z: Array) -> Array:
     """How far the handle's middle line is from the wall at heights z, 0 above and below it."""
     inside = np.clip(1.0 - ((z - HANDLE_Z) / HANDLE_HALF_M) ** 2, 0.0, None)
     return HANDLE_OUT_M * inside ** (HANDLE_POWER / 2)
+
+
+def _rack() -> str:
+    """MJCF of the rack on a ring of rubber feet; 1.3 kg, most of it in the foot."""
+    solid = 'group="0" condim="6" solref="0.005 1" solimp="0.95 0.99 0.001" friction="0.4 0.02 0.001"'
+    seen = 'group="1" contype="0" conaffinity="0" material="rack"'
+    tip, post = PEG_RACK + PEG_M * AXIS_RACK, (PEG_HEIGHT_M + 0.015 - 0.004) / 2
+    parts = (
+        (f'type="cylinder" size="{FOOT_RADIUS_M} 0.006" pos="0 0 0.010"', 1.2),
+        (f'type="cylinder" size="{POST_RADIUS_M} {post}" pos="0 0 {0.004 + post}"', 0.06),
+        (f'type="capsule" size="{PEG_RADIUS_M}" fromto="{_text(PEG_RACK)} {_text(tip)}"', 0.01),
+        (f'type="sphere" size="{BALL_RADIUS_M}" pos="{_text(tip)}"', 0.002),
+    )
+    geoms = "".join(f'<geom {shape} mass="{mass}" {solid}/><geom {shape} {seen}/>' for shape, mass in parts)
+    for angle in np.arange(8) * np.pi / 4:
+        x, y = (FOOT_RADIUS_M - 0.006) * np.cos(angle), (FOOT_RADIUS_M - 0.006) * np.sin(angle)
+        geoms += (
+            f'<geom type="sphere" size="0.004" pos="{x} {y} 0.004" mass="0.003" group="0" friction="0.8 0.005 0.0001" '
+            'solref="0.005 1" solimp="0.95 0.99 0.001"/>'
+        )
+    return f'<body name="rack"><freejoint/>{geoms}</body>'
 
 
 def _mug() -> str:
