@@ -11,6 +11,7 @@ from geo4d_bench.registry import Registry
 from geo4d_bench.tasks.base import Command, Expert, Task, TaskSpec
 from geo4d_bench.tasks.can_in_drawer import CanInDrawer
 from geo4d_bench.tasks.hang_mug import HangMug
+from geo4d_bench.tasks.spatula_on_table import SpatulaOnTable
 from geo4d_bench.tasks.store_cereal import StoreCereal
 
 __all__ = ["TASKS", "Command", "Expert", "Task", "TaskSpec", "make", "names", "spec"]
@@ -48,5 +49,5 @@ def _task(id: str) -> type[Task]:
     return versioned[id] if id in versioned else TASKS.get(id)
 
 
-for _each in (CanInDrawer, StoreCereal, HangMug):
+for _each in (CanInDrawer, StoreCereal, HangMug, SpatulaOnTable):
     register(_each)

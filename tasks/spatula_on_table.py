@@ -1,0 +1,416 @@
+"""PutSpatulaOnTableFromUtensilCrock: pull a spatula by its narrow handle out of a crock and lay it on a mat.
+
+The world's x axis points from the robot over the table, y to the robot's left, z up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from geo4d_bench.geometry.se3 import Array, inverse, pose, pose_error
+from geo4d_bench.tasks.base import ArmSetup, Expert, Spawn, TaskSpec
+from geo4d_bench.tasks.disturbance import Push
+from geo4d_bench.tasks.reactive import CLOSED_M, OPEN_M, ArmState, Phase, ReactiveExpert, Scene, Waypoint, still
+from geo4d_bench.tasks.robosuite_task import RobosuiteTask
+from geo4d_bench.tasks.spatula_on_table_scene import (
+    CROCK_FLOOR_M,
+    CROCK_HEIGHT_M,
+    CROCK_OUTER_M,
+    HANDLE_RADIUS_M,
+    LENGTH_M,
+    MAT_CENTRE,
+    MAT_HALF,
+    MAT_TOP_M,
+    ORIGIN_M,
+    OUTLINE,
+    TABLE_TOP_M,
+    scene_mjcf,
+)
+
+ARM = "right"
+
+SPEC = TaskSpec(
+    id="spatula_on_table",
+    version="v1",
+    language="pull the spatula out of the utensil crock and lay it on the blue mat on the left side of the table",
+    arms=(ARM,),
+    control_hz=20.0,
+    max_seconds=40.0,
+    phases=("reached", "grasped", "pulled", "over_mat", "laid", "task"),
+    closed_below_m=0.05,  # open is 0.08, the handle is 0.016 thick
+    workspace=(0.02, 0.02, 1.05),
+    objects=("crock", "spatula"),
+    spawn=(
+        Spawn("crock", (0.05, 0.13), (-0.19, -0.09), TABLE_TOP_M + 1e-4, (-3.1, 3.1)),
+        Spawn(
+            "spatula",
+            (-0.002, 0.002),
+            (-0.002, 0.002),
+            CROCK_FLOOR_M + ORIGIN_M,
+            (-0.9, 0.9),
+            lean_rad=(0.38, 0.43),
+            lean_to_rad=(-1.75, 1.75),
+            on="crock",
+            tolerance_m=0.02,
+        ),
+    ),
+)
+
+# What counts.
+REACH_M = 0.02
+"""The hand counts as there when the grip site is this near to the handle."""
+GRASP_M = 0.006
+"""The handle is between the fingers when their opening is this near to its thickness."""
+LYING_RAD = float(np.radians(15.0))
+"""The spatula lies when its axis is this near to the horizontal."""
+LAID_M = 0.03
+"""The held spatula is laid down, not dropped, when neither end of its axis is higher than this above the mat."""
+FALLEN_RAD = 0.7
+"""A crock that leans more than this does not come upright again."""
+WITHDRAWN_M = 0.06
+"""The hand has left when the grip site is this far from the spatula."""
+
+
+class SpatulaOnTable(RobosuiteTask):
+    """One Panda, a crock that can slide and fall over, and a spatula that leans in it."""
+
+    spec = SPEC
+    arms: ClassVar = {ARM: ArmSetup((-0.62, 0.0, 0.0), (0.1, -0.25, 0.0, -2.55, 0.0, 3.0, 0.86))}
+    settle_s = 0.8
+
+    def world(self) -> str:
+        return scene_mjcf()
+
+    def unmet(self) -> str | None:
+        view = View.of(self.scene(), ARM)
+        if view.T_crock[2, 2] < 0.999 or not view.in_crock:
+            return "the spatula does not stand in an upright crock"
+        if view.approach[2] > -np.sin(FLATTEST_RAD):
+            return "the blade faces where the hand cannot come from"
+        return None
+
+    def failure(self) -> str | None:
+        poses = self.object_poses()
+        if poses["crock"][2, 2] < np.cos(FALLEN_RAD):
+            return "the crock has fallen over"
+        for name, T in poses.items():
+            x, y, z = T[:3, 3]
+            if z < TABLE_TOP_M - 0.05:
+                return f"the {name} has fallen off the table"
+            if not (-0.30 < x < 0.35 and abs(y) < 0.42):
+                return f"the {name} is out of reach"
+        return None
+
+    def update_phases(self, done: dict[str, bool]) -> None:
+        view = View.of(self.scene(), ARM)
+        T, T_crock, outline = view.T, view.T_crock, view.outline
+        upright = bool(T_crock[2, 2] > np.cos(FALLEN_RAD))
+        # Closed fingertips pushing from one side both touch the handle too, but nothing is between them.
+        held = view.fingers == 2 and abs(view.hand.opening_m - 2 * HANDLE_RADIUS_M) < GRASP_M
+        low = bool(view.ends[:, 2].max() < MAT_TOP_M + LAID_M)
+        rests = view.on_mat and view.lies and low and view.fingers == 0 and "mat" in view.touching
+        done["reached"] |= view.gap < REACH_M
+        done["grasped"] |= done["reached"] and held and view.in_crock
+        # With the crock upright, held above its rim: then it came out upwards, in the hand.
+        done["pulled"] |= done["grasped"] and upright and held and bool(outline[:, 2].min() > view.rim)
+        done["over_mat"] |= done["pulled"] and held and _above_mat(T[:3, 3] + T[:3, 2] * (LENGTH_M / 2 - ORIGIN_M))
+        # Held until it all but lies: a spatula that falls onto the mat has not been laid there.
+        done["laid"] |= done["over_mat"] and held and view.on_mat and view.lies and low
+        done["task"] |= done["laid"] and upright and rests and self.at_rest("spatula") and view.gap > WITHDRAWN_M
+
+    def expert(self) -> Expert:
+        return ReactiveExpert(self.scene, View.of, {ARM: PHASES}, SPEC.control_hz)
+
+    def choose_pushes(self, rng: np.random.Generator) -> tuple[Push, ...]:
+        view = View.of(self.scene(), ARM)
+        held, free = view.held and view.hand.is_closed, view.fingers == 0 and view.gap > 0.06
+        low = view.ends[:, 2].max() < MAT_TOP_M + 0.10
+        if held and (view.in_crock or (low and view.on_mat)) and rng.random() < 0.7:
+            return self.force_open(ARM, "spatula_slipped")
+        if free and view.in_crock and view.gap > 0.12 and rng.random() < 0.5:
+            turn, way = rng.uniform(-np.pi, np.pi), rng.uniform(0.02, 0.05) / self._push_s
+            velocity = (float(way * np.cos(turn)), float(way * np.sin(turn)), 0.0)
+            # At its foot: it slides and does not fall over.
+            return (Push("crock_nudged", self._body_of["crock"], velocity, 200.0, 12.0, -0.05, 10),)
+        if held or free:
+            # Never down into the crock or the table, which would jam the hand.
+            away = np.array([-rng.uniform(0.0, 1.0), rng.uniform(-1, 1), rng.uniform(0.2, 1)])
+            return (self.push_hand(ARM, away, rng.uniform(0.04, 0.08)),)
+        return ()
+
+
+# ---------------------------------------------------------------- the expert
+
+GRIP_M = 0.198
+"""Where the handle is taken, from its foot: above the rim, below the blade."""
+PITCH_RAD = float(np.radians(45.0))
+"""How far the approach should point below the horizontal where the lean of the handle leaves a choice."""
+STEEPER_RAD = 0.5
+"""How far the hand may be tilted in the plane of the handle, away from square to it."""
+TURNED_RAD = 0.9
+"""How far round the handle the hand goes to face the blade."""
+FLATTEST_RAD = float(np.radians(38.0))
+"""No start needs an approach flatter than this: the Panda's joint 6 would meet its limit."""
+FORWARD = np.array([np.cos(PITCH_RAD), 0.0, -np.sin(PITCH_RAD)])
+PREGRASP_M = 0.09
+"""How far before the grasp the straight approach begins."""
+CLEAR_M = 0.025
+"""Above the rim: pulled far enough to be carried aside."""
+HOVER_M = 0.10
+"""Above the mat, where the level spatula begins to be lowered."""
+SAFE_Z = TABLE_TOP_M + CROCK_HEIGHT_M + 0.09
+"""The empty hand moves across the table at least at this height."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What the phases' conditions are about."""
+
+    hand: ArmState
+    T: Array
+    T_crock: Array
+    touching: frozenset[str]
+    fingers: int
+    laid: bool
+
+    @classmethod
+    def of(cls, scene: Scene, arm: str) -> View:
+        T, fingers = scene.T_world_obj, scene.fingers_on("spatula", arm)
+        return cls(scene.arms[arm], T["spatula"], T["crock"], scene.contacts["spatula"], fingers, scene.done["laid"])
+
+    @property
+    def axis(self) -> Array:
+        """(3,) unit vector from the foot to the blade."""
+        axis: Array = self.T[:3, 2]
+        return axis
+
+    @cached_property
+    def outline(self) -> Array:
+        """(5, 3) foot and corners of the blade in the world."""
+        points: Array = self.T[:3, 3] + OUTLINE @ self.T[:3, :3].T
+        return points
+
+    @cached_property
+    def ends(self) -> Array:
+        """(2, 3) foot and tip in the world."""
+        return self.T[:3, 3] + np.outer((-ORIGIN_M, LENGTH_M - ORIGIN_M), self.axis)
+
+    @cached_property
+    def gap(self) -> float:
+        """From the grip site to the spatula's axis, metres."""
+        offset = self.hand.T_world_ee[:3, 3] - self.ends[0]
+        along = np.clip(offset @ self.axis, 0.0, LENGTH_M)
+        return float(np.linalg.norm(offset - along * self.axis))
+
+    @property
+    def rim(self) -> float:
+        """Height of the crock's highest point."""
+        up = self.T_crock[2, 2]
+        return float(self.T_crock[2, 3] + CROCK_HEIGHT_M * up + CROCK_OUTER_M * np.sqrt(max(0.0, 1.0 - up * up)))
+
+    @property
+    def in_crock(self) -> bool:
+        return _in_crock(self.T, self.T_crock)
+
+    @property
+    def lies(self) -> bool:
+        return bool(abs(np.arcsin(np.clip(self.axis[2], -1.0, 1.0))) < LYING_RAD)
+
+    @property
+    def on_mat(self) -> bool:
+        """Whether all of the spatula is over the mat, at whatever height."""
+        return all(_above_mat(point) for point in self.outline)
+
+    @property
+    def placed(self) -> bool:
+        down = self.fingers < 2 or self.hand.T_world_ee[2, 3] < self.floor + 0.004
+        return bool(self.laid and self.on_mat and self.lies and self.low and down)
+
+    @property
+    def floor(self) -> float:
+        """How low the grip site can go without the fingertips' rubbing on the table, which would keep them closed."""
+        R = self.hand.T_world_ee[:3, :3]
+        return float(MAT_TOP_M + 0.004 + 0.011 * abs(R[2, 2]) + 0.010 * abs(R[2, 1]))
+
+    @property
+    def low(self) -> bool:
+        return bool(self.ends[:, 2].max() < MAT_TOP_M + LAID_M)
+
+    @property
+    def held(self) -> bool:
+        squeezed = 0.010 < self.hand.opening_m < 0.026 and self.hand.gripper_ramp > -0.9
+        return self.fingers == 2 and squeezed and self.gap < 0.02
+
+    @cached_property
+    def grasp(self) -> Array:
+        """(4, 4) of the grip site on the handle: fingers' axis across it, approach towards the blade's broad side,
+        tilted down in the plane of the handle where it stands."""
+        u, n = self.axis, self.T[:3, 0]
+        ahead = FORWARD - (FORWARD @ u) * u
+        ahead /= np.linalg.norm(ahead)
+        aside = np.cross(u, ahead)
+        # The blade looks the same from both sides.
+        turn = (np.arctan2(n @ aside, n @ ahead) + np.pi / 2) % np.pi - np.pi / 2
+        turn = np.clip(turn, -TURNED_RAD, TURNED_RAD)
+        square = np.cos(turn) * ahead + np.sin(turn) * aside
+        tilt = np.clip(PITCH_RAD - np.arcsin(-square[2]), 0.0, STEEPER_RAD)
+        z = np.cos(tilt) * square - np.sin(tilt) * u * np.sign(u[2])
+        x = np.cross(u, z)
+        x *= np.sign(x[1]) / np.linalg.norm(x)
+        p = self.ends[0] + GRIP_M * u
+        p[2] = max(p[2], TABLE_TOP_M + 0.012)
+        return pose(np.stack([x, np.cross(z, x), z], axis=1), p)
+
+    @property
+    def approach(self) -> Array:
+        """(3,) unit vector along which the open hand comes to the handle."""
+        approach: Array = self.grasp[:3, 2]
+        return approach
+
+    @cached_property
+    def offset(self) -> tuple[float, float, float]:
+        """From the grasp to the hand: along the approach, aside of it (m), and how far turned (rad)."""
+        offset = self.hand.T_world_ee[:3, 3] - self.grasp[:3, 3]
+        along = float(offset @ self.approach)
+        aside = float(np.linalg.norm(offset - along * self.approach))
+        return along, aside, float(pose_error(self.hand.T_world_ee, self.grasp)[1])
+
+    @property
+    def at_grasp(self) -> bool:
+        closing = self.hand.gripper_ramp > -0.9 and self.hand.opening_m > 0.012
+        near, turned = (0.02, 0.25) if closing else (0.008, 0.12)
+        distance = np.linalg.norm(self.hand.T_world_ee[:3, 3] - self.grasp[:3, 3])
+        return bool(distance < near) and self.offset[2] < turned and self.hand.opening_m > 0.012
+
+    @property
+    def lined_up(self) -> bool:
+        along, aside, turned = self.offset
+        return aside < 0.015 and -PREGRASP_M - 0.03 < along < 0.02 and turned < 0.14 and self.hand.opening_m > 0.07
+
+    @property
+    def pregrasp(self) -> Array:
+        return pose(self.grasp[:3, :3], self.grasp[:3, 3] - PREGRASP_M * self.approach)
+
+    @cached_property
+    def level(self) -> Array:
+        """(3, 3) the held spatula turned level along x, so that the hand is above it."""
+        u, T_ee = self.axis, self.hand.T_world_ee
+        into = T_ee[:3, 2] - (T_ee[:3, 2] @ u) * u
+        into /= np.linalg.norm(into)
+        along = np.sign(u @ T_ee[:3, 1]) * np.array([1.0, 0.0, 0.0])
+        down = np.array([0.0, 0.0, -1.0])
+        now = np.stack([u, into, np.cross(u, into)], axis=1)
+        then = np.stack([along, down, np.cross(along, down)], axis=1)
+        level: Array = then @ now.T @ self.T[:3, :3]
+        return level
+
+    @property
+    def target(self) -> Array:
+        """(3,) where the level spatula's origin goes on the mat."""
+        centre = np.array([*MAT_CENTRE, MAT_TOP_M + HANDLE_RADIUS_M])
+        goal: Array = centre - self.level[:, 2] * (LENGTH_M / 2 - ORIGIN_M)
+        return goal
+
+    @property
+    def ready(self) -> bool:
+        """Level and over its place: it can go straight down."""
+        turned = pose_error(pose(self.level), pose(self.T[:3, :3]))[1]
+        away = np.linalg.norm(self.T[:2, 3] - self.target[:2])
+        return bool(turned < (0.25 if self.low else 0.12) and away < (0.03 if self.low else 0.015))
+
+    @property
+    def beside_crock(self) -> bool:
+        """Held so low that going aside would knock the crock over."""
+        return bool((self.near_crock & (self.along[:, 2] < self.rim + CLEAR_M)).any())
+
+    @cached_property
+    def along(self) -> Array:
+        """(9, 3) points of the spatula's axis."""
+        points: Array = self.ends[0] + np.linspace(0.0, LENGTH_M, 9)[:, None] * self.axis
+        return points
+
+    @cached_property
+    def near_crock(self) -> npt.NDArray[np.bool_]:
+        """(9,) which of them are above the crock, or nearly."""
+        away = np.linalg.norm(self.along[:, :2] - self.T_crock[:2, 3], axis=1)
+        near: npt.NDArray[np.bool_] = away < CROCK_OUTER_M + 0.04
+        return near
+
+
+def _move(v: View, R: Array, p: Array, speed: float) -> Waypoint:
+    """The held spatula's origin to p (3,), turned to R (3, 3)."""
+    return Waypoint(pose(R, p) @ inverse(v.T) @ v.hand.T_world_ee, CLOSED_M, speed)
+
+
+def _pull(v: View) -> Waypoint:
+    """Up out of the crock, half along the lean: then neither foot nor handle presses on its wall."""
+    way = v.axis * (0.5, 0.5, 1.0) if v.in_crock else np.array([0.0, 0.0, 1.0])
+    return _move(v, v.T[:3, :3], v.T[:3, 3] + 0.05 * way, 0.12)
+
+
+def _carry(v: View) -> Waypoint:
+    """Over the mat; not down as long as some of it is above the crock."""
+    goal = v.target + np.array([0.0, 0.0, HOVER_M])
+    if v.near_crock.any():
+        goal[2] = max(goal[2], v.T[2, 3])
+    return _move(v, v.level, goal, 0.18)
+
+
+def _lower(v: View) -> Waypoint:
+    waypoint = _move(v, v.level, v.target, 0.08)
+    waypoint.T_world_ee[2, 3] = max(waypoint.T_world_ee[2, 3], v.floor)
+    return waypoint
+
+
+def _release(v: View) -> Waypoint:
+    T = v.hand.T_world_ee.copy()
+    T[2, 3] = max(T[2, 3], v.floor)
+    return Waypoint(T, OPEN_M, speed=0.03, angular_speed=0.0)
+
+
+def _back_off(v: View) -> Waypoint:
+    T = v.hand.T_world_ee
+    return Waypoint(pose(T[:3, :3], T[:3, 3] - 0.10 * T[:3, 2]), OPEN_M, speed=0.12)
+
+
+def _reach(v: View) -> Waypoint:
+    """Across the table at a safe height, then down to the start of the approach."""
+    p, goal = v.hand.T_world_ee[:3, 3], v.pregrasp[:3, 3].copy()
+    if np.linalg.norm(p[:2] - goal[:2]) > 0.04:
+        goal[2] = max(goal[2], SAFE_Z)
+    return Waypoint(pose(v.pregrasp[:3, :3], goal), OPEN_M, speed=0.18)
+
+
+PHASES: tuple[Phase[View], ...] = (
+    # The spatula lies where it should: open, then back out.
+    Phase("release", lambda v: v.placed and not v.hand.is_open, _release),
+    Phase("withdraw", lambda v: v.placed, _back_off),
+    # The handle is between the fingers: out of the crock, over the mat, down.
+    Phase("close", lambda v: v.held and not v.hand.is_closed, still(CLOSED_M)),
+    Phase("pull", lambda v: v.held and (v.in_crock or v.beside_crock), _pull),
+    Phase("lower", lambda v: v.held and v.ready, _lower),
+    Phase("carry", lambda v: v.held, _carry),
+    # The hand is empty: go in front of the handle, straight towards it, and close.
+    Phase("close", lambda v: v.at_grasp, lambda v: Waypoint(v.grasp, CLOSED_M, speed=0.03)),
+    Phase("approach", lambda v: v.lined_up, lambda v: Waypoint(v.grasp, OPEN_M, speed=0.10)),
+    Phase("back_off", lambda v: v.gap < 0.045, _back_off),
+    Phase("reach", lambda v: True, _reach),
+)
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def _in_crock(T_spatula: Array, T_crock: Array) -> bool:
+    """Whether the foot of the handle is inside the crock, below its rim."""
+    foot = inverse(T_crock) @ T_spatula @ (0.0, 0.0, -ORIGIN_M, 1.0)
+    return bool(np.hypot(foot[0], foot[1]) < CROCK_OUTER_M and -0.01 < foot[2] < CROCK_HEIGHT_M)
+
+
+def _above_mat(p_world: Array) -> bool:
+    return bool(np.all(np.abs(p_world[:2] - MAT_CENTRE) < MAT_HALF))
