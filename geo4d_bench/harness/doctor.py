@@ -67,18 +67,18 @@ def _packages() -> str:
 
 
 def _rendering() -> str:
-    import mujoco
+    from geo4d_bench.geometry import Camera, look_at
+    from geo4d_bench.rendering.renderer import Renderer
+    from geo4d_bench.rendering.scene import load_scene, pack_scene
 
-    xml = "<mujoco><worldbody><light pos='0 0 3'/><geom type='sphere' size='1' rgba='1 0 0 1'/></worldbody></mujoco>"
-    model = mujoco.MjModel.from_xml_string(xml)
-    data = mujoco.MjData(model)
-    mujoco.mj_forward(model, data)
-    with mujoco.Renderer(model, 32, 32) as renderer:
-        renderer.update_scene(data)
-        red = renderer.render()[16, 16]
-    if not red[0] > 2 * max(red[1], red[2]):
-        raise RuntimeError(f"a red sphere came out as {red.tolist()}; MUJOCO_GL={os.environ.get('MUJOCO_GL')}")
-    return f"MUJOCO_GL={os.environ.get('MUJOCO_GL')}, a red sphere is red"
+    xml = "<mujoco><worldbody><light pos='0 0 3'/><geom type='sphere' size='.1' rgba='1 0 0 1'/></worldbody></mujoco>"
+    cameras = [Camera(f"cam{i:02d}", look_at(eye, (0, 0, 0)), 0.8) for i, eye in enumerate([(1, 0, 0.3), (0, -1, 0.2)])]
+    with Renderer(load_scene(pack_scene(xml)), 32, 32) as renderer:
+        frame = renderer.render(None, cameras, check=True)
+    for red in frame.rgb[:, 16, 16].astype(int):
+        if not red[0] > 2 * max(red[1], red[2]):
+            raise RuntimeError(f"a red sphere came out as {red.tolist()}; MUJOCO_GL={os.environ.get('MUJOCO_GL')}")
+    return f"MUJOCO_GL={os.environ.get('MUJOCO_GL')}, a red sphere is red, cameras stand where they are asked to"
 
 
 def _simulator() -> str:

@@ -172,6 +172,26 @@ def test_one_call_serves_several_episodes_and_only_the_one_at_fault_crashes(simu
 
 
 @pytest.mark.usefixtures("short_episodes")
+def test_other_rigs_are_views_and_rows_and_trajectories_tell_their_cameras(tmp_path: Path) -> None:
+    results = {v: roll(tmp_path / v, policy="expert", views=v, seed=5000) for v in ("orbit", "random16")}
+    assert len({result.rows[0].run_id for result in results.values()}) == 2
+    poses = []
+    for views, result in results.items():
+        for row in result.rows:
+            assert row.views == views
+            assert row.status == "timeout"
+            stored = np.load(tmp_path / views / "trajectories" / f"{row.seed}.npz")
+            assert stored["camera_names"].tolist() == [row.camera_n, row.camera_m]
+            # All three look at the task's workspace, so that azimuths are told by the viewing direction.
+            azimuth = np.degrees(np.arctan2(*-stored["T_world_cam"][:, [1, 0], 2].T))
+            if views == "orbit":
+                np.testing.assert_allclose(azimuth, [int(row.camera_n[2:]), int(row.camera_m[2:])], atol=1e-6)
+            else:
+                poses.append(stored["T_world_cam"])
+    assert len(np.unique(np.round(np.concatenate(poses)[:, :3, 3], 6), axis=0)) == 6
+
+
+@pytest.mark.usefixtures("short_episodes")
 def test_rows_of_another_run_are_not_mixed_in(tmp_path: Path) -> None:
     roll(tmp_path, episodes=1)
     with pytest.raises(LedgerError, match=r"rows of another run .*views.*use another --out, or delete"):
