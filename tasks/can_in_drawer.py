@@ -44,7 +44,7 @@ SPEC = TaskSpec(
     max_seconds=45.0,
     phases=("reached_handle", "opened", "grasped", "lifted", "in_drawer", "released", "task"),
     closed_below_m=0.06,  # open is 0.08, the can is 0.04 thick, the handle's bar 0.016
-    workspace=(0.0, 0.0, 0.98),
+    workspace=(0.0, 0.0, 1.0),
     objects=("can",),
     spawn=(Spawn("can", (-0.13, 0.03), (-0.24, -0.10), TABLE_TOP_M + CAN_HALF_M + 1e-4, (-np.pi, np.pi)),),
 )
@@ -77,7 +77,17 @@ class CanInDrawer(RobosuiteTask):
             return "the can has fallen off the table"
         if x < -0.30 or x > 0.16 or abs(y) > 0.36:
             return "the can is out of reach"
+        if self._dropped_across():
+            return "the can fell across the drawer, where the hand cannot take it"
         return None
+
+    def _dropped_across(self) -> bool:
+        """It rests in the drawer without having been put in, and a hand that takes it would not fit between the
+        drawer's front and the cabinet."""
+        can = Can.of(self.object_poses()["can"])
+        if self._done["in_drawer"] or not can.inside(self.joints()["drawer"]) or abs(can.grasp_yaw) < 0.9:
+            return False
+        return self.at_rest("can") and self.scene().fingers_on("can", ARM) == 0
 
     def update_phases(self, done: dict[str, bool]) -> None:
         view = View.of(self.scene(), ARM)
@@ -137,8 +147,6 @@ OPEN_TO_M, OPEN_ENOUGH_M = 0.17, 0.125
 """How far the drawer is pulled; when it stands less open, it is pulled again."""
 HIGH_ON_BAR_M = 0.015
 """Above the middle of the handle's bar: the palm stays clear of the drawer's front."""
-TOP_GRASP_M = 0.022
-"""Below the top of a standing can."""
 CARRY_M, CROSS_M = 0.16, 0.16
 """Above the table: the carried can's lowest point; the empty hand on its way past the drawer."""
 OUT_M = FRONT_TOP_M + WITHDRAWN_M + 0.03
@@ -220,9 +228,7 @@ class View:
 
     @cached_property
     def take(self) -> Reach:
-        can = self.can
-        up = CAN_HALF_M - TOP_GRASP_M if can.stands else 0.0
-        return Reach(self.hand, pose(hand_rotation(np.pi / 2, can.yaw), can.p + np.array([0.0, 0.0, up])))
+        return Reach(self.hand, pose(hand_rotation(np.pi / 2, self.can.grasp_yaw), self.can.grasp_point))
 
 
 @dataclass(frozen=True)
@@ -285,6 +291,13 @@ def _carry(v: View, xy: Array) -> Waypoint:
 
 def _lower(v: View, floor_m: float) -> Waypoint:
     return _move_can(v, np.array([*v.can.p[:2], floor_m - 0.004 + v.can.half[2]]), 0.10)
+
+
+def _pull(v: View) -> Waypoint:
+    """From where the hand is on the bar: it may have slid along it."""
+    x, _, _ = v.p
+    _, y, z = v.handle.grasp[:3, 3]
+    return Waypoint(pose(v.handle.grasp[:3, :3], (x - (OPEN_TO_M - v.travel), y, z)), CLOSED_M, 0.12)
 
 
 def _up(v: View, height_m: float) -> Waypoint:
@@ -355,15 +368,14 @@ PHASES: tuple[Phase[View], ...] = (
     # The handle is between the fingers: pull, then let go and back off.
     Phase(
         "pull",
-        lambda v: v.grips and v.hand.is_closed and v.travel < OPEN_TO_M - 0.008,
-        lambda v: Waypoint(handle_grasp(OPEN_TO_M), CLOSED_M, 0.12),
+        lambda v: v.grips and v.hand.is_closed and v.travel < OPEN_TO_M - 0.015,
+        _pull,
     ),
     Phase("let_go", lambda v: v.grips and not v.shut, still(OPEN_M)),
     Phase("let_go", lambda v: v.handle.there and not v.hand.is_open and not v.shut, still(OPEN_M)),
     Phase("leave", lambda v: v.handle.beside and not v.shut, lambda v: _leave(v, v.handle)),
     # The hand is empty.
     *_take("handle", lambda v: v.handle, lambda v: v.shut),
-    Phase("wait", lambda v: not v.can.stands and not v.can.lies, still(OPEN_M)),
     *_take("can", lambda v: v.take, lambda v: True),
 )
 

@@ -25,6 +25,8 @@ BAR_M, BAR_HALF_M = np.array([-0.054, 0.0, 0.077]), np.array([0.012, 0.008, 0.03
 TRAVEL_M = 0.19
 CAN_RADIUS_M, CAN_HALF_M = 0.0212, 0.0425
 """The can is eight-sided to whatever touches it, 3.9 cm across its sides, 4.2 cm across its edges. Half height."""
+TOP_GRASP_M = 0.022
+"""Below the top of a standing can: where it is taken."""
 
 _BOARD_M, _WALL_M = 0.012, 0.008
 """Thickness of the cabinet's boards and the drawer's front; of the drawer's other walls."""
@@ -61,15 +63,16 @@ class Can:
         return bool(abs(self.T[2, 2]) > 0.95)
 
     @property
-    def lies(self) -> bool:
-        """On its side."""
-        return bool(abs(self.T[2, 2]) < 0.3)
-
-    @property
-    def yaw(self) -> float:
-        """Of a hand from above that takes it by two of its eight sides, or across where it lies; radians."""
+    def grasp_yaw(self) -> float:
+        """Of a hand from above that takes it by two of its eight sides, or across where it leans or lies; radians."""
         (x, y), period = (self.T[:2, 0], np.pi / 4) if self.stands else (self.T[:2, 2], np.pi)
         return float((np.arctan2(y, x) + period / 2) % period - period / 2)
+
+    @property
+    def grasp_point(self) -> Array:
+        """(3,) where a hand from above takes it: the nearer to its upper end, the more upright it is."""
+        point: Array = self.p + self.T[:3, 2] * self.T[2, 2] * (CAN_HALF_M - TOP_GRASP_M)
+        return point
 
     def inside(self, travel: float) -> bool:
         """Whether all of it is between the walls of a drawer that is open by ``travel``, and some of it below their
@@ -93,7 +96,7 @@ def world_mjcf() -> str:
         for name, file, repeat, specular in (
             ("table", "light-wood.png", 2, 0.1),
             ("cabinet", "wood-tiles.png", 4, 0.1),
-            ("drawer", "white-plaster.png", 4, 0.1),
+            ("drawer", "blue-wood.png", 4, 0.1),
             ("steel", "steel-brushed.png", 4, 0.4),
         )
     )
