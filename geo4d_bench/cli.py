@@ -31,6 +31,7 @@ _TABLE = {
     "doctor": Entry("harness.doctor", "DoctorConfig", "check that this machine can render, simulate and train"),
     "tasks": Entry("harness.listing", "TasksConfig", "list the tasks and camera rigs, or draw them (--preview)"),
     "datagen": Entry("datagen.job", "DatagenConfig", "collect demonstrations and render them from a camera rig"),
+    "inspect": Entry("harness.inspection", "InspectConfig", "print, draw and film what a dataset or an episode holds"),
     "render": Entry("datagen.redraw", "RenderConfig", "draw a stored dataset from another rig or size"),
     "verify": Entry("dataset.verify", "VerifyConfig", "check a dataset: exit 0 when whole, 1 with a line a fault"),
     "train": Entry("training.train", "TrainConfig", "train the generator"),
