@@ -41,6 +41,7 @@ class PolicyFactory:
         needs_checkpoint: it was loaded from a checkpoint folder.
         checkpoint_sha256: of the checkpoint, 64 hex digits; empty where there is none.
         image_size: (H, W) that its observations must have; None where any size serves.
+        arms: number of arms that it can move; None where any number.
         build: makes one policy.
     """
 
@@ -50,6 +51,7 @@ class PolicyFactory:
     needs_checkpoint: bool
     checkpoint_sha256: str
     image_size: tuple[int, int] | None
+    arms: int | None
     build: Callable[[], Policy] = field(repr=False)
 
     def __call__(self) -> Policy:
@@ -125,6 +127,7 @@ def _geo4d(checkpoint: Path | None, execute: int) -> PolicyFactory:
         needs_checkpoint=True,
         checkpoint_sha256=loaded.sha256,
         image_size=loaded.image_size,
+        arms=loaded.generator.config.arms,
         build=lambda: Geo4D(loaded, execute),
     )
 
@@ -137,6 +140,7 @@ def _plain(name: str, policy: type[Policy], build: Callable[[], Policy] | None =
         needs_checkpoint=False,
         checkpoint_sha256="",
         image_size=None,
+        arms=None,
         build=build or policy,
     )
 

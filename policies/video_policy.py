@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -48,12 +49,22 @@ class VideoPolicy(Policy):
         }
         self.last_video, self.last_tracks = video, tracks
         self.timings["track_ms"] = 1e3 * (time.perf_counter() - began)
-        count = waypoints_to_execute(np.any([track.lost for track in tracks.values()], axis=0), self.execute)
+        count = waypoints_to_execute(out_of_sight([track.lost for track in tracks.values()]), self.execute)
         return ActionChunk(
             {arm: obs.T_world_cam_n @ track.T_n_ee[:count] for arm, track in tracks.items()},
             {arm: track.opening_m[:count] for arm, track in tracks.items()},
             video.dt_s,
         )
+
+
+def out_of_sight(lost: Sequence[npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_]:
+    """Frames (T,) in which some hand is lost, ``lost`` (T,) being each hand's own.
+
+    A hand that the whole plan never shows is left out, as long as it shows another: no choice of the next plan's
+    start would bring it into sight, and the start matters to the others.
+    """
+    shown = [frames for frames in lost if not frames.all()]
+    return np.asarray(np.any(shown or lost, axis=0))
 
 
 def waypoints_to_execute(lost: npt.NDArray[np.bool_], execute: int) -> int:

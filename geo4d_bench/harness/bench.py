@@ -22,6 +22,7 @@ from geo4d_bench.errors import ConfigError
 if TYPE_CHECKING:
     from geo4d_bench.geometry import Camera
     from geo4d_bench.model.video import FirstFrames
+    from geo4d_bench.tasks.base import Task
 
 What = Literal["render", "rollout", "generate", "track", "load"]
 WARM_UP = 2
@@ -112,7 +113,16 @@ def _row(
     config: BenchConfig, name: str, value: float, unit: str, reference: float, more_is_better: bool
 ) -> Measurement:
     ratio = value / reference if more_is_better else reference / value
-    return Measurement(name, value, unit, reference, ratio, f"geo4d-bench bench {config.what}")
+    return Measurement(name, value, unit, reference, ratio, _command(config))
+
+
+def _alone(config: BenchConfig, name: str, value: float, unit: str) -> Measurement:
+    """A number that has nothing of its own kind to compare with."""
+    return Measurement(name, value, unit, math.nan, math.nan, _command(config))
+
+
+def _command(config: BenchConfig) -> str:
+    return f"geo4d-bench bench {config.what} --task {config.task}"
 
 
 def _render(config: BenchConfig) -> list[Measurement]:
@@ -170,7 +180,8 @@ def _robosuite_render(xml: str, cameras: tuple[Camera, ...], state: np.ndarray[A
 
 
 def _rollout(config: BenchConfig) -> list[Measurement]:
-    """A control step and a reset without images, against robosuite's own environment on the same model."""
+    """A control step and a reset without images, against robosuite's own environment on the same model; and the
+    step together with the expert's decision through a whole episode, contacts and all."""
     from geo4d_bench import tasks
     from geo4d_bench.tasks.base import Command
     from geo4d_bench.tasks.robosuite_task import RobosuiteTask
@@ -195,10 +206,30 @@ def _rollout(config: BenchConfig) -> list[Measurement]:
 
     ours_s, theirs_s = median_seconds(config.repeats, ours, theirs)
     reset_s, their_reset_s = median_seconds(config.repeats, lambda: task.reset(0, "eval"), env.reset)
+    of = f"{task.spec.key}, {_count(len(task.spec.arms), 'arm')}"
+    step_ms, their_step_ms = 1e3 * ours_s / steps, 1e3 * theirs_s / steps
     return [
-        _row(config, "rollout control step", 1e3 * ours_s / steps, "ms", 1e3 * theirs_s / steps, more_is_better=False),
-        _row(config, "rollout reset", 1e3 * reset_s, "ms", 1e3 * their_reset_s, more_is_better=False),
+        _row(config, f"rollout control step, {of}", step_ms, "ms", their_step_ms, more_is_better=False),
+        _row(config, f"rollout reset, {of}", 1e3 * reset_s, "ms", 1e3 * their_reset_s, more_is_better=False),
+        _alone(config, f"rollout control step with its expert, {of}", _expert_step_ms(task), "ms"),
     ]
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _expert_step_ms(task: Task) -> float:
+    """Median over the control steps of one episode, milliseconds."""
+    task.reset(0, "eval")
+    expert, times = task.expert(), []
+    for _ in range(round(task.spec.max_seconds * task.spec.control_hz)):
+        began = time.perf_counter()
+        task.step(expert.command())
+        times.append(time.perf_counter() - began)
+        if task.success()["task"]:
+            break
+    return 1e3 * statistics.median(times)
 
 
 def _generate(config: BenchConfig) -> list[Measurement]:
@@ -227,23 +258,24 @@ def _first_frames(config: BenchConfig, image_size: tuple[int, int]) -> FirstFram
 
 
 def _track(config: BenchConfig) -> list[Measurement]:
-    """The hand through ten true frames of two views; a rollout has nothing of its own kind to compare with."""
+    """Every hand through ten true frames of two views; a rollout has nothing of its own kind to compare with."""
     from geo4d_bench.policies.trackers import PointTracker
 
     simulator = _simulator(config, (64, 80))
-    arm = simulator.task.spec.arms[0]
     future = simulator.expert_future(10, 0.4, video=True)
     video = future.video
     assert video is not None
-    T_n_ee = np.linalg.inv(simulator.cameras[0].T_world_cam) @ simulator.task.ee_poses()[arm]
+    T_n_world = np.linalg.inv(simulator.cameras[0].T_world_cam)
+    poses, openings = simulator.task.ee_poses(), simulator.task.openings()
     tracker = PointTracker(simulator.stage.hand)
-    opening_m = simulator.task.openings()[arm]
-    (seconds,) = median_seconds(config.repeats, lambda: tracker.track(video, T_n_ee, opening_m, 0))
-    frames = video.rgb.shape[1]
-    return [Measurement(
-        "track the hand, one frame of 2 views 64x80", 1e3 * seconds / frames, "ms", math.nan, math.nan,
-        "geo4d-bench bench track",
-    )]  # fmt: skip
+
+    def work() -> None:
+        for index, arm in enumerate(simulator.task.spec.arms):
+            tracker.track(video, T_n_world @ poses[arm], openings[arm], index)
+
+    (seconds,) = median_seconds(config.repeats, work)
+    name = f"track {_count(len(poses), 'hand')}, one frame of 2 views 64x80"
+    return [_alone(config, name, 1e3 * seconds / video.rgb.shape[1], "ms")]
 
 
 def _simulator(config: BenchConfig, image_size: tuple[int, int]) -> Any:

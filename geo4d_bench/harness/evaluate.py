@@ -19,12 +19,13 @@ import numpy as np
 from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.fingerprint import fingerprint
 from geo4d_bench.geometry.camera import ViewSplit
-from geo4d_bench.harness.summary import by_frame, by_source, frame_columns, median_window
+from geo4d_bench.harness.summary import arm_columns, by_frame, by_source, frame_columns, median_window
 from geo4d_bench.seeding import derive_seed, generator
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from geo4d_bench.dataset.reader import Dataset
     from geo4d_bench.dataset.types import Window
     from geo4d_bench.geometry.hand import HandModel
     from geo4d_bench.model.generator import Generator
@@ -40,8 +41,8 @@ SAVE_EVERY = 16
 class EvaluateConfig:
     """Score a checkpoint's generated video on held-out demonstrations."""
 
-    checkpoint: Path = Path("runs/store_cereal/nano")
-    """The checkpoint folder."""
+    checkpoint: Path | None = None
+    """The checkpoint folder; runs/<task of the data>/nano where not given."""
     data: Path = Path("data/store_cereal_eval")
     """A dataset of the eval split, rendered from seen and novel cameras."""
     views: Literal["seen", "novel", "both"] = "both"
@@ -67,13 +68,14 @@ class Evaluation:
             from a bootstrap over episodes.
         by_frame: gripper error of each frame, as ``gripper_error_by_frame.csv``.
         out: the folder with ``metrics.csv``, ``gripper_error_by_frame.csv``, ``windows.csv`` and the film strips.
-        checkpoint: the folder that was scored.
+        checkpoint: the folder that was scored.  task: that the data shows.
     """
 
     metrics: pd.DataFrame
     by_frame: pd.DataFrame
     out: Path
     checkpoint: Path
+    task: str
 
     def __str__(self) -> str:
         lines = [*_table(self.metrics), ""]
@@ -84,7 +86,7 @@ class Evaluation:
         lines += [
             f"results: {self.out / 'metrics.csv'}, each frame: gripper_error_by_frame.csv, each window: windows.csv",
             f"pictures: {', '.join(str(p) for p in sorted(self.out.glob('*.png'))) or 'none'}",
-            f"next: geo4d-bench rollout --policy geo4d --checkpoint {self.checkpoint} --views novel",
+            f"next: geo4d-bench rollout --task {self.task} --policy geo4d --checkpoint {self.checkpoint} --views novel",
         ]
         return "\n".join(lines)
 
@@ -103,12 +105,15 @@ def run(config: EvaluateConfig) -> Evaluation:
     from geo4d_bench.model.checkpoint import checkpoint_sha256
     from geo4d_bench.model.generator import Generator
 
-    sha256 = checkpoint_sha256(config.checkpoint)
-    model = Generator.from_pretrained(config.checkpoint)
-    held_out = _HeldOut(config, model.config.frames, model.config.dt_s)
-    out = config.out or config.checkpoint / "evaluation"
+    dataset = _open(config)
+    task = dataset.manifest.settings.task
+    checkpoint = config.checkpoint or Path("runs") / task / "nano"
+    sha256 = checkpoint_sha256(checkpoint)
+    model = Generator.from_pretrained(checkpoint)
+    held_out = _HeldOut(config, dataset, model.config.frames, model.config.dt_s)
+    out = config.out or checkpoint / "evaluation"
     store = _Store(out / "windows.csv", _run_id(config, sha256, held_out.identity))
-    scorer = _Scorer(model, held_out.hand, config)
+    scorer = _Scorer(model, {arm: dataset.hand(arm) for arm in dataset.arms}, config)
     views = _views(config)
     todo = [(v, i) for v in views for i in range(config.windows)]
     try:
@@ -125,26 +130,32 @@ def run(config: EvaluateConfig) -> Evaluation:
     _write_csv(frames, out / "gripper_error_by_frame.csv")
     for v in views:
         _draw_example(scorer, held_out, windows, v, out)
-    return Evaluation(metrics, frames, out, config.checkpoint)
+    return Evaluation(metrics, frames, out, checkpoint, task)
+
+
+def _open(config: EvaluateConfig) -> Dataset:
+    """The dataset; DatasetError where it is of the train split and that is not wanted."""
+    from geo4d_bench.dataset.reader import Dataset
+
+    dataset = Dataset(config.data)
+    settings = dataset.manifest.settings
+    if settings.split != "eval" and not config.allow_train_data:
+        raise DatasetError(
+            f"{config.data}: its episodes are of the '{settings.split}' split, expected 'eval'; give a dataset "
+            f"that 'geo4d-bench datagen --task {settings.task} --split eval' made, or --allow-train-data"
+        )
+    return dataset
 
 
 class _HeldOut:
     """The windows of a dataset, numbered: window i of a choice of views is a pure function of the seed and i."""
 
-    def __init__(self, config: EvaluateConfig, horizon: int, dt_s: float) -> None:
-        from geo4d_bench.dataset.reader import Dataset
+    def __init__(self, config: EvaluateConfig, dataset: Dataset, horizon: int, dt_s: float) -> None:
         from geo4d_bench.dataset.windows import Windows
 
-        dataset = Dataset(config.data)
         settings = dataset.manifest.settings
-        if settings.split != "eval" and not config.allow_train_data:
-            raise DatasetError(
-                f"{config.data}: its episodes are of the '{settings.split}' split, expected 'eval'; give a dataset "
-                f"that 'geo4d-bench datagen --task {settings.task} --split eval' made, or --allow-train-data"
-            )
         self.split = settings.split
         self.seed, self.key = config.seed, f"{settings.task}-{settings.version}"
-        self.hand = dataset.hand(dataset.arms[0])
         episodes = "".join(entry.sha256 for entry in dataset.manifest.episodes)
         self.identity = hashlib.sha256(episodes.encode()).hexdigest()
         self.windows = {views: Windows(dataset, views, horizon=horizon, dt_s=dt_s) for views in _views(config)}
@@ -157,11 +168,11 @@ class _HeldOut:
 class _Scorer:
     """Turns a window into three rows, one a source."""
 
-    def __init__(self, generator: Generator, hand: HandModel, config: EvaluateConfig) -> None:
+    def __init__(self, generator: Generator, hands: dict[str, HandModel], config: EvaluateConfig) -> None:
         from geo4d_bench.policies.trackers import PointTracker
 
         self.generator, self.config = generator, config
-        self.tracker = PointTracker(hand)
+        self.trackers = {arm: PointTracker(hand) for arm, hand in hands.items()}
 
     def generate(self, window: Window, views: str, index: int) -> Video4D:
         from geo4d_bench.model.batch import first_frames
@@ -190,15 +201,16 @@ class _Scorer:
             row |= {"start": window.start, "camera_n": window.cameras[0], "camera_m": window.cameras[1]}
             row |= asdict(scoring.score(window, video, tracks))
             row |= {"generate_ms": generate_ms if source == "generated" else np.nan, "track_ms": track_ms}
-            errors = scoring.position_errors_cm(window, tracks)
-            rows.append(row | dict(zip(frame_columns(len(errors)), errors.tolist(), strict=True)))
+            errors = scoring.position_errors_cm(window, tracks)  # (arms, T)
+            row |= dict(zip(arm_columns(list(self.trackers)), errors.mean(1).tolist(), strict=False))
+            rows.append(row | dict(zip(frame_columns(errors.shape[1]), errors.mean(0).tolist(), strict=True)))
         return rows
 
     def track(self, window: Window, video: Video4D) -> list[HandTrack]:
         """Each arm's track from its true first pose, which a robot knows from its joints."""
         return [
-            self.tracker.track(video, window.T_n_ee[arm, 0], float(window.opening_m[arm, 0]), arm)
-            for arm in range(len(window.T_n_ee))
+            tracker.track(video, window.T_n_ee[arm, 0], float(window.opening_m[arm, 0]), arm)
+            for arm, tracker in enumerate(self.trackers.values())
         ]
 
 

@@ -6,7 +6,8 @@ Nothing here goes through pyplot, so no global figure or backend is touched.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ SOURCE_STYLES = {
     "true_frames": ("true frames (the tracker's own error)", GREEN, "^", (0, (1, 1.5))),
 }
 DPI = 160
+ARM_COLOURS = ((INK, PURPLE), (GREEN, ORANGE))
+"""Of what an arm did, and of what it had planned."""
 LADDER = ("random", "geo4d", "oracle_video", "oracle_pose", "expert")
 
 
@@ -184,47 +187,61 @@ class Path3D:
     position: Floats
 
 
-def trajectory_chart(executed: Path3D, plans: Sequence[Path3D], title: str, note: str, path: Path) -> None:
-    """Where a gripper went, and where each plan would have taken it: from the side, and each coordinate over time.
+@dataclass(frozen=True)
+class ArmPaths:
+    """One arm's way through an episode, and each plan from where the gripper was when it was made."""
 
-    Args:
-        executed: one row a control step.
-        plans: each from where the gripper was when it planned, through the planned waypoints.
+    arm: str
+    executed: Path3D
+    plans: Sequence[Path3D]
+
+
+def trajectory_chart(arms: Sequence[ArmPaths], title: str, note: str, path: Path) -> None:
+    """Where each gripper went, and where each plan would have taken it: in space, and each coordinate over time.
+
+    One arm is shown from the side (x, z), several from above (x, y), where they stand apart.
     """
+    across_space = (0, 2) if len(arms) == 1 else (0, 1)
     with figure(9.0, 5.2, path) as fig:
         grid = fig.add_gridspec(3, 2, width_ratios=[1.0, 1.25])
-        side = fig.add_subplot(grid[:, 0])
-        panels: list[tuple[Any, bool, int]] = [(side, False, 2)]
-        for axis in range(3):
-            ax = fig.add_subplot(grid[axis, 1])
-            panels.append((ax, True, axis))
+        space = fig.add_subplot(grid[:, 0])
+        over_time = [fig.add_subplot(grid[axis, 1]) for axis in range(3)]
+        for paths, colours in zip(arms, itertools.cycle(ARM_COLOURS), strict=False):
+            name = "gripper" if len(arms) == 1 else f"{paths.arm} gripper"
+            _draw_paths(space, paths, lambda p: p.position[:, across_space[0]], across_space[1], colours, name)
+            for axis, ax in enumerate(over_time):
+                _draw_paths(ax, paths, lambda p: p.time_s, axis, colours, name)
+        for axis, ax in enumerate(over_time):
             ax.set_ylabel(f"{'xyz'[axis]} (m)")
-            if axis < 2:
-                ax.tick_params(labelbottom=False)
-        for ax, over_time, axis in panels:
-
-            def across(p: Path3D, over_time: bool = over_time) -> Floats:
-                return p.time_s if over_time else p.position[:, 0]
-
-            for k, plan in enumerate(plans):
-                label = None if k else "a plan, to its end"
-                ax.plot(across(plan), plan.position[:, axis], color=PURPLE, lw=0.9, alpha=0.8, label=label)
-                ax.plot(across(plan)[:1], plan.position[:1, axis], "o", color=PURPLE, ms=3)
-            x, y = across(executed), executed.position[:, axis]
-            ax.plot(x, y, color=INK, lw=2.0, label="gripper, executed", zorder=3)
-            ax.plot(x[0], y[0], "o", color=INK, ms=7, mfc="white", mew=1.6, label="start", zorder=4, ls="none")
-            ax.plot(x[-1], y[-1], "X", color=INK, ms=8, mec="white", label="end", zorder=4, ls="none")
-            ax.grid()
-        side.set_aspect("equal", adjustable="datalim")
-        side.set_title("from the side")
-        side.set_xlabel("x (m)")
-        side.set_ylabel("z (m)")
-        panels[1][0].set_title("over time")
-        panels[3][0].set_xlabel("seconds")
-        handles, labels = side.get_legend_handles_labels()
+            ax.tick_params(labelbottom=axis == 2)
+        space.set_aspect("equal", adjustable="datalim")
+        space.set_title("from the side" if len(arms) == 1 else "from above")
+        space.set_xlabel(f"{'xyz'[across_space[0]]} (m)")
+        space.set_ylabel(f"{'xyz'[across_space[1]]} (m)")
+        over_time[0].set_title("over time")
+        over_time[2].set_xlabel("seconds")
+        handles, labels = space.get_legend_handles_labels()
         fig.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold")
-        side.legend(handles, labels, loc="best", fontsize=8.5, frameon=True, framealpha=0.85, edgecolor="none")
+        space.legend(handles, labels, loc="best", fontsize=8.5, frameon=True, framealpha=0.85, edgecolor="none")
         caption(fig, note)
+
+
+def _draw_paths(
+    ax: Any, paths: ArmPaths, across: Callable[[Path3D], Floats], axis: int, colours: tuple[str, str], name: str
+) -> None:
+    ink, planned = colours
+    for k, plan in enumerate(paths.plans):
+        label = None if k else f"{'a' if name == 'gripper' else paths.arm} plan, to its end"
+        ax.plot(across(plan), plan.position[:, axis], color=planned, lw=0.9, alpha=0.8, label=label)
+        ax.plot(across(plan)[:1], plan.position[:1, axis], "o", color=planned, ms=3)
+    x, y = across(paths.executed), paths.executed.position[:, axis]
+    ax.plot(x, y, color=ink, lw=2.0, label=f"{name}, executed", zorder=3)
+    first = colours == ARM_COLOURS[0]
+    ax.plot(
+        x[0], y[0], "o", color=ink, ms=7, mfc="white", mew=1.6, label="start" if first else None, zorder=4, ls="none"
+    )
+    ax.plot(x[-1], y[-1], "X", color=ink, ms=8, mec="white", label="end" if first else None, zorder=4, ls="none")
+    ax.grid(visible=True)
 
 
 def _ladder_order(policies: Sequence[str]) -> list[str]:

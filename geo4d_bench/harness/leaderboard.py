@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -35,6 +36,8 @@ class BoardRow:
             McNemar on the seeds both have, Holm-corrected).
         privileged: whether the policy was handed the simulator.
         rows_sha256: of the episode rows behind the line, wall times left out.
+        failed_after: the last phase that episodes without success reached, and how many of them, most first. Not in
+            the CSV, whose columns are fixed; the rows say it too.
     """
 
     task: str
@@ -51,6 +54,10 @@ class BoardRow:
     privileged: bool
     rows_sha256: str
     fingerprint: str
+    failed_after: tuple[tuple[str, int], ...]
+
+
+CSV_COLUMNS = tuple(f.name for f in fields(BoardRow) if f.name != "failed_after")
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,18 @@ class Leaderboard:
 
     def table(self) -> list[str]:
         """The board as lines of text."""
-        header = ("task", "views", "policy", "checkpoint", "k/n", "success", "95 % interval", "group", "")
+        header = (
+            "task",
+            "views",
+            "policy",
+            "checkpoint",
+            "k/n",
+            "success",
+            "95 % interval",
+            "group",
+            "",
+            "failed after",
+        )
         cells = [
             (
                 f"{row.task}-{row.task_version}",
@@ -93,6 +111,7 @@ class Leaderboard:
                 f"{row.ci_low:.2f} to {row.ci_high:.2f}",
                 row.group,
                 "oracle" if row.privileged else "",
+                phase_counts(row.failed_after),
             )
             for row in self.rows
         ]
@@ -181,9 +200,9 @@ def write(board: Leaderboard) -> None:
     """Write the CSV under a temporary name, then rename it: a file that exists is whole."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([f.name for f in fields(BoardRow)])
+    writer.writerow(CSV_COLUMNS)
     for row in board.rows:
-        writer.writerow([_cell(value) for value in astuple(row)])
+        writer.writerow([_cell(getattr(row, name)) for name in CSV_COLUMNS])
     board.out.parent.mkdir(parents=True, exist_ok=True)
     fresh = board.out.with_name(f"{board.out.name}.new")
     fresh.write_text(buffer.getvalue(), encoding="utf-8")
@@ -236,7 +255,19 @@ def _board_row(members: Sequence[EpisodeRow], group: str) -> BoardRow:
         privileged=first.privileged,
         rows_sha256=canonical_sha256(members),
         fingerprint=first.fingerprint,
+        failed_after=failed_after(members),
     )
+
+
+def failed_after(rows: Iterable[EpisodeRow]) -> tuple[tuple[str, int], ...]:
+    """The last phase that the episodes without success reached, with their numbers, most first, then by name."""
+    counts = Counter(row.phase for row in rows if not row.success)
+    return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def phase_counts(counts: Iterable[tuple[str, int]]) -> str:
+    """``grasped 3, start 1``"""
+    return ", ".join(f"{phase} {number}" for phase, number in counts)
 
 
 def _cell(value: object) -> str:

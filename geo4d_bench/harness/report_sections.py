@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from geo4d_bench.dataset.reader import EpisodeFile
-    from geo4d_bench.harness.figures import Path3D
+    from geo4d_bench.harness.figures import ArmPaths
     from geo4d_bench.harness.leaderboard import Leaderboard
     from geo4d_bench.harness.ledger import EpisodeRow
 
@@ -161,7 +161,7 @@ def add_trajectories(page: Page, rows: dict[EpisodeRow, Path]) -> None:
                 if not found:
                     continue
                 row, source = found[0]
-                executed, plans = _read_trajectory(source)
+                arms = _read_trajectory(source)
                 outcome = "success" if success else f"{row.status} after '{row.phase}'"
                 title = f"{policy}, {views} views, seed {row.seed}: {outcome}"
                 alike = sum(r.success == success for r in mine)
@@ -170,7 +170,7 @@ def add_trajectories(page: Page, rows: dict[EpisodeRow, Path]) -> None:
                     f"view n is {row.camera_n}, view m {row.camera_m}; {row.plans} plans. World frame."
                 )
                 picture = page.picture(f"trajectory_{policy}_{views}_{'success' if success else 'failure'}.png")
-                figures.trajectory_chart(executed, plans, title, note, picture)
+                figures.trajectory_chart(arms, title, note, picture)
                 page.pictures["trajectories"].append({"file": picture.name, "caption": f"{title}. {note}"})
         if page.pictures["trajectories"]:
             return
@@ -180,24 +180,27 @@ def add_trajectories(page: Page, rows: dict[EpisodeRow, Path]) -> None:
     )
 
 
-def _read_trajectory(path: Path) -> tuple[Path3D, list[Path3D]]:
-    """The executed path of the first arm, and each whole plan from where it began."""
-    from geo4d_bench.harness.figures import Path3D
-
+def _read_trajectory(path: Path) -> list[ArmPaths]:
+    """The executed path of each arm, and each whole plan from where it began."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            arm = min(name.split("/")[0] for name in arrays.files if name.endswith("/T_world_ee"))
-            position, dt_s = arrays[f"{arm}/T_world_ee"][:, :3, 3], float(arrays["dt_s"])
-            steps, due_s = arrays["plan_step"], arrays["plan_time_s"]
-            waypoints = arrays[f"{arm}/plan_T_world_ee"][:, :, :3, 3]
+            arms = [name.split("/")[0] for name in arrays.files if name.endswith("/T_world_ee")]
+            return [_arm_paths(arm, arrays) for arm in arms]
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise LedgerError(f"{path}: not a trajectory of a rollout ({error}); run that rollout again") from None
+
+
+def _arm_paths(arm: str, arrays: Mapping[str, Any]) -> ArmPaths:
+    from geo4d_bench.harness.figures import ArmPaths, Path3D
+
+    position, dt_s = arrays[f"{arm}/T_world_ee"][:, :3, 3], float(arrays["dt_s"])
+    waypoints = arrays[f"{arm}/plan_T_world_ee"][:, :, :3, 3]
     plans = []
-    for step, seconds, plan in zip(steps, due_s, waypoints, strict=True):
+    for step, seconds, plan in zip(arrays["plan_step"], arrays["plan_time_s"], waypoints, strict=True):
         there = np.isfinite(plan).all(-1)
         time_s = np.concatenate([[step * dt_s], seconds[there]])
         plans.append(Path3D(time_s, np.concatenate([position[step : step + 1], plan[there]])))
-    return Path3D(dt_s * np.arange(len(position)), position), plans
+    return ArmPaths(arm, Path3D(dt_s * np.arange(len(position)), position), plans)
 
 
 def add_evaluations(page: Page, runs: Path) -> None:
@@ -233,7 +236,8 @@ def add_evaluations(page: Page, runs: Path) -> None:
         page.values["evaluations"].append(found)
     if not page.values["evaluations"]:
         page.absent["evaluation"] = Gap(
-            "an evaluation of generated video", f"geo4d-bench evaluate --checkpoint {runs / 'nano'}"
+            "an evaluation of generated video",
+            f"geo4d-bench evaluate --checkpoint {runs / 'nano'} --data data/{page.task}_eval",
         )
 
 

@@ -108,10 +108,10 @@ class Rollout:
         first = self.rows[0]
         count = Counter(row.status for row in self.rows)
         status = ", ".join(f"{count[s]} {s}" for s in ("success", "failure", "timeout", "crash") if count[s])
-        phases = Counter(row.phase for row in self.rows if not row.success)
         lines = [f"{first.policy} on {first.views} views: {status} ({self.made} of {len(self.rows)} made now)"]
-        if phases:
-            lines.append("got as far as: " + ", ".join(f"{phase} {n}" for phase, n in phases.most_common()))
+        failed = leaderboard.failed_after(self.rows)
+        if failed:
+            lines.append(f"without success, last phase reached: {leaderboard.phase_counts(failed)}")
         lines += [*self.board.table(), *self.board.notes()]
         lines += [
             f"rows, leaderboard and trajectories: {self.out}",
@@ -179,11 +179,14 @@ def _rig_identity(name: str) -> str:
 
 
 def load_policy(config: RolloutConfig) -> PolicyFactory:
-    """The policy's factory; CheckpointError naming the command that makes a missing checkpoint."""
+    """The policy's factory; CheckpointError naming the command that makes a missing checkpoint, ConfigError where
+    the checkpoint is for another number of arms than the task has."""
+    from geo4d_bench import tasks
     from geo4d_bench.policies import make_policy
 
+    arms = tasks.spec(config.task).arms
     try:
-        return make_policy(config.policy, config.checkpoint_folder, execute=config.execute)
+        factory = make_policy(config.policy, config.checkpoint_folder, execute=config.execute)
     except CheckpointError:
         if config.checkpoint_folder.is_dir():
             raise
@@ -192,6 +195,12 @@ def load_policy(config: RolloutConfig) -> PolicyFactory:
             f"make one with 'geo4d-bench datagen --task {config.task}' and then 'geo4d-bench train --data "
             f"data/{config.task} --out {config.checkpoint_folder}', or name another with --checkpoint"
         ) from None
+    if factory.arms not in (None, len(arms)):
+        raise ConfigError(
+            f"{config.checkpoint_folder} was trained for {factory.arms} arm(s), and {config.task} has {len(arms)} "
+            f"({', '.join(arms)}); name a checkpoint that was trained on {config.task} with --checkpoint"
+        )
+    return factory
 
 
 def _present(ledger: Ledger, mine: Run) -> tuple[EpisodeRow, ...]:

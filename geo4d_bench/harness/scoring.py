@@ -91,9 +91,8 @@ def standing_still(window: Window) -> list[HandTrack]:
 
 
 def position_errors_cm(window: Window, tracks: Sequence[HandTrack]) -> Array:
-    """(T,) centimetres between the tracked and the true gripper in each frame, mean over arms."""
-    errors = [pose_error(t.T_n_ee, window.T_n_ee[a, 1:])[0] for a, t in enumerate(tracks)]
-    return np.asarray(100.0 * np.mean(errors, axis=0))
+    """(arms, T) centimetres between each tracked and true gripper in each frame."""
+    return np.stack([100.0 * pose_error(t.T_n_ee, window.T_n_ee[a, 1:])[0] for a, t in enumerate(tracks)])
 
 
 def score(window: Window, video: Video4D, tracks: Sequence[HandTrack]) -> Scores:
@@ -114,7 +113,7 @@ def score(window: Window, video: Video4D, tracks: Sequence[HandTrack]) -> Scores
     both = metrics.seen_by_both(truth.points[0], truth.points[1], window.K[0])
     return Scores(
         gripper_cm=float(position.mean()),
-        gripper_cm_frames_1_4=float(position[:NEAR_FRAMES].mean()),
+        gripper_cm_frames_1_4=float(position[:, :NEAR_FRAMES].mean()),
         rotation_deg=math.degrees(float(np.mean(rotation))),
         opening_cm=100.0 * float(np.mean(opening)),
         lost_share=float(np.mean([t.lost for t in tracks])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 TIMES = ("generate_ms", "track_ms")
 KEYS = ("views", "source", "window")
+ARM_PREFIX = "gripper_cm_of_"
 
 
 def frame_columns(frames: int) -> list[str]:
@@ -21,21 +23,27 @@ def frame_columns(frames: int) -> list[str]:
     return [f"gripper_cm_frame_{t + 1}" for t in range(frames)]
 
 
+def arm_columns(arms: Sequence[str]) -> list[str]:
+    """Columns with the gripper error of each arm; none where there is only one, whose error is ``gripper_cm``."""
+    return [f"{ARM_PREFIX}{arm}" for arm in arms] if len(arms) > 1 else []
+
+
 def by_source(windows: pd.DataFrame) -> pd.DataFrame:
     """``metrics.csv``: one row for each (views, source) with every metric's mean, ``_low`` and ``_high``.
 
     Args:
-        windows: ``views, source, window, episode``, a column for each of METRICS and TIMES.
+        windows: ``views, source, window, episode``, a column for each of METRICS and TIMES, and ``arm_columns``.
     """
     import pandas as pd
 
     from geo4d_bench.harness.scoring import METRICS
 
+    arms = [column for column in windows.columns if column.startswith(ARM_PREFIX)]
     rows = []
     for (views, source), group in windows.groupby(["views", "source"], sort=False):
         row: dict[str, Any] = {"views": views, "source": source, "windows": len(group)}
         row["episodes"] = group["episode"].nunique()
-        for name in (*METRICS, *TIMES):
+        for name in (*METRICS, *arms, *TIMES):
             row |= _mean(name, group[name], group["episode"], f"{views}/{source}/{name}")
         rows.append(row)
     return pd.DataFrame(rows)

@@ -355,7 +355,10 @@ class Generator(nn.Module):
                 "use data of its size or another preset"
             )
         if batch["first_hand"].shape[1] != c.arms:
-            raise ConfigError(f"the generator is made for {c.arms} arms, got {batch['first_hand'].shape[1]}")
+            raise ConfigError(
+                f"the generator is made for {c.arms} arm(s), got {batch['first_hand'].shape[1]}; use a checkpoint that "
+                "was trained on this task"
+            )
         if "rgb" in batch and (batch["rgb"].shape[2], batch["hand"].shape[1]) != (c.frames, c.arms):
             frames, arms = batch["rgb"].shape[2], batch["hand"].shape[1]
             raise ConfigError(

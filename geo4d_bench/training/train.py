@@ -71,7 +71,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where the checkpoint lies and what it reached; ``resumed_finished`` where there was nothing left to do."""
+    """Where the checkpoint lies, what it reached and on which data; ``nothing_to_do`` where it was trained already."""
 
     folder: Path
     steps: int
@@ -79,6 +79,7 @@ class TrainResult:
     held_out_cm: float
     copy_cm: float
     nothing_to_do: bool
+    data: Path
 
     def __str__(self) -> str:
         head = "was trained already" if self.nothing_to_do else "trained"
@@ -88,7 +89,7 @@ class TrainResult:
         return (
             f"{head}: {self.steps} steps, {self.minutes:.1f} minutes{error}\n"
             f"checkpoint, log and pictures: {self.folder}\n"
-            f"next: geo4d-bench evaluate --checkpoint {self.folder}"
+            f"next: geo4d-bench evaluate --checkpoint {self.folder} --data {_eval_of(self.data)}"
         )
 
 
@@ -102,7 +103,7 @@ def run(config: TrainConfig) -> TrainResult:
     """
     preset = PRESETS.get(config.preset)
     source = _open(config.data, preset)
-    held_out = config.held_out or config.data.with_name(config.data.name + "_eval")
+    held_out = config.held_out or _eval_of(config.data)
     watching = config.held_out is not None or held_out.exists()
     return train(config, preset, source, _open(held_out, preset) if watching else None)
 
@@ -148,6 +149,7 @@ def train(
         held_out_cm=held_out_cm[-1] if held_out_cm else math.nan,
         copy_cm=copy_cm,
         nothing_to_do=nothing_to_do,
+        data=config.data,
     )
 
 
@@ -180,6 +182,11 @@ def measure(preset: GeneratorConfig, windows: list[Window]) -> GeneratorConfig:
         point_scale_m=round(float(points.std(0).mean()), 3),
         motion_scale_m=round(max(0.02, float(np.sqrt(motion.square().sum(-1).mean()))), 3),
     )
+
+
+def _eval_of(data: Path) -> Path:
+    """Where datagen puts the demonstrations of the eval split that belong to ``data``."""
+    return data.with_name(data.name + "_eval")
 
 
 def _draw(trainer: Trainer, watched: list[Window], copy_cm: float) -> None:

@@ -19,16 +19,20 @@ def test_medians_are_taken_after_the_warm_up_in_turns() -> None:
 
 def test_rollout_speed_is_written_with_its_reference_and_replaced_when_measured_again(tmp_path: Path) -> None:
     (tmp_path / "bench.csv").write_text(
-        "name,value,unit,reference,ratio,command\nother,1,ms,2,2,geo4d-bench bench load\n"
+        "name,value,unit,reference,ratio,command\nother,1,ms,2,2,geo4d-bench bench rollout --task another\n"
     )
     for _ in range(2):
         result = run(BenchConfig("rollout", tmp_path, repeats=5))
     with (tmp_path / "bench.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["name"] for row in rows] == ["other", "rollout control step", "rollout reset"]
-    for row in result.rows:
+    of = "store_cereal-v1, 1 arm"
+    names = [f"rollout control step, {of}", f"rollout reset, {of}", f"rollout control step with its expert, {of}"]
+    assert [row["name"] for row in rows] == ["other", *names]  # another task's figures are kept
+    assert {row["command"] for row in rows[1:]} == {"geo4d-bench bench rollout --task store_cereal"}
+    for row in result.rows[:2]:
         assert row.value > 0
         assert math.isclose(row.ratio, row.reference / row.value)
+    assert result.rows[2].value > 0
 
 
 def test_too_few_repeats_are_refused() -> None:

@@ -179,7 +179,7 @@ def test_two_arms(batch: dict[str, torch.Tensor]) -> None:
     one = first(0)
     both = dataclasses.replace(one, p_n_ee=np.tile(one.p_n_ee, (2, 1)), opening_m=np.tile(one.opening_m, 2))
     assert generator.generate([both], [0])[0].parts.max() <= 6
-    with pytest.raises(ConfigError, match="made for 2 arms, got 1"):
+    with pytest.raises(ConfigError, match=r"made for 2 arm\(s\), got 1"):
         generator.generate([one], [0])
 
 

@@ -148,7 +148,7 @@ def test_hand_centres_are_those_of_the_scene() -> None:
     windows = [window(seed, height=64, width=96) for seed in range(4)]
     for w in windows:
         # A flat square seen whole: its pixels' median is its middle, within a pixel of 1.2 cm.
-        np.testing.assert_allclose(hand_centres(true_video(w), None), w.T_n_ee[0, 1:, :3, 3], atol=0.02)
+        np.testing.assert_allclose(hand_centres(true_video(w), 0, None), w.T_n_ee[0, 1:, :3, 3], atol=0.02)
     moved = [np.linalg.norm(w.T_n_ee[0, 1:, :3, 3] - w.T_n_ee[0, 0, :3, 3], axis=-1).mean() for w in windows]
     assert copy_error_cm(windows) == pytest.approx(100 * np.mean(moved), abs=1.0)
 
@@ -156,5 +156,5 @@ def test_hand_centres_are_those_of_the_scene() -> None:
 def test_a_hand_that_is_not_shown_stays_where_it_was() -> None:
     video = true_video(window(0))
     empty = dataclasses.replace(video, parts=np.zeros_like(video.parts))
-    np.testing.assert_array_equal(hand_centres(empty, np.array([1.0, 2.0, 3.0])), [[1, 2, 3]] * 3)
-    assert math.isnan(hand_centres(empty, None)[0, 0])
+    np.testing.assert_array_equal(hand_centres(empty, 0, np.array([1.0, 2.0, 3.0])), [[1, 2, 3]] * 3)
+    assert math.isnan(hand_centres(empty, 0, None)[0, 0])
