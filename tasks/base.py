@@ -56,6 +56,14 @@ class Spawn:
 
 
 @dataclass(frozen=True)
+class JointSpawn:
+    """Where a joint of the scene, such as a drawer's, starts: drawn uniformly from ``range``, metres or radians."""
+
+    joint: str
+    range: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class TaskSpec:
     """What does not change between episodes.
 
@@ -70,6 +78,7 @@ class TaskSpec:
         workspace: (3,) point of the world that camera rigs look at, metres.
         objects: names of the movable objects.
         spawn: where objects start; those left out start where the scene has them.
+        joints: where the scene's own joints start; those left out start at 0.
     """
 
     id: str
@@ -83,6 +92,7 @@ class TaskSpec:
     workspace: tuple[float, float, float]
     objects: tuple[str, ...]
     spawn: tuple[Spawn, ...]
+    joints: tuple[JointSpawn, ...] = ()
 
     @property
     def key(self) -> str:

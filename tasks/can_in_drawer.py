@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from geo4d_bench.geometry.se3 import Array, pose, pose_error
-from geo4d_bench.tasks.base import ArmSetup, Expert, Spawn, TaskSpec
+from geo4d_bench.tasks.base import ArmSetup, Expert, JointSpawn, Spawn, TaskSpec
 from geo4d_bench.tasks.can_in_drawer_scene import (
     BAR_HALF_M,
     BAR_M,
@@ -47,6 +47,7 @@ SPEC = TaskSpec(
     workspace=(0.0, 0.0, 1.0),
     objects=("can",),
     spawn=(Spawn("can", (-0.13, 0.03), (-0.24, -0.10), TABLE_TOP_M + CAN_HALF_M + 1e-4, (-np.pi, np.pi)),),
+    joints=(JointSpawn("drawer", (0.0, 0.05)),),  # shut, or left ajar
 )
 
 # What counts.

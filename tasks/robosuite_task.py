@@ -255,6 +255,8 @@ class RobosuiteTask(Task):
         for name, start in starts.items():
             at = int(self.model.jnt_qposadr[self.model.body_jntadr[self._body_of[name]]])
             qpos[at : at + 7] = start
+        for joint in self.spec.joints:
+            qpos[self._joints[joint.joint]] = rng.uniform(*joint.range)
         for arm, part in self._sim.arms.items():
             home = np.array(self.arms[arm].home_qpos)
             qpos[part.qpos] = home + rng.uniform(-1, 1, len(home)) * self.arms[arm].noise_rad

@@ -69,6 +69,18 @@ def run(task: CanInDrawer, until: Callable[[], bool] | None = None) -> ReactiveE
     return expert
 
 
+def test_the_drawer_starts_ajar_within_its_range_and_stays_there(drawer: CanInDrawer) -> None:
+    (low, high), starts = SPEC.joints[0].range, []
+    for seed in range(6):
+        drawer.reset(seed, "train")
+        starts.append(drawer.joints()["drawer"])
+        move(drawer, (-0.1, 0.0, 1.15), 0.08, 10)
+        assert drawer.joints()["drawer"] == pytest.approx(starts[-1], abs=1e-3)
+    assert low <= min(starts)
+    assert max(starts) <= high
+    assert len(set(starts)) == len(starts)
+
+
 def test_the_expert_reaches_every_phase_in_turn(drawer: CanInDrawer) -> None:
     drawer.reset(0, "train")
     order = []
@@ -95,8 +107,9 @@ def test_a_can_that_got_into_the_drawer_by_itself_does_not_count(drawer: CanInDr
 
 def test_a_drawer_that_is_hooked_open_has_not_been_opened_by_its_handle(drawer: CanInDrawer) -> None:
     drawer.reset(0, "train")
-    behind = CABINET_M + BAR_M + (BAR_HALF_M[0] + 0.014, 0.0, 0.02)
-    for way, steps in (((0, 0, 0.08), 60), ((0, 0, 0), 40), ((-0.17, 0, 0), 60)):
+    travel = drawer.joints()["drawer"]
+    behind = CABINET_M + BAR_M + np.array([BAR_HALF_M[0] + 0.014 - travel, 0.0, 0.02])
+    for way, steps in (((0, 0, 0.08), 60), ((0, 0, 0), 40), ((travel - 0.17, 0, 0), 60)):
         move(drawer, behind + np.array(way), 0.0, steps)
     assert drawer.joints()["drawer"] > OPENED_M, "the closed fingers were meant to pull the bar from behind"
     assert drawer.success()["reached_handle"]
