@@ -47,8 +47,8 @@ SPEC = TaskSpec(
     workspace=(0.02, 0.04, 1.00),
     objects=("mug", "rack"),
     spawn=(
-        Spawn("mug", (-0.07, 0.09), (-0.19, -0.03), TABLE_TOP_M + 1e-4, (-np.pi, np.pi)),
-        Spawn("rack", (-0.03, 0.07), (0.17, 0.23), TABLE_TOP_M + 1e-4, (-0.5, 0.5)),
+        Spawn("mug", (-0.07, 0.09), (-0.20, -0.04), TABLE_TOP_M + 1e-4, (-np.pi, np.pi)),
+        Spawn("rack", (-0.03, 0.07), (0.18, 0.24), TABLE_TOP_M + 1e-4, (-0.5, 0.5)),
     ),
 )
 
@@ -112,7 +112,7 @@ class HangMug(RobosuiteTask):
         clear = v.fingers == 0 and axis_gap(v.hand.T_world_ee[:3, 3], v.T_mug) > 0.05
         free = clear and v.standing
         # From higher up the mug would not land on its bottom.
-        if held and 0.002 < v.bottom < 0.03 and rng.random() < 0.7:
+        if held and 0.002 < v.bottom < 0.06 and v.before_tip > 0.07 and rng.random() < 0.6:
             return self.force_open(ARM, "mug_slipped")
         if free and rng.random() < 0.5:
             ranges = SPEC.spawn[0]
@@ -145,8 +145,8 @@ HANG_AT_M = 0.052
 """Where on the peg, from the post, the handle is put."""
 SEATED_M = 0.015
 """The peg is this far above the middle of the handle's opening: the handle's top is about to rest on it."""
-RACK_TOP_M = 0.30
-"""Above the table: here the empty hand is above whatever stands or hangs by the rack."""
+RACK_TOP_M, WITHDRAW_M = 0.24, 0.30
+"""Above the table: here the empty hand passes over the rack; and where it waits in the end."""
 PLACED_RAD = 0.15
 MOST_YAW_RAD = 1.9
 """The hand turns this far from facing forward; half a turn to the other side is as good for a round mug."""
@@ -253,9 +253,11 @@ class View:
         return pose(self.grasp[:3, :3], self.grasp[:3, 3] + (0.0, 0.0, ABOVE_M))
 
     @property
-    def by_rack(self) -> bool:
-        """Among the rack and what hangs on it, or above."""
-        return bool(np.linalg.norm((self.hand.T_world_ee[:3, 3] - self.on_peg(PEG_M / 2))[:2]) < 0.16)
+    def by_peg(self) -> bool:
+        """Not above the mug, and so near to the peg that the fingers could meet it or what hangs on it."""
+        p = self.hand.T_world_ee[:3, 3] - self.on_peg(0.0)
+        aside = p - float(np.clip(p @ self.axis, 0.0, PEG_M)) * self.axis
+        return bool(np.linalg.norm(aside[:2]) < 0.10) and self.offset[1] > 0.03
 
     @property
     def aligned(self) -> bool:
@@ -284,10 +286,11 @@ def _rise(v: View) -> Waypoint:
     return Waypoint(pose(hand_rotation(np.pi / 2, v.hand_yaw), p), OPEN_M, speed=0.12)
 
 
-def _away(v: View) -> Waypoint:
-    """At the height where nothing is in the way, to above the table's middle."""
-    p = (v.above_mug[0, 3], min(v.above_mug[1, 3], -0.02), TABLE_TOP_M + RACK_TOP_M + 0.01)
-    return Waypoint(pose(hand_rotation(np.pi / 2, v.hand_yaw), p), OPEN_M)
+def _reach(v: View) -> Waypoint:
+    """Above the mug; higher as long as the peg may be in the way."""
+    T = v.above_mug
+    T[2, 3] = max(T[2, 3], TABLE_TOP_M + RACK_TOP_M + 0.01) if v.by_peg else T[2, 3]
+    return Waypoint(T, OPEN_M, speed=0.12)
 
 
 def _hand_height(v: View) -> float:
@@ -297,7 +300,7 @@ def _hand_height(v: View) -> float:
 def _withdraw(v: View) -> Waypoint:
     p = v.hand.T_world_ee[:3, 3]
     return Waypoint(
-        pose(hand_rotation(np.pi / 2, v.hand_yaw), (p[0], p[1], TABLE_TOP_M + RACK_TOP_M)), OPEN_M, speed=0.12
+        pose(hand_rotation(np.pi / 2, v.hand_yaw), (p[0], p[1], TABLE_TOP_M + WITHDRAW_M)), OPEN_M, speed=0.12
     )
 
 
@@ -335,9 +338,8 @@ PHASES: tuple[Phase[View], ...] = (
     # The hand is empty: go above the mug, straight down, and close.
     Phase("close", lambda v: v.at_grasp and v.standing, lambda v: Waypoint(v.grasp, CLOSED_M, speed=0.03)),
     Phase("descend", lambda v: v.lined_up and v.standing, lambda v: Waypoint(v.grasp, OPEN_M, speed=0.08)),
-    Phase("rise", lambda v: v.offset[0] < ABOVE_M - 0.02 or (v.by_rack and _hand_height(v) < RACK_TOP_M), _rise),
-    Phase("away", lambda v: v.by_rack, _away),
-    Phase("reach", lambda v: v.standing, lambda v: Waypoint(v.above_mug, OPEN_M, speed=0.12)),
+    Phase("rise", lambda v: v.offset[0] < ABOVE_M - 0.02 or (v.by_peg and _hand_height(v) < RACK_TOP_M), _rise),
+    Phase("reach", lambda v: v.standing, _reach),
     Phase("wait", lambda v: True, still(OPEN_M)),
 )
 
