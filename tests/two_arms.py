@@ -20,7 +20,7 @@ from geo4d_bench.tasks.robosuite_task import RobosuiteTask
 LEFT, RIGHT = "left", "right"
 TABLE_TOP_M, CUBE_HALF_M = 0.9, 0.02
 LIFT_M = 0.08
-HOVER, CARRY = np.array([0.0, 0.0, 0.08]), np.array([0.0, 0.0, 0.1])
+HOVER = np.array([0.0, 0.0, 0.08])
 PLACE_M = (-0.05, -0.22, 1.0)
 DOWN = hand_rotation(np.pi / 2)
 HOME = (0.0, 0.196, 0.0, -2.45, 0.0, 2.65, 0.785)
@@ -39,6 +39,10 @@ class View:
         return pose(DOWN, self.cube + HOVER)
 
     @property
+    def lifted(self) -> Array:
+        return pose(DOWN, [*self.cube[:2], TABLE_TOP_M + CUBE_HALF_M + LIFT_M + 0.04])
+
+    @property
     def aside_m(self) -> float:
         return float(np.linalg.norm((self.hand.T_world_ee[:3, 3] - self.cube)[:2]))
 
@@ -54,7 +58,7 @@ class View:
 TABLES = {
     LEFT: (
         Phase[View]("close", lambda v: (v.held or v.at_cube) and not v.hand.is_closed, still(CLOSED_M)),
-        Phase[View]("lift", lambda v: v.held, lambda v: Waypoint(pose(DOWN, v.cube + CARRY), CLOSED_M, 0.2)),
+        Phase[View]("lift", lambda v: v.held, lambda v: Waypoint(v.lifted, CLOSED_M, 0.2)),
         Phase[View]("open", lambda v: not v.hand.is_open, still(OPEN_M)),
         Phase[View]("descend", lambda v: v.aside_m < 0.01, lambda v: Waypoint(pose(DOWN, v.cube), OPEN_M)),
         Phase[View]("reach", lambda v: True, lambda v: Waypoint(v.above, OPEN_M, 0.2)),

@@ -47,6 +47,22 @@ def test_the_board_says_rates_intervals_and_groups(tmp_path: Path) -> None:
     assert board.exit_code == 0
 
 
+def test_failures_are_told_by_phase_beside_the_rate(tmp_path: Path) -> None:
+    folder = ledger(tmp_path, "mine", 3, n=3)
+    for first, number, phase in ((3, 2, "lifted"), (5, 4, "start"), (9, 2, "grasped")):
+        for seed in range(1000 + first, 1000 + first + number):
+            row = dataclasses.replace(Ledger(folder / "episodes.csv").read().rows[0], seed=seed, episode=seed - 1000)
+            failed = dataclasses.replace(row, status="failure", success=False, phase=phase)
+            Ledger(folder / "episodes.csv").append(failed)
+    board = run(LeaderboardConfig((folder,), tmp_path / "board.csv"))
+    assert (board.rows[0].k, board.rows[0].n) == (3, 11)
+    assert board.rows[0].failed_after == (("start", 4), ("grasped", 2), ("lifted", 2))
+    header, line = board.table()
+    assert header.endswith("failed after")
+    assert line.endswith("start 4, grasped 2, lifted 2")
+    assert (tmp_path / "board.csv").read_text().splitlines()[0] == COLUMNS  # scripts read these and no others
+
+
 def test_a_run_with_a_crash_is_not_ranked_until_run_again(tmp_path: Path) -> None:
     runs = (ledger(tmp_path, "expert", 20), ledger(tmp_path, "mine", 3, n=6, status="crash", success=False))
     config = LeaderboardConfig(runs, tmp_path / "board.csv")

@@ -122,6 +122,7 @@ def test_the_whole_ladder_plays_and_is_reported(
                 episodes=1,
                 seed=5000,
                 workers=1,
+                side_by_side=1,
                 out=tmp_path / "runs" / f"rollout_{policy}_novel",
                 video=policy == "geo4d",
             )
@@ -148,3 +149,15 @@ def test_a_checkpoint_for_another_number_of_arms_is_refused_at_once(checkpoint: 
     with pytest.raises(ConfigError, match=r"trained for 2 arm\(s\), and store_cereal has 1 \(right\)"):
         rollout.run(config)
     assert Generator.from_pretrained(checkpoint).config.arms == 2
+
+
+def test_an_expert_that_fails_leaves_a_row_with_its_phase(
+    two_arms: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from two_arms import TwoArms
+
+    monkeypatch.setattr(TwoArms, "spec", dataclasses.replace(TwoArms.spec, max_seconds=2.4))  # too short to lift
+    config = rollout.RolloutConfig(task=two_arms, policy="expert", episodes=2, seed=5000, workers=1, out=tmp_path)
+    result = rollout.run(config)
+    assert [(row.status, row.phase, row.success) for row in result.rows] == [("timeout", "grasped", False)] * 2
+    assert "last phase reached: grasped 2" in str(result)

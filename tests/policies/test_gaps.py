@@ -8,7 +8,7 @@ import pytest
 from geo4d_bench.geometry import inverse, look_at, pose, transform
 from geo4d_bench.policies.gaps import bridge_poses, place_opening_changes
 from geo4d_bench.policies.sight import Sight, locate_view
-from geo4d_bench.policies.video_policy import waypoints_to_execute
+from geo4d_bench.policies.video_policy import out_of_sight, waypoints_to_execute
 
 from .synthetic import H, Scene, W, box_hand, downward, render
 
@@ -59,6 +59,22 @@ def test_an_opening_changes_where_the_hand_stands_still() -> None:
 )
 def test_a_plan_does_not_end_out_of_sight(lost: str, expected: int) -> None:
     assert waypoints_to_execute(np.array([c == "x" for c in lost]), 4) == expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("..........", "..........", 4),
+        ("..xxxx....", "..........", 7),  # as if there were only the hand that is hidden for a while
+        ("..........", "..xxxx....", 7),
+        ("..xxxx....", "......xx..", 9),  # carried out until both are seen
+        ("..xxxx....", "xxxxxxxxxx", 7),  # a hand that is never shown decides nothing
+        ("xxxxxxxxxx", "xxxxxxxxxx", 4),
+    ],
+)
+def test_of_two_hands_neither_is_out_of_sight_at_the_end_of_a_plan(one: str, other: str, expected: int) -> None:
+    lost = out_of_sight([np.array([c == "x" for c in hand]) for hand in (one, other)])
+    assert waypoints_to_execute(lost, 4) == expected
 
 
 def test_a_view_is_located_from_its_own_points() -> None:
