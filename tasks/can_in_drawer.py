@@ -58,6 +58,7 @@ OPENED_M, LEFT_OPEN_M = 0.14, 0.10
 GRASP_M = 0.008
 """Something is between the fingers when their opening is this near to its thickness."""
 LIFT_M = 0.03
+"""The can counts as lifted when its lowest point is this far above the table."""
 WITHDRAWN_M = 0.05
 """The hand is out of the drawer when the grip site is this far above its front."""
 
@@ -142,6 +143,8 @@ class CanInDrawer(RobosuiteTask):
 
 # ---------------------------------------------------------------- the expert
 
+FLOOR_M = float(CABINET_M[2] + INSIDE_LOW_M[2])
+"""Height of the drawer's floor."""
 PREGRASP_M = 0.09
 """How far before a grasp the straight approach begins."""
 OPEN_TO_M, OPEN_ENOUGH_M = 0.17, 0.125
@@ -152,6 +155,8 @@ CARRY_M, CROSS_M = 0.16, 0.16
 """Above the table: the carried can's lowest point; the empty hand on its way past the drawer."""
 OUT_M = FRONT_TOP_M + WITHDRAWN_M + 0.03
 """Above the table: where the hand ends."""
+PARK = np.array([-0.05, -0.16])
+"""Where a held can is put back on the table when the drawer has to be opened again."""
 OVER_M = 0.02
 """The can is lowered while its centre is this near to where it goes."""
 
@@ -188,8 +193,8 @@ class View:
 
     @property
     def placed(self) -> bool:
-        floor = CABINET_M[2] + INSIDE_LOW_M[2]
-        return self.put_in and self.can.inside(self.travel) and self.can.bottom < floor + 0.008
+        """Stands or lies in the drawer, where it was put."""
+        return self.put_in and self.can.inside(self.travel) and self.can.bottom < FLOOR_M + 0.008
 
     @property
     def at_can(self) -> bool:
@@ -207,7 +212,8 @@ class View:
     @property
     def bar(self) -> Array:
         """(3,) middle of the handle's bar."""
-        return CABINET_M + BAR_M - np.array([self.travel, 0.0, 0.0])
+        middle: Array = CABINET_M + BAR_M - np.array([self.travel, 0.0, 0.0])
+        return middle
 
     @property
     def shut(self) -> bool:
@@ -322,11 +328,6 @@ def _low(v: View) -> bool:
     return bool(v.p[2] < TABLE_TOP_M + CROSS_M)
 
 
-FLOOR_M = float(CABINET_M[2] + INSIDE_LOW_M[2])
-PARK = np.array([-0.05, -0.16])
-"""Where a can is put back while the drawer is opened again."""
-
-
 def _take(name: str, reach: Callable[[View], Reach], when: Callable[[View], bool]) -> tuple[Phase[View], ...]:
     """The empty hand goes before a grasp, past what is in its way, straight towards it, and closes."""
     return (
@@ -344,15 +345,9 @@ def _take(name: str, reach: Callable[[View], Reach], when: Callable[[View], bool
 PHASES: tuple[Phase[View], ...] = (
     # The can stands where it should: open, then straight up.
     Phase("release", lambda v: v.placed and v.at_can and not v.hand.is_open, still(OPEN_M)),
-    Phase(
-        "withdraw", lambda v: v.placed and (v.at_can or not v.shut), lambda v: _up(v, FRONT_TOP_M + WITHDRAWN_M + 0.03)
-    ),
+    Phase("withdraw", lambda v: v.placed and (v.at_can or not v.shut), lambda v: _up(v, OUT_M)),
     # The can is between the fingers: up, over the drawer and down; back to the table where the drawer is not open.
-    Phase(
-        "put_back",
-        lambda v: v.held and v.shut and v.can.bottom < TABLE_TOP_M + 0.008,
-        still(OPEN_M),
-    ),
+    Phase("put_back", lambda v: v.held and v.shut and v.can.bottom < TABLE_TOP_M + 0.008, still(OPEN_M)),
     Phase("close", lambda v: v.held and not v.hand.is_closed, still(CLOSED_M)),
     Phase("lower", lambda v: v.held and not v.shut and v.over_drawer, lambda v: _lower(v, FLOOR_M)),
     Phase(
@@ -367,11 +362,7 @@ PHASES: tuple[Phase[View], ...] = (
     ),
     Phase("lift", lambda v: v.held, lambda v: _carry(v, v.can.p[:2])),
     # The handle is between the fingers: pull, then let go and back off.
-    Phase(
-        "pull",
-        lambda v: v.grips and v.hand.is_closed and v.travel < OPEN_TO_M - 0.015,
-        _pull,
-    ),
+    Phase("pull", lambda v: v.grips and v.hand.is_closed and v.travel < OPEN_TO_M - 0.015, _pull),
     Phase("let_go", lambda v: v.grips and not v.shut, still(OPEN_M)),
     Phase("let_go", lambda v: v.handle.there and not v.hand.is_open and not v.shut, still(OPEN_M)),
     Phase("leave", lambda v: v.handle.beside and not v.shut, lambda v: _leave(v, v.handle)),
