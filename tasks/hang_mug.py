@@ -147,7 +147,8 @@ SEATED_M = 0.015
 """The peg is this far above the middle of the handle's opening: the handle's top is about to rest on it."""
 RACK_TOP_M, WITHDRAW_M = 0.24, 0.30
 """Above the table: here the empty hand passes over the rack; and where it waits in the end."""
-PLACED_RAD = 0.15
+SQUARE_RAD = 0.15
+"""The handle is across the peg when it is turned away by less."""
 MOST_YAW_RAD = 1.9
 """The hand turns this far from facing forward; half a turn to the other side is as good for a round mug."""
 
@@ -264,7 +265,7 @@ class View:
         """Upright, turned so that the peg's axis is across the handle's plane, and the handle in line with the peg."""
         p = self.loop - self.on_peg(0.0)
         aside = float(np.linalg.norm(p - (p @ self.axis) * self.axis))
-        square = abs(float(self.T_mug[:3, 0] @ self.axis)) < PLACED_RAD and float(self.T_mug[2, 2]) > 0.96
+        square = abs(float(self.T_mug[:3, 0] @ self.axis)) < SQUARE_RAD and float(self.T_mug[2, 2]) > 0.96
         return aside < 0.010 and square
 
 
@@ -277,6 +278,7 @@ def _carry(v: View, loop: Array, turned: bool, speed: float) -> Waypoint:
 
 
 def _shifted(p: Array, z: float) -> Array:
+    """(3,) a point moved upwards."""
     shifted: Array = p + np.array([0.0, 0.0, z])
     return shifted
 
