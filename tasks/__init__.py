@@ -8,6 +8,7 @@ from __future__ import annotations
 import gymnasium
 
 from geo4d_bench.registry import Registry
+from geo4d_bench.tasks.apple_to_bin import AppleToBin
 from geo4d_bench.tasks.base import Command, Expert, Task, TaskSpec
 from geo4d_bench.tasks.can_in_drawer import CanInDrawer
 from geo4d_bench.tasks.hang_mug import HangMug
@@ -49,5 +50,5 @@ def _task(id: str) -> type[Task]:
     return versioned[id] if id in versioned else TASKS.get(id)
 
 
-for _each in (CanInDrawer, StoreCereal, HangMug, SpatulaOnTable):
+for _each in (AppleToBin, CanInDrawer, StoreCereal, HangMug, SpatulaOnTable):
     register(_each)
