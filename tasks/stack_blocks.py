@@ -1,0 +1,199 @@
+"""StackBlocks: build a tower of three out of four wooden blocks that only their colours tell apart.
+
+The world's x axis points from the robot over the table, y to the robot's left, z up.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import ClassVar
+
+import numpy as np
+
+from geo4d_bench.geometry.se3 import pose
+from geo4d_bench.tasks.base import ArmSetup, Expert, Spawn, TaskSpec
+from geo4d_bench.tasks.disturbance import Push
+from geo4d_bench.tasks.reactive import ReactiveExpert
+from geo4d_bench.tasks.robosuite_task import RobosuiteTask
+from geo4d_bench.tasks.stack_blocks_expert import (
+    BLOCKS,
+    BLUE,
+    GREEN,
+    HALF_M,
+    PHASES,
+    RED,
+    ROOM_M,
+    SPAWN_X_M,
+    SPAWN_Y_M,
+    TABLE_TOP_M,
+    TOWER,
+    YELLOW,
+    Block,
+    View,
+    clearance,
+    gap,
+    others,
+    outside,
+)  # fmt: skip
+
+ARM = "right"
+PAINT = {RED: "0.95 0.20 0.20 1", BLUE: "0.18 0.38 0.98 1", GREEN: "0.16 0.72 0.28 1", YELLOW: "1 0.86 0.16 1"}
+
+CHAMFER_M = 0.0025
+"""How far a block's edges are cut off where it is seen."""
+TABLE_HALF_M = (0.28, 0.36)
+
+SPEC = TaskSpec(
+    id="stack_blocks",
+    version="v1",
+    language="put the red block on the blue block and the green block on top of the red block",
+    arms=(ARM,),
+    control_hz=20.0,
+    max_seconds=50.0,
+    phases=(
+        "reached",
+        "grasped",  # some block: an episode that ends here took the wrong one
+        "red_grasped",
+        "red_lifted",
+        "red_over_blue",
+        "red_stacked",
+        "next_grasped",  # some other block than red and blue
+        "green_grasped",
+        "green_lifted",
+        "green_over_red",
+        "task",
+    ),
+    closed_below_m=0.062,  # open is 0.08, a block is 0.042 thick
+    workspace=(0.0, 0.0, TABLE_TOP_M + 0.08),
+    objects=BLOCKS,
+    # A tenth of a millimetre above the table: they settle without a first deep contact.
+    spawn=tuple(Spawn(block, SPAWN_X_M, SPAWN_Y_M, TABLE_TOP_M + HALF_M + 1e-4, (-np.pi, np.pi)) for block in BLOCKS),
+)
+
+# What counts.
+REACH_M = 0.02
+"""The hand counts as there when the grip site is this near to a block."""
+GRASP_M = 0.01
+"""A block is between the fingers when their opening is this near to its thickness."""
+LIFT_M = 0.03
+"""A block counts as lifted when it is this far above the table."""
+OVER_M = 0.025
+"""A held block is over another when it is this near to the place on top of it: dropped from higher does not count."""
+WITHDRAWN_M = 0.04
+"""The hand is withdrawn when the grip site is this far above the tower."""
+
+
+class StackBlocks(RobosuiteTask):
+    """One Panda at a table; geometry does not tell the blocks apart, so colour has to stay bound to it."""
+
+    spec = SPEC
+    # The hand starts above the near half of the table and points straight down.
+    arms: ClassVar = {ARM: ArmSetup((-0.61, 0.0, 0.0), (0.0, 0.14, 0.0, -2.29, 0.0, 2.43, 0.785))}
+
+    def world(self) -> str:
+        from geo4d_bench.tasks.simulation import texture_file
+
+        x, y = TABLE_HALF_M
+        legs = "".join(
+            f'<geom type="box" size="0.02 0.02 {(TABLE_TOP_M - 0.03) / 2}" group="1" material="leg" '
+            f'pos="{sx * (x - 0.03)} {sy * (y - 0.03)} {(TABLE_TOP_M - 0.03) / 2}"/>'
+            for sx, sy in product((-1, 1), repeat=2)
+        )
+        size = f"{HALF_M} {HALF_M} {HALF_M}"
+        blocks = "".join(
+            f'<body name="{block}"><freejoint/>'
+            f'<geom type="box" size="{size}" group="0" density="700" friction="0.8 0.005 0.0001" '
+            'solref="0.005 1" solimp="0.95 0.99 0.001"/>'
+            f'<geom type="mesh" mesh="block" material="{block}" group="1" contype="0" conaffinity="0"/></body>'
+            for block in BLOCKS
+        )
+        paints = "".join(
+            f'<material name="{block}" texture="tex-block" rgba="{rgba}" specular="0.2" shininess="0.3"/>'
+            for block, rgba in PAINT.items()
+        )
+        return f"""
+        <mujoco>
+          <asset>
+            <texture type="2d" name="tex-table" file="{texture_file("gray-woodgrain.png")}"/>
+            <texture type="cube" name="tex-block" file="{texture_file("gray-woodgrain.png")}"/>
+            <material name="table" texture="tex-table" texrepeat="3 3" texuniform="true" specular="0.1"/>
+            <material name="leg" rgba="0.75 0.74 0.72 1" specular="0.1"/>
+            <mesh name="block" vertex="{_chamfered_cube()}"/>
+            {paints}
+          </asset>
+          <worldbody>
+            <body name="table">
+              <geom name="table_top" type="box" size="{x} {y} 0.015" pos="0 0 {TABLE_TOP_M - 0.015}" group="1"
+                    material="table" friction="0.8 0.005 0.0001" solref="0.005 1" solimp="0.95 0.99 0.001"/>
+              {legs}
+            </body>
+            {blocks}
+          </worldbody>
+        </mujoco>"""
+
+    def unmet(self) -> str | None:
+        blocks = {name: Block.of(T) for name, T in self.object_poses().items()}
+        # Blue as high as it will be when green is taken.
+        tower = blocks | {RED: Block.of(pose(blocks[BLUE].T[:3, :3], blocks[BLUE].top_centre))}
+        for name, standing in ((RED, blocks), (GREEN, tower)):
+            if max(clearance(blocks[name], yaw, others(standing, name)) for yaw in blocks[name].hand_yaws) < ROOM_M:
+                return f"the open hand does not fit around the {name.replace('_', ' ')}"
+        if min(gap(blocks[YELLOW], blocks[other]) for other in BLOCKS[:3]) < HALF_M:
+            return "the yellow block is too near to another"
+        return None
+
+    def failure(self) -> str | None:
+        for name, T in self.object_poses().items():
+            if name == YELLOW:
+                continue
+            x, y, z = T[:3, 3]
+            if z < TABLE_TOP_M - 0.05:
+                return f"the {name.replace('_', ' ')} has fallen off the table"
+            if not (-0.24 < x < 0.22 and abs(y) < 0.30):
+                return f"the {name.replace('_', ' ')} is out of reach"
+        return None
+
+    def update_phases(self, done: dict[str, bool]) -> None:
+        view = View.of(self.scene(), ARM)
+        blocks, p_ee = view.blocks, view.hand.T_world_ee[:3, 3]
+        between = abs(view.hand.opening_m - 2 * HALF_M) < GRASP_M
+        held = {name for name in BLOCKS if between and view.fingers[name] == 2}
+        high = {name for name in held if blocks[name].bottom > TABLE_TOP_M + LIFT_M}
+        off = {top: np.linalg.norm(blocks[top].p - blocks[base].top_centre) for top, base in TOWER}
+        over = {name for name in high if name in off and off[name] < OVER_M}
+        red_rests = blocks[RED].rests_on(blocks[BLUE]) and view.fingers[RED] == 0
+        done["reached"] |= min(outside(p_ee, block) for block in blocks.values()) < REACH_M
+        done["grasped"] |= done["reached"] and bool(held)
+        done["red_grasped"] |= done["grasped"] and RED in held
+        done["red_lifted"] |= done["red_grasped"] and RED in high
+        done["red_over_blue"] |= done["red_lifted"] and RED in over
+        done["red_stacked"] |= done["red_over_blue"] and red_rests and self.at_rest(RED)
+        done["next_grasped"] |= done["red_stacked"] and bool(held & {GREEN, YELLOW})
+        done["green_grasped"] |= done["next_grasped"] and GREEN in held
+        done["green_lifted"] |= done["green_grasped"] and GREEN in high
+        done["green_over_red"] |= done["green_lifted"] and GREEN in over
+        done["task"] |= (
+            done["green_over_red"]
+            and red_rests
+            and blocks[GREEN].rests_on(blocks[RED])
+            and view.fingers[GREEN] == 0
+            and all(self.at_rest(name) for name in (RED, BLUE, GREEN))
+            and bool(p_ee[2] > blocks[GREEN].top + WITHDRAWN_M)
+        )
+
+    def expert(self) -> Expert:
+        return ReactiveExpert(self.scene, View.of, {ARM: PHASES}, SPEC.control_hz)
+
+    def choose_pushes(self, rng: np.random.Generator) -> tuple[Push, ...]:
+        return ()
+
+
+def _chamfered_cube() -> str:
+    """Vertices of a block with its edges cut off; MuJoCo takes their convex hull."""
+    flat = HALF_M - CHAMFER_M
+    corners = {
+        tuple(np.roll((side * HALF_M, u * flat, v * flat), axis))
+        for axis in range(3)
+        for side, u, v in product((-1, 1), repeat=3)
+    }
+    return " ".join(f"{number:.5f}" for corner in sorted(corners) for number in corner)

@@ -1,0 +1,368 @@
+"""The expert of ``stack_blocks``, and the blocks as the task and its expert see them.
+
+The next move follows from what stands on what, so that a tower that was knocked down, or a block that fell on another,
+is put right from wherever it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+
+import numpy as np
+
+from geo4d_bench.geometry.se3 import Array, pose, pose_error
+from geo4d_bench.tasks.motion import hand_rotation, turn_z
+from geo4d_bench.tasks.reactive import CLOSED_M, OPEN_M, ArmState, Phase, Scene, Waypoint, still
+
+RED, BLUE, GREEN, YELLOW = BLOCKS = ("red_block", "blue_block", "green_block", "yellow_block")
+TOWER = ((RED, BLUE), (GREEN, RED))
+"""What goes on what, in this order."""
+HALF_M = 0.021
+"""Half a block's edge."""
+TABLE_TOP_M = 0.90
+SPAWN_X_M, SPAWN_Y_M = (-0.12, 0.12), (-0.17, 0.17)
+"""The part of the table where blocks start, and where a block in the way is put down."""
+CENTRED_M, LEVEL_M = 0.017, 0.005
+"""A block rests on another when its centre is this near to the other's vertical, and this near to its height there."""
+
+GRASP_UP_M = 0.004
+"""The grip site goes this far above a block's centre: the palm stays clear of it, the fingertips of what is below."""
+PREGRASP_M = 0.07
+"""How far above the grasp the straight approach begins."""
+CARRY_M = 0.03
+"""Blocks are carried this far above all others."""
+ROOM_M = 0.008
+"""The open hand fits around a block when this much is free between it and the other blocks."""
+SPOT_M = 0.10
+"""A block in the way is put down this far from all others."""
+# The Panda's hand, from the grip site: what a finger sweeps along its axis, half its width, half the palm, its bottom.
+FINGER_SWEEP_M, FINGER_HALF_M, PALM_HALF_M, PALM_UP_M = (HALF_M, 0.0665), 0.0105, (0.104, 0.032), 0.031
+FINGERTIP_M = 0.0095
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block's pose (4, 4), whichever face is up: yaw (rad) within an eighth of a turn, and how far from level."""
+
+    T: Array
+    yaw: float
+    tilt: float
+
+    @classmethod
+    def of(cls, T: Array) -> Block:
+        up = int(np.argmax(np.abs(T[2, :3])))
+        side = T[:2, (up + 1) % 3]
+        yaw = _within(float(np.arctan2(side[1], side[0])), np.pi / 2)
+        return cls(T, yaw, float(np.arccos(min(1.0, abs(T[2, up])))))
+
+    @property
+    def p(self) -> Array:
+        return self.T[:3, 3]
+
+    @cached_property
+    def bottom(self) -> float:
+        return float(self.p[2] - HALF_M * np.abs(self.T[2, :3]).sum())
+
+    @property
+    def top(self) -> float:
+        return 2 * float(self.p[2]) - self.bottom
+
+    @property
+    def top_centre(self) -> Array:
+        """(3,) where the centre of a block on it goes."""
+        return self.p + np.array([0.0, 0.0, 2 * HALF_M])
+
+    @property
+    def hand_yaws(self) -> tuple[float, float]:
+        """The hand's two ways to take it, by one pair of faces or the other; the comfortable one first."""
+        return self.yaw, self.yaw - np.copysign(np.pi / 2, self.yaw)
+
+    def rests_on(self, base: Block) -> bool:
+        off = self.p - base.top_centre
+        return bool(abs(off[2]) < LEVEL_M and np.hypot(off[0], off[1]) < CENTRED_M and self.tilt < 0.1)
+
+    def is_above(self, base: Block) -> bool:
+        """Its weight is on the other block, well placed or not."""
+        off = self.p - base.p
+        return bool(0.6 * HALF_M < off[2] < 3 * HALF_M and np.hypot(off[0], off[1]) < 2 * HALF_M)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do next: a block, and the place of its centre (3,) and the yaw that it goes to."""
+
+    block: str
+    goal: Array
+    yaw: float
+
+
+@dataclass(frozen=True)
+class View:
+    """What the phases' conditions are about."""
+
+    hand: ArmState
+    blocks: Mapping[str, Block]
+    fingers: Mapping[str, int]
+
+    @classmethod
+    def of(cls, scene: Scene, arm: str) -> View:
+        blocks = {name: Block.of(scene.T_world_obj[name]) for name in BLOCKS}
+        return cls(scene.arms[arm], blocks, {name: scene.fingers_on(name, arm) for name in BLOCKS})
+
+    @property
+    def p(self) -> Array:
+        return self.hand.T_world_ee[:3, 3]
+
+    @cached_property
+    def yaw(self) -> float:
+        """Of the hand, as in ``hand_rotation``."""
+        return float(np.arctan2(-self.hand.T_world_ee[0, 0], self.hand.T_world_ee[1, 0]))
+
+    @cached_property
+    def held(self) -> str | None:
+        """The block between the fingers."""
+        if not (0.03 < self.hand.opening_m < 0.065 and self.hand.gripper_ramp > -0.9):
+            return None
+        return next((name for name in BLOCKS if self.fingers[name] == 2), None)
+
+    @cached_property
+    def job(self) -> Job | None:
+        """The next move towards the tower, or None where it stands; a block held by mistake is put aside first."""
+        move = self._next_move()
+        if self.held is not None and (move is None or move[0] != self.held):
+            move = (self.held, None)
+        if move is None:
+            return None
+        name, base = move
+        if base is None:
+            return Job(name, self._free_spot(name), self.blocks[name].yaw)
+        return Job(name, self.blocks[base].top_centre, self.blocks[base].yaw)
+
+    def _next_move(self) -> tuple[str, str | None] | None:
+        for top, base in TOWER:
+            if self.held != top and self.blocks[top].rests_on(self.blocks[base]):
+                continue
+            for covered in (base, top):
+                cover = self._on(covered, top)
+                if cover is not None:
+                    return self._on(cover, top) or cover, None
+            return top, base
+        return None
+
+    def _on(self, base: str, but: str) -> str | None:
+        above = (n for n in BLOCKS if n not in (base, but, self.held) and self.blocks[n].is_above(self.blocks[base]))
+        return next(above, None)
+
+    def _free_spot(self, name: str) -> Array:
+        """Of a grid over the table, the place nearest to the block that is far from all others."""
+        taken = np.array([block.p[:2] for block in others(self.blocks, name)])
+        spots = np.array(list(product(np.linspace(*SPAWN_X_M, 7), np.linspace(*SPAWN_Y_M, 9))))
+        room = np.linalg.norm(spots[:, None] - taken, axis=2).min(1)
+        away = np.linalg.norm(spots - self.blocks[name].p[:2], axis=1)
+        x, y = spots[np.argmin(np.where(room > SPOT_M, away, 1.0 - room))]
+        return np.array([x, y, TABLE_TOP_M + HALF_M])
+
+    @cached_property
+    def grasp(self) -> Array:
+        """(4, 4) of the grip site on the job's block, by the faces that the fingers fit at best."""
+        assert self.job is not None
+        block, around = self.blocks[self.job.block], others(self.blocks, self.job.block)
+        p = block.p + np.array([0.0, 0.0, GRASP_UP_M])
+        if np.linalg.norm(self.p - p) < 0.02:  # there already: the way it came
+            yaw = min(block.hand_yaws, key=lambda yaw: abs(_within(yaw - self.yaw, np.pi)))
+        else:
+            yaw = max(block.hand_yaws, key=lambda yaw: min(clearance(block, yaw, around), ROOM_M))
+        return pose(hand_rotation(np.pi / 2, yaw), p)
+
+    @cached_property
+    def offset(self) -> tuple[float, float, float]:
+        """From the grasp to the hand: aside and up (m), and how far turned (rad)."""
+        x, y, z = self.p - self.grasp[:3, 3]
+        return float(np.hypot(x, y)), float(z), float(pose_error(self.hand.T_world_ee, self.grasp)[1])
+
+    @property
+    def at_grasp(self) -> bool:
+        closing = self.hand.gripper_ramp > -0.9 and self.hand.opening_m > 0.03
+        near, turned = (0.02, 0.3) if closing else (0.008, 0.1)
+        aside, up, angle = self.offset
+        return np.hypot(aside, up) < near and angle < turned and self.hand.opening_m > 0.03
+
+    @property
+    def lined_up(self) -> bool:
+        aside, up, angle = self.offset
+        return aside < 0.012 and up > -0.02 and angle < 0.14 and self.hand.opening_m > 0.07
+
+    @property
+    def pregrasp(self) -> Array:
+        """(4, 4) above the grasp, and above the blocks around it."""
+        p = self.grasp[:3, 3]
+        around = [block.top for block in self.blocks.values() if np.hypot(*(block.p - p)[:2]) < 0.15]
+        height = max(p[2] + PREGRASP_M, max(around) + FINGERTIP_M + 0.03)
+        return pose(self.grasp[:3, :3], (p[0], p[1], height))
+
+    @property
+    def beside_block(self) -> bool:
+        """So near to a block that moving sideways could touch it."""
+        return any(
+            np.hypot(*(self.p - block.p)[:2]) < 0.12 and self.p[2] - FINGERTIP_M < block.top + 0.015
+            for block in self.blocks.values()
+        )
+
+    @property
+    def carry_bottom(self) -> float:
+        """Height (m) of a carried block's bottom."""
+        assert self.job is not None
+        return max(block.top for block in others(self.blocks, self.job.block)) + CARRY_M
+
+    @property
+    def lifted_to(self) -> float:
+        """Metres from the carrying height to the held block, negative below it."""
+        assert self.job is not None
+        return self.blocks[self.job.block].bottom - self.carry_bottom
+
+    @property
+    def beside_goal(self) -> float:
+        """Metres from the held block to the vertical through its goal."""
+        assert self.job is not None
+        return float(np.hypot(*(self.blocks[self.job.block].p - self.job.goal)[:2]))
+
+    @cached_property
+    def turn_left(self) -> float:
+        """Radians that the held block has to turn to stand square at its goal, without twisting the wrist far."""
+        assert self.job is not None
+        turn = _within(self.job.yaw - self.blocks[self.job.block].yaw, np.pi / 2)
+        return min((turn, turn - np.copysign(np.pi / 2, turn)), key=lambda t: abs(t) + 0.7 * abs(self.yaw + t))
+
+    @property
+    def over_goal(self) -> bool:
+        """High enough and right above it, or on the way down and not yet too far off."""
+        assert self.job is not None
+        low = self.blocks[self.job.block].bottom < self.carry_bottom - 0.02
+        near, turned = (0.015, 0.25) if low else (0.006, 0.08)
+        return self.beside_goal < near and abs(self.turn_left) < turned
+
+    @property
+    def set_down(self) -> bool:
+        """The fingers are at a block that is where it belongs, or that is not wanted and stands on the table."""
+        placed = any(
+            self.blocks[top].rests_on(self.blocks[base])
+            and (self.fingers[top] > 0 or np.linalg.norm(self.p - self.blocks[top].p) < 0.02)
+            for top, base in TOWER
+        )
+        aside = False
+        if self.held is not None:
+            move = self._next_move()
+            aside = (move is None or move[0] != self.held) and self.blocks[self.held].bottom < TABLE_TOP_M + 0.003
+        return placed or aside
+
+
+def _rise(v: View) -> Waypoint:
+    height = max(block.top for block in v.blocks.values()) + FINGERTIP_M + 0.04
+    return Waypoint(pose(hand_rotation(np.pi / 2, v.yaw), (v.p[0], v.p[1], height)), OPEN_M, speed=0.18)
+
+
+def _move(v: View, xy: Array, bottom: float, turn: float, speed: float) -> Waypoint:
+    """The held block's centre to ``xy`` (2,), its lowest corner to ``bottom``, turned by ``turn``."""
+    assert v.job is not None
+    block = v.blocks[v.job.block]
+    p_block = np.array([xy[0], xy[1], block.p[2] + bottom - block.bottom])
+    T = pose(hand_rotation(np.pi / 2, v.yaw + turn), p_block + turn_z(turn) @ (v.p - block.p))
+    return Waypoint(T, CLOSED_M, speed, angular_speed=1.2)
+
+
+def _lower(v: View) -> Waypoint:
+    assert v.job is not None
+    bottom = v.job.goal[2] - HALF_M
+    high = v.blocks[v.job.block].bottom > bottom + 0.02
+    return _move(v, v.job.goal[:2], bottom + (0.012 if high else -0.004), v.turn_left, 0.14 if high else 0.05)
+
+
+def _lift(v: View) -> Waypoint:
+    assert v.job is not None
+    return _move(v, v.blocks[v.job.block].p[:2], v.carry_bottom, 0.0, 0.18)
+
+
+def _carry(v: View) -> Waypoint:
+    assert v.job is not None
+    return _move(v, v.job.goal[:2], v.carry_bottom, v.turn_left, 0.22)
+
+
+PHASES: tuple[Phase[View], ...] = (
+    # A block stands where it should: let go of it.
+    Phase("release", lambda v: v.set_down and v.hand.gripper_ramp > -0.999, still(OPEN_M)),
+    # A block is between the fingers: up, over its goal, and down.
+    Phase("close", lambda v: v.held is not None and not v.hand.is_closed, still(CLOSED_M)),
+    Phase("lower", lambda v: v.held is not None and v.over_goal, _lower),
+    Phase("lift", lambda v: v.held is not None and v.lifted_to < -0.012, _lift),
+    Phase("carry", lambda v: v.held is not None, _carry),
+    # The hand is empty: above the next block, straight down, and close.
+    Phase("withdraw", lambda v: v.job is None, _rise),
+    Phase("close", lambda v: v.at_grasp, lambda v: Waypoint(v.grasp, CLOSED_M, speed=0.03)),
+    Phase("approach", lambda v: v.lined_up, lambda v: Waypoint(v.grasp, OPEN_M, speed=0.14)),
+    Phase("rise", lambda v: v.beside_block, _rise),
+    Phase("reach", lambda v: True, lambda v: Waypoint(v.pregrasp, OPEN_M, speed=0.22, angular_speed=1.2)),
+)
+
+
+def others(blocks: Mapping[str, Block], name: str) -> list[Block]:
+    """All blocks but one."""
+    return [block for other, block in blocks.items() if other != name]
+
+
+def clearance(block: Block, hand_yaw: float, neighbours: Iterable[Block]) -> float:
+    """Metres between the open hand around a block and its neighbours, seen from above; negative where they meet."""
+    ux, uy = -np.sin(hand_yaw), np.cos(hand_yaw)
+    x, y, z = (float(v) for v in block.p)
+    near, far = FINGER_SWEEP_M
+    middle, finger = (near + far) / 2, ((far - near) / 2, FINGER_HALF_M)
+    found = [1.0]
+    for other in neighbours:
+        if other.bottom > z + HALF_M:
+            continue
+        parts = [(x + middle * ux, y + middle * uy, finger), (x - middle * ux, y - middle * uy, finger)]
+        if other.top > z + GRASP_UP_M + PALM_UP_M - 0.005:
+            parts.append((x, y, PALM_HALF_M))
+        # The fingers' axis is the hand's y at yaw 0.
+        found += [
+            _separation((px, py), hand_yaw + np.pi / 2, half, other.p, other.yaw, (HALF_M, HALF_M))
+            for px, py, half in parts
+        ]
+    return min(found)
+
+
+def outside(p_world: Array, block: Block) -> float:
+    """Metres from a point (3,) to a block, 0 inside it."""
+    p_block = block.T[:3, :3].T @ (p_world - block.p)
+    return float(np.linalg.norm(np.maximum(np.abs(p_block) - HALF_M, 0.0)))
+
+
+def gap(a: Block, b: Block) -> float:
+    """Metres between two blocks, seen from above; at most the true distance."""
+    return _separation(a.p, a.yaw, (HALF_M, HALF_M), b.p, b.yaw, (HALF_M, HALF_M))
+
+
+Pair = tuple[float, float]
+
+
+def _separation(p: Pair | Array, yaw_p: float, half_p: Pair, q: Pair | Array, yaw_q: float, half_q: Pair) -> float:
+    """The widest gap between two rectangles along their sides' directions (separating axes)."""
+    dx, dy = float(q[0] - p[0]), float(q[1] - p[1])
+    cp, sp, cq, sq = np.cos(yaw_p), np.sin(yaw_p), np.cos(yaw_q), np.sin(yaw_q)
+    axes_p, axes_q = ((cp, sp), (-sp, cp)), ((cq, sq), (-sq, cq))
+    widest = -1.0
+    for nx, ny in axes_p + axes_q:
+        reach = sum(
+            half * abs(ax * nx + ay * ny)
+            for axes, halves in ((axes_p, half_p), (axes_q, half_q))
+            for (ax, ay), half in zip(axes, halves, strict=True)
+        )
+        widest = max(widest, abs(dx * nx + dy * ny) - reach)
+    return float(widest)
+
+
+def _within(angle: float, period: float) -> float:
+    """The equivalent angle in [-period / 2, period / 2)."""
+    return float((angle + period / 2) % period - period / 2)
