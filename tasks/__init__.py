@@ -13,6 +13,7 @@ from geo4d_bench.tasks.base import Command, Expert, Task, TaskSpec
 from geo4d_bench.tasks.can_in_drawer import CanInDrawer
 from geo4d_bench.tasks.hang_mug import HangMug
 from geo4d_bench.tasks.spatula_on_table import SpatulaOnTable
+from geo4d_bench.tasks.stack_blocks import StackBlocks
 from geo4d_bench.tasks.store_cereal import StoreCereal
 
 __all__ = ["TASKS", "Command", "Expert", "Task", "TaskSpec", "make", "names", "spec"]
@@ -50,5 +51,5 @@ def _task(id: str) -> type[Task]:
     return versioned[id] if id in versioned else TASKS.get(id)
 
 
-for _each in (AppleToBin, CanInDrawer, StoreCereal, HangMug, SpatulaOnTable):
+for _each in (AppleToBin, CanInDrawer, StoreCereal, HangMug, SpatulaOnTable, StackBlocks):
     register(_each)

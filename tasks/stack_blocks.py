@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from geo4d_bench.geometry.se3 import pose
+from geo4d_bench.geometry.se3 import Array, pose
 from geo4d_bench.tasks.base import ArmSetup, Expert, Spawn, TaskSpec
 from geo4d_bench.tasks.disturbance import Push
 from geo4d_bench.tasks.reactive import ReactiveExpert
@@ -185,7 +185,45 @@ class StackBlocks(RobosuiteTask):
         return ReactiveExpert(self.scene, View.of, {ARM: PHASES}, SPEC.control_hz)
 
     def choose_pushes(self, rng: np.random.Generator) -> tuple[Push, ...]:
-        return ()
+        view = View.of(self.scene(), ARM)
+        job, held, p_ee = view.job, view.held, view.hand.T_world_ee[:3, 3]
+        if held is not None and job is not None and view.hand.is_closed:
+            low = view.blocks[held].bottom < TABLE_TOP_M + 0.06
+            if low and view.beside_goal > 0.08 and rng.random() < 0.7:
+                return self.force_open(ARM, "block_slipped")
+        elif job is not None and not any(view.fingers.values()):
+            chosen = [name for name in (job.block, BLUE) if outside(p_ee, view.blocks[name]) > 0.06]
+            chosen = [name for name in chosen if abs(view.blocks[name].p[2] - TABLE_TOP_M - HALF_M) < 0.003]
+            chosen = [name for name in chosen if not any(b.is_above(view.blocks[name]) for b in view.blocks.values())]
+            slides = [(name, way) for name in chosen for way in _free_ways(view, name)]
+            if slides and rng.random() < 0.6:
+                name, way = slides[int(rng.integers(len(slides)))]
+                # Pushed low, so that it slides and does not tumble.
+                return (self.push_object(name, "block_nudged", way, 2.0, -0.8 * HALF_M),)
+            if view.blocks[RED].rests_on(view.blocks[BLUE]) and outside(p_ee, view.blocks[RED]) > 0.08:
+                ways = _free_ways(view, BLUE, 0.10)
+                if ways and rng.random() < 0.5:
+                    way = ways[int(rng.integers(len(ways)))]
+                    return (self.push_object(RED, "tower_knocked", way, 2.0, 0.0),)
+        elif job is None or any(view.blocks[n].rests_on(view.blocks[b]) and view.fingers[n] for n, b in TOWER):
+            return ()  # letting go: a push would throw the tower over
+        # Sideways and up, as whoever passes bumps into an arm; never into the table.
+        way = np.array([rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(0.2, 1)])
+        return (self.push_hand(ARM, way, rng.uniform(0.05, 0.10)),)
+
+
+def _free_ways(view: View, name: str, distance_m: float = 0.05) -> list[Array]:
+    """Offsets (2,) by which a block can be pushed and then still be grasped, of eight directions."""
+    block, around = view.blocks[name], others(view.blocks, name)
+    found = []
+    for angle in np.arange(8) * np.pi / 4:
+        way = distance_m * np.array([np.cos(angle), np.sin(angle)])
+        T = block.T.copy()
+        T[:2, 3] += way
+        room = all(np.hypot(*(T[:2, 3] - other.p[:2])) > 0.09 for other in around)
+        if room and SPAWN_X_M[0] < T[0, 3] < SPAWN_X_M[1] and SPAWN_Y_M[0] < T[1, 3] < SPAWN_Y_M[1]:
+            found.append(way)
+    return found
 
 
 def _chamfered_cube() -> str:
