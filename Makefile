@@ -1,12 +1,13 @@
 # setup  a .venv with exact versions          demo   the whole benchmark, small and real, with its report
 # test   the test suite                       lint   format, lint, types and import layers
 # bench  speed, as ratios against references  clean  everything that the targets above made
+# test-exports  what 'geo4d-bench export' writes, opened and trained on by robomimic and LeRobot themselves
 PYTHON ?= python3
 BIN := .venv/bin
 TASK := store_cereal
 export MUJOCO_GL ?= egl
 
-.PHONY: setup system demo test lint format bench clean
+.PHONY: setup system demo test test-exports lint format bench clean
 
 setup: .venv/installed
 
@@ -56,6 +57,30 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# Each library has an environment of its own, because its pins exclude ours. Of torch the version is named of which pip
+# finds a CPU build here (from PyPI it brings CUDA). robomimic, lerobot and torchvision go without their dependencies:
+# they would pull another torch, and robomimic a C extension that only its simulators need; those that reading and
+# training need are in tests/exports/*.txt. LeRobot then decodes with PyAV: torchcodec needs FFmpeg's own libraries.
+EXPORTS := build/exports
+ALONE_robomimic := robomimic==0.3.0 torchvision==0.25.0
+ALONE_lerobot := lerobot==0.4.4 torchvision==0.25.0
+
+test-exports: setup $(EXPORTS)/robomimic/installed $(EXPORTS)/lerobot/installed
+	$(BIN)/geo4d-bench datagen --task $(TASK) --episodes 4 --out $(EXPORTS)/data
+	rm -rf $(EXPORTS)/robomimic.hdf5 $(EXPORTS)/lerobot_v3
+	$(BIN)/geo4d-bench export $(EXPORTS)/data --to robomimic --cameras cam00 cam08 --out $(EXPORTS)/robomimic.hdf5
+	$(BIN)/geo4d-bench export $(EXPORTS)/data --to lerobot --cameras cam00 cam08 --out $(EXPORTS)/lerobot_v3
+	$(EXPORTS)/robomimic/bin/python -W ignore tests/exports/check_robomimic.py $(EXPORTS)/robomimic.hdf5
+	HF_HOME=$(EXPORTS)/cache $(EXPORTS)/lerobot/bin/python -W ignore tests/exports/check_lerobot.py \
+	  $(EXPORTS)/lerobot_v3 $(EXPORTS)/robomimic.hdf5
+
+$(EXPORTS)/%/installed: tests/exports/%.txt
+	$(PYTHON) -m venv $(EXPORTS)/$*
+	$(EXPORTS)/$*/bin/python -m pip install -q torch==2.13.0
+	$(EXPORTS)/$*/bin/python -m pip install -q --no-deps $(ALONE_$*)
+	$(EXPORTS)/$*/bin/python -m pip install -q -r $<
+	@touch $@
 
 lint: setup
 	$(BIN)/ruff format --check .

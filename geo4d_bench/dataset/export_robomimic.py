@@ -1,0 +1,125 @@
+"""The HDF5 file of robomimic 0.3.0: https://robomimic.github.io/docs/v0.3/datasets/overview.html"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from geo4d_bench.dataset.export_rows import PER_ARM, Rows, dataset_rows
+from geo4d_bench.dataset.reader import Dataset, EpisodeFile
+from geo4d_bench.errors import DatasetError
+from geo4d_bench.geometry.se3 import Array
+
+GYM_TYPE = 2
+"""robomimic's ``EnvType.GYM_TYPE``."""
+VALID_EVERY = 10
+"""Every tenth demonstration is kept for validation."""
+
+
+def write_robomimic(dataset: Dataset, cameras: tuple[str, ...], out: Path) -> int:
+    """Write ``data/demo_0`` ... and the filter keys ``train`` and ``valid``; returns the number of rows.
+
+    Actions are (K, 7 x arms) float32 in [-1, 1], as robomimic expects them: the change of position and the rotation
+    that lead to the command's target, divided by the attributes ``position_scale_m`` and ``rotation_scale_rad`` of
+    ``data`` (the largest in the dataset), and the gripper. ``actions_abs`` are the commands as stored.
+
+    Raises:
+        DatasetError: the dataset is damaged, or ``out`` cannot be written.
+    """
+    import h5py
+    from tqdm import tqdm
+
+    rows = dataset_rows(dataset)
+    scales = tuple(max(float(np.abs(r.relative[..., part]).max()) for r in rows) for part in (slice(3), slice(3, 6)))
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(part, "w") as file:
+            data = file.create_group("data")
+            data.attrs["total"] = sum(len(r) for r in rows)
+            data.attrs["env_args"] = json.dumps(_env_args(dataset, cameras))
+            data.attrs["position_scale_m"], data.attrs["rotation_scale_rad"] = scales
+            for index, (episode, r) in enumerate(zip(tqdm(dataset.episodes, desc="export"), rows, strict=True)):
+                _demonstration(data.create_group(f"demo_{index}"), episode, r, cameras, scales)
+                episode.close()
+            for name, members in _masks(len(rows)).items():
+                file[f"mask/{name}"] = np.array([f"demo_{i}" for i in members], dtype="S")
+        part.replace(out)
+    except OSError as error:
+        raise DatasetError(f"{out}: cannot be written ({error}); choose another --out") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return sum(len(r) for r in rows)
+
+
+def scaled_actions(rows: Rows, position_m: float, rotation_rad: float) -> npt.NDArray[np.float32]:
+    """(K, 7 x arms) float32 in [-1, 1]: relative position and rotation over their scales, and the gripper."""
+    out = rows.actions.copy()
+    for index in range(rows.relative.shape[1]):
+        at = PER_ARM * index
+        out[:, at : at + 3] = rows.relative[:, index, :3] / max(position_m, 1e-9)
+        out[:, at + 3 : at + 6] = rows.relative[:, index, 3:] / max(rotation_rad, 1e-9)
+    return np.clip(out, -1.0, 1.0)  # the largest is 1 up to rounding
+
+
+def _demonstration(
+    demo: Any, episode: EpisodeFile, rows: Rows, cameras: tuple[str, ...], scales: tuple[float, ...]
+) -> None:
+    last = np.arange(len(rows)) == len(rows) - 1
+    demo.attrs["num_samples"] = len(rows)
+    demo.attrs["seed"], demo.attrs["scene"] = episode.attrs["seed"], episode.attrs["scene"]
+    demo.attrs["cameras"] = json.dumps(
+        {name: {"K": episode.K(name).tolist(), "T_world_cam": episode.T_world_cam(name).tolist()} for name in cameras}
+    )
+    demo["actions"] = scaled_actions(rows, *scales)
+    demo["actions_abs"] = rows.actions
+    demo["states"] = rows.states
+    demo["rewards"] = last.astype(np.float64)  # every demonstration ends in success
+    demo["dones"] = last.astype(np.int64)
+    following = np.minimum(np.arange(len(rows)) + 1, len(rows) - 1)  # after the last row there is no picture
+    for name, values in _low_dimensional(rows).items():
+        demo[f"obs/{name}"], demo[f"next_obs/{name}"] = values, values[following]
+    for camera in cameras:
+        images = episode.frames(camera, np.arange(len(rows))).rgb
+        for group, shown in (("obs", images), ("next_obs", images[following])):
+            # gzip, because robomimic has no other codec; a chunk is a frame, because it reads single frames.
+            demo[group].create_dataset(
+                f"{camera}_image", data=shown, chunks=(1, *shown.shape[1:]), compression="gzip", compression_opts=4
+            )
+
+
+def _low_dimensional(rows: Rows) -> dict[str, Array]:
+    """Under the names that robomimic's own configurations have."""
+    found = {}
+    for index, arm in enumerate(rows.ee_position):
+        found[f"robot{index}_eef_pos"] = rows.ee_position[arm]
+        found[f"robot{index}_eef_quat"] = rows.ee_quaternion[arm]
+        found[f"robot{index}_gripper_opening"] = rows.opening_m[arm][:, None]
+    if rows.objects.shape[1]:
+        found["object"] = rows.objects
+    return found
+
+
+def _env_args(dataset: Dataset, cameras: tuple[str, ...]) -> dict[str, Any]:
+    """What the file says of its environment. robomimic can train on the file; rollouts are this benchmark's."""
+    s = dataset.manifest.settings
+    return {
+        "env_name": f"{s.task}-{s.version}",
+        "type": GYM_TYPE,
+        "env_kwargs": {
+            "task": s.task, "language": s.language, "arms": list(s.arms), "objects": sorted(s.objects),
+            "control_hz": s.control_hz, "video_hz": s.video_hz, "rig": s.rig.name, "cameras": list(cameras),
+            "height": s.height, "width": s.width, "split": s.split, "fingerprint": s.fingerprint,
+        },
+    }  # fmt: skip
+
+
+def _masks(count: int) -> dict[str, list[int]]:
+    """Filter keys: disjoint, and both non-empty where there are two demonstrations."""
+    valid = list(range(VALID_EVERY - 1, count, VALID_EVERY)) or list(range(count))[1:][-1:]
+    return {"train": [i for i in range(count) if i not in valid], "valid": valid}
