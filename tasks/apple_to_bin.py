@@ -46,7 +46,7 @@ SPEC = TaskSpec(
     max_seconds=60.0,
     phases=("reached", "lifted", "over_shelf", "on_shelf", "handed_over", "over_bin", "in_bin", "task"),
     closed_below_m=0.065,  # open is 0.08, the apple is 0.05 thick
-    workspace=(0.0, 0.0, TABLE_TOP_M + 0.13),
+    workspace=(0.0, 0.0, TABLE_TOP_M + 0.15),
     objects=("bowl", "apple", "bin"),
     spawn=(
         # A tenth of a millimetre above what they stand on: they settle without a first deep contact.
@@ -126,23 +126,24 @@ class AppleToBin(RobosuiteTask):
         arm = LEFT if not scene.done["on_shelf"] else RIGHT
         view, bowl = views[arm], scene.T_world_obj["bowl"]
         near = float(np.linalg.norm(view.p - view.apple)) < 0.10
-        soft_fall = in_dish(view.apple, 0.06) or float(np.linalg.norm(view.apple[:2] - bowl[:2, 3])) < 0.03
-        if view.held and view.hand.is_closed and soft_fall and rng.random() < 0.6:
-            return self.force_open(arm, "apple_slipped")
+        over = in_dish(view.apple, 0.06) or view.apple_over(bowl[:2, 3], 0.03)
+        floor = TABLE_TOP_M if arm == LEFT and not in_dish(view.apple, 0.06) else DISH_FLOOR_M
+        if view.held and view.hand.is_closed and over and view.bottom > floor + 0.025 and rng.random() < 0.7:
+            return self.force_open(arm, "apple_slipped")  # it falls back into the bowl or onto the stand
         if arm == LEFT and not near and not view.held and view.in_bowl and rng.random() < 0.5:
-            return (self._nudge("bowl", "bowl_nudged", bowl, rng),)
+            spawn = SPEC.spawn[0]
+            way = np.array([rng.uniform(*spawn.x_m), rng.uniform(*spawn.y_m)]) - bowl[:2, 3]
+            return (self.nudge_bowl(way * min(1.0, 0.05 / max(float(np.linalg.norm(way)), 1e-9))),)
         if view.held or not near:
             # Away from the other arm, so that nothing gets jammed between them.
             way = np.array([rng.uniform(-1, 1), SIDE[arm] * rng.uniform(0.2, 1.0), rng.uniform(0.2, 1.0)])
             return (self.push_hand(arm, way, rng.uniform(0.04, 0.08)),)
         return ()
 
-    def _nudge(self, obj: str, name: str, T: Array, rng: np.random.Generator) -> Push:
-        """An object is slid towards another place of its range."""
-        spawn = next(spawn for spawn in SPEC.spawn if spawn.object == obj)
-        way = np.array([rng.uniform(*spawn.x_m), rng.uniform(*spawn.y_m)]) - T[:2, 3]
-        way *= min(1.0, 0.05 / max(float(np.linalg.norm(way)), 1e-9))
-        return self.push_object(obj, name, way, 8.0, 0.0)
+    def nudge_bowl(self, offset_m: Array) -> Push:
+        """The bowl is slid by ``offset_m`` (2,) with the apple in it; it weighs more than ``push_object`` can move."""
+        vx, vy = (float(v) for v in offset_m / 0.5)
+        return Push("bowl_nudged", self._body_of["bowl"], (vx, vy, 0.0), 200.0, 12.0, 0.0, 10)
 
 
 # ---------------------------------------------------------------- the expert
