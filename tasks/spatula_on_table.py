@@ -15,6 +15,7 @@ import numpy.typing as npt
 from geo4d_bench.geometry.se3 import Array, inverse, pose, pose_error
 from geo4d_bench.tasks.base import ArmSetup, Expert, Spawn, TaskSpec
 from geo4d_bench.tasks.disturbance import Push
+from geo4d_bench.tasks.motion import hand_rotation
 from geo4d_bench.tasks.reactive import CLOSED_M, OPEN_M, ArmState, Phase, ReactiveExpert, Scene, Waypoint, still
 from geo4d_bench.tasks.robosuite_task import RobosuiteTask
 from geo4d_bench.tasks.spatula_on_table_scene import (
@@ -43,10 +44,10 @@ SPEC = TaskSpec(
     max_seconds=40.0,
     phases=("reached", "grasped", "pulled", "over_mat", "laid", "task"),
     closed_below_m=0.05,  # open is 0.08, the handle is 0.016 thick
-    workspace=(0.02, 0.02, 1.05),
+    workspace=(-0.01, 0.02, 1.08),
     objects=("crock", "spatula"),
     spawn=(
-        Spawn("crock", (0.05, 0.13), (-0.19, -0.09), TABLE_TOP_M + 1e-4, (-3.1, 3.1)),
+        Spawn("crock", (0.03, 0.11), (-0.19, -0.09), TABLE_TOP_M + 1e-4, (-3.1, 3.1)),
         Spawn(
             "spatula",
             (-0.002, 0.002),
@@ -80,7 +81,7 @@ class SpatulaOnTable(RobosuiteTask):
     """One Panda, a crock that can slide and fall over, and a spatula that leans in it."""
 
     spec = SPEC
-    arms: ClassVar = {ARM: ArmSetup((-0.62, 0.0, 0.0), (0.1, -0.25, 0.0, -2.55, 0.0, 3.0, 0.86))}
+    arms: ClassVar = {ARM: ArmSetup((-0.66, 0.0, 0.0), (0.1, -0.25, 0.0, -2.55, 0.0, 3.0, 0.86))}
     settle_s = 0.8
 
     def world(self) -> str:
@@ -148,13 +149,13 @@ class SpatulaOnTable(RobosuiteTask):
 
 GRIP_M = 0.198
 """Where the handle is taken, from its foot: above the rim, below the blade."""
-PITCH_RAD = float(np.radians(45.0))
+PITCH_RAD = float(np.radians(55.0))
 """How far the approach should point below the horizontal where the lean of the handle leaves a choice."""
-STEEPER_RAD = 0.5
+STEEPER_RAD = 0.6
 """How far the hand may be tilted in the plane of the handle, away from square to it."""
 TURNED_RAD = 0.9
 """How far round the handle the hand goes to face the blade."""
-FLATTEST_RAD = float(np.radians(38.0))
+FLATTEST_RAD = float(np.radians(45.0))
 """No start needs an approach flatter than this: the Panda's joint 6 would meet its limit."""
 FORWARD = np.array([np.cos(PITCH_RAD), 0.0, -np.sin(PITCH_RAD)])
 PREGRASP_M = 0.09
@@ -348,17 +349,22 @@ def _move(v: View, R: Array, p: Array, speed: float) -> Waypoint:
 
 
 def _pull(v: View) -> Waypoint:
-    """Up out of the crock, half along the lean: then neither foot nor handle presses on its wall."""
-    way = v.axis * (0.5, 0.5, 1.0) if v.in_crock else np.array([0.0, 0.0, 1.0])
+    """Up out of the crock, a little along the lean: then neither foot nor handle presses on its wall."""
+    way = v.axis * (0.25, 0.25, 1.0) if v.in_crock else np.array([0.0, 0.0, 1.0])
     return _move(v, v.T[:3, :3], v.T[:3, 3] + 0.05 * way, 0.12)
 
 
 def _carry(v: View) -> Waypoint:
-    """Over the mat; not down as long as some of it is above the crock."""
+    """Over the mat; not down as long as some of it is above the crock, and not level before it is nearly there: the
+    hand, further than straight down by then, would not reach."""
     goal = v.target + np.array([0.0, 0.0, HOVER_M])
     if v.near_crock.any():
         goal[2] = max(goal[2], v.T[2, 3])
-    return _move(v, v.level, goal, 0.18)
+    waypoint = _move(v, v.level, goal, 0.18)
+    if np.linalg.norm(v.hand.T_world_ee[:2, 3] - waypoint.T_world_ee[:2, 3]) > 0.10:
+        waypoint.T_world_ee[:3, :3] = hand_rotation(np.pi / 2)
+        waypoint.T_world_ee[2, 3] += 0.05
+    return waypoint
 
 
 def _lower(v: View) -> Waypoint:

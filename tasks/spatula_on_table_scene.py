@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 # The table with its mat, metres.
-TABLE_TOP_M = 0.92
-MAT_CENTRE = np.array([-0.06, 0.16])
+TABLE_TOP_M = 0.95
+MAT_CENTRE = np.array([-0.10, 0.16])
 MAT_HALF = np.array([0.20, 0.12])
 MAT_TOP_M = TABLE_TOP_M + 0.002
 
@@ -44,7 +44,7 @@ def scene_mjcf() -> str:
     legs = "".join(
         f'<geom type="box" size="0.02 0.02 {(TABLE_TOP_M - 0.04) / 2}" pos="{x} {y} {(TABLE_TOP_M - 0.04) / 2}" '
         'material="tabletop" group="1"/>'
-        for x in (-0.28, 0.38)
+        for x in (-0.33, 0.37)
         for y in (-0.42, 0.42)
     )
     x, y = MAT_CENTRE
@@ -63,7 +63,7 @@ def scene_mjcf() -> str:
       </asset>
       <worldbody>
         <body name="table">
-          <geom type="box" size="0.35 0.46 0.02" pos="0.05 0 {TABLE_TOP_M - 0.02}" material="tabletop" group="1"
+          <geom type="box" size="0.38 0.46 0.02" pos="0.02 0 {TABLE_TOP_M - 0.02}" material="tabletop" group="1"
                 friction="0.6 0.005 0.0001"/>
           {legs}
           <geom name="mat" type="box" size="{hx} {hy} 0.001" pos="{x} {y} {TABLE_TOP_M + 0.001}" group="1"
