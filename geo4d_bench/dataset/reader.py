@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geo4d_bench.dataset.hands import load_hand
+from geo4d_bench.dataset.layout import DIGEST, check_layout, simulated_sha256
 from geo4d_bench.dataset.manifest import Manifest, read_manifest
 from geo4d_bench.dataset.schema import DEPTH_SCALE_M, EPISODES, HANDS, SCENES, SCHEMA_VERSION
 from geo4d_bench.dataset.types import Trajectory
@@ -23,6 +26,8 @@ from geo4d_bench.geometry.camera import Camera
 from geo4d_bench.geometry.hand import HandModel
 from geo4d_bench.geometry.rig import AnyRig
 from geo4d_bench.geometry.se3 import Array
+
+REMAKE = "; 'geo4d-bench verify --repair' or the same datagen command makes it again"
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,22 @@ class ViewFrames:
 class EpisodeFile:
     """One episode's file, opened when first needed and again in every process that uses it.
 
+    Everything but the images is checked when the file is opened: nothing outside the file is read, no size is
+    believed that has no bytes behind it, and what was simulated must have the digest that it was written with. An
+    image with a flipped bit is found when it is read, by its checksum (files made before these checksums: by
+    ``verify`` only).
+
+    Args:
+        path: the file.
+        digest: False leaves the digest unchecked, for whoever says more exactly what was changed.
+
     Raises:
-        DatasetError: the file is missing, cut off, not an episode, or of another schema version.
+        DatasetError: the file is missing, cut off, changed, not an episode, or of another schema version; from
+            every property and method too.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | str, *, digest: bool = True) -> None:
+        self.path, self._digest = Path(path), digest
         self._file: Any = None
         self._process = -1
         self._views: dict[str, _View] = {}
@@ -58,55 +73,42 @@ class EpisodeFile:
         """The open h5py file of this process."""
         if self._file is None or self._process != os.getpid():  # an HDF5 handle must not cross a fork
             self._views = {}
-            self._file, self._process = _open(self.path), os.getpid()
+            self._file, self._process = _open(self.path, self._digest), os.getpid()
         return self._file
 
     @cached_property
     def attrs(self) -> dict[str, Any]:
         """The file's attributes as Python values; ``arms``, ``disturbances``, ``notes`` decoded."""
-        found = {k: v.item() if isinstance(v, np.generic) else v for k, v in self.file.attrs.items()}
-        for name in ("arms", "disturbances", "notes"):
-            found[name] = json.loads(found[name])
-        return found
+        return read_attributes(self.path, self.file)
 
     @cached_property
     def cameras(self) -> tuple[Camera, ...]:
         """The cameras that the episode was rendered from."""
         views = self.file["views"]
-        return tuple(
-            Camera(
-                name=name,
-                T_world_cam=views[name]["T_world_cam"][()],
-                fovy_rad=float(views[name].attrs["fovy_rad"]),
-                split=views[name].attrs["split"],
-            )
-            for name in sorted(views)
-        )
+        with _named(self.path, "the cameras"):
+            return tuple(_camera(name, views[name]) for name in sorted(views))
 
     @cached_property
     def steps(self) -> npt.NDArray[np.int32]:
         """(K,) control step of every frame."""
-        return np.asarray(self.file["frames/step"][()], dtype=np.int32)
+        with _named(self.path, "frames/step"):
+            steps = np.asarray(self.file["frames/step"][()], dtype=np.int32)
+            count = len(self.file["time"])
+        if len(steps) == 0 or np.any(np.diff(steps) <= 0) or steps[0] < 0 or steps[-1] >= count:
+            raise DatasetError(f"{self.path}: frames/step does not rise from 0 to {count - 1}{REMAKE}")
+        return steps
 
     @cached_property
     def seg_names(self) -> tuple[str, ...]:
         """What the labels of segmentation images mean."""
-        first = next(iter(self.file["views"].values()))
-        return tuple(json.loads(first["seg"].attrs["names"]))
+        views = self.file["views"]
+        with _named(self.path, "the names of the labels"):
+            return tuple(str(name) for name in json.loads(views[min(views)]["seg"].attrs["names"]))
 
     @cached_property
     def trajectory(self) -> Trajectory:
         """Everything that was simulated."""
-        file, a = self.file, self.attrs
-        return Trajectory(
-            task=a["task"], version=a["version"], seed=int(a["seed"]), split=a["split"], language=a["language"],
-            success=bool(a["success"]), phase=a["phase"], control_hz=float(a["control_hz"]),
-            states=file["states"][()], actions=file["actions"][()], time=file["time"][()],
-            T_world_ee={arm: file[f"ee/{arm}/T_world_ee"][()] for arm in a["arms"]},
-            opening_m={arm: file[f"ee/{arm}/opening"][()] for arm in a["arms"]},
-            T_world_obj={name: file[f"objects/{name}/T_world_obj"][()] for name in sorted(file.get("objects", {}))},
-            scene=a["scene"], disturbances=tuple((int(s), str(n)) for s, n in a["disturbances"]),
-        )  # fmt: skip
+        return read_trajectory(self.path, self.file, self.attrs)
 
     def K(self, camera: str) -> Array:
         """(3, 3) intrinsics of a camera at the stored resolution."""
@@ -118,15 +120,10 @@ class EpisodeFile:
 
     def frames(self, camera: str, indices: Sequence[int] | npt.NDArray[np.int64]) -> ViewFrames:
         """Frames ``indices`` (N,) of one camera; an index may repeat. Reads only those frames."""
-        view = self._view(camera)
+        view = self._view(camera)  # outside the block below: its sentence is its own
         order, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
-        try:
+        with _named(self.path, f"frames of {camera}"):
             rgb, depth, seg = (_read(images, order)[inverse] for images in (view.rgb, view.depth, view.seg))
-        except (OSError, ValueError, IndexError) as error:
-            raise DatasetError(
-                f"{self.path}: frames of {camera} cannot be read ({error}); "
-                f"run 'geo4d-bench verify {self.path.parent.parent}'"
-            ) from error
         return ViewFrames(rgb, decode_depth(depth, DEPTH_SCALE_M), seg)
 
     def close(self) -> None:
@@ -136,10 +133,11 @@ class EpisodeFile:
         self._file, self._views = None, {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
+        return {"path": self.path, "digest": self._digest}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.path, self._file, self._process, self._views = state["path"], None, -1, {}
+        self.path, self._digest = state["path"], state["digest"]
+        self._file, self._process, self._views = None, -1, {}
 
     def _view(self, camera: str) -> _View:
         file = self.file  # opens again after a fork, and forgets the parent's handles
@@ -147,8 +145,11 @@ class EpisodeFile:
             views = file["views"]
             if camera not in views:
                 raise DatasetError(f"{self.path}: there is no camera '{camera}'; it has {', '.join(sorted(views))}")
-            view = views[camera]
-            self._views[camera] = _View(view["rgb"], view["depth"], view["seg"], view["K"][()], view["T_world_cam"][()])
+            with _named(self.path, f"views/{camera}"):
+                view = views[camera]
+                self._views[camera] = _View(
+                    view["rgb"], view["depth"], view["seg"], view["K"][()], view["T_world_cam"][()]
+                )
         return self._views[camera]
 
 
@@ -220,25 +221,86 @@ class Dataset:
         return self._hands[arm]
 
 
+def read_attributes(path: Path, file: Any) -> dict[str, Any]:
+    """The attributes of an episode's file as Python values, the JSON ones decoded; DatasetError."""
+    with _named(path, "the attributes"):
+        found = {k: v.item() if isinstance(v, np.generic) else v for k, v in file.attrs.items()}
+        for name in ("arms", "disturbances", "notes"):
+            found[name] = json.loads(found[name])
+        if not re.fullmatch(r"[0-9a-f]{64}", found["scene"]):  # it becomes part of a path
+            raise DatasetError(f"{path}: attribute scene is no sha256{REMAKE}")
+        return found
+
+
+def read_trajectory(path: Path, file: Any, attributes: dict[str, Any]) -> Trajectory:
+    """What was simulated, from an open file that :mod:`dataset.layout` has checked; DatasetError."""
+    a = attributes
+    with _named(path, "what was simulated"):
+        return Trajectory(
+            task=a["task"], version=a["version"], seed=int(a["seed"]), split=a["split"], language=a["language"],
+            success=bool(a["success"]), phase=a["phase"], control_hz=float(a["control_hz"]),
+            states=file["states"][()], actions=file["actions"][()], time=file["time"][()],
+            T_world_ee={arm: file[f"ee/{arm}/T_world_ee"][()] for arm in a["arms"]},
+            opening_m={arm: file[f"ee/{arm}/opening"][()] for arm in a["arms"]},
+            T_world_obj={name: file[f"objects/{name}/T_world_obj"][()] for name in sorted(file.get("objects", {}))},
+            scene=a["scene"], disturbances=tuple((int(s), str(n)) for s, n in a["disturbances"]),
+        )  # fmt: skip
+
+
+def _camera(name: str, view: Any) -> Camera:
+    split = view.attrs["split"]
+    if split not in ("seen", "novel"):
+        raise ValueError(f"the split of {name} is {split!r}")
+    return Camera(name, view["T_world_cam"][()], float(view.attrs["fovy_rad"]), split)
+
+
 def _require_file(path: Path) -> None:
     if not path.is_file():
         raise DatasetError(f"{path}: there is no such episode; run 'geo4d-bench verify {path.parent.parent}'")
 
 
-def _open(path: Path) -> Any:
+def open_hdf5(path: Path) -> Any:
+    """An episode's file of this schema version, its layout still to be checked; DatasetError."""
     import h5py
     import hdf5plugin  # noqa: F401 - registers the codecs
 
     _require_file(path)
     try:
         file = h5py.File(path, "r", rdcc_nbytes=0)  # a chunk is a frame and is read once
-    except OSError as error:
-        raise DatasetError(
-            f"{path}: not a whole HDF5 file ({error}); delete it and run the same datagen command again"
-        ) from error
-    version = file.attrs.get("schema_version")
-    if version != SCHEMA_VERSION:
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DatasetError(f"{path}: not a whole HDF5 file ({error}){REMAKE}") from error
+    try:
+        with _named(path, "the attributes"):
+            version = file.attrs.get("schema_version")
+        if version != SCHEMA_VERSION:
+            found = "no schema version" if version is None else f"schema version {version}"
+            raise DatasetError(f"{path}: {found}, expected {SCHEMA_VERSION}; make the dataset again with this release")
+    except DatasetError:
         file.close()
-        found = "no schema version" if version is None else f"schema version {version}"
-        raise DatasetError(f"{path}: {found}, expected {SCHEMA_VERSION}; make the dataset again with this release")
+        raise
     return file
+
+
+def _open(path: Path, digest: bool) -> Any:
+    file = open_hdf5(path)
+    try:
+        with _named(path, "its structure"):
+            try:
+                check_layout(file)
+            except DatasetError as error:
+                raise DatasetError(f"{path}: {error}{REMAKE}") from error
+            if digest and DIGEST in file.attrs and file.attrs[DIGEST] != simulated_sha256(file):
+                raise DatasetError(f"{path}: its attributes or arrays were changed after it was written{REMAKE}")
+    except DatasetError:
+        file.close()
+        raise
+    return file
+
+
+@contextmanager
+def _named(path: Path, what: str) -> Iterator[None]:
+    """Whatever h5py raises on damaged bytes becomes a sentence with the file's name."""
+    try:
+        yield
+    except (OSError, KeyError, ValueError, TypeError, IndexError, RuntimeError, OverflowError) as error:
+        raise DatasetError(f"{path}: {what} cannot be read ({error}){REMAKE}") from error

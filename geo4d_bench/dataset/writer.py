@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from geo4d_bench.dataset.layout import DIGEST, simulated_sha256
 from geo4d_bench.dataset.schema import DEPTH_SCALE_M, IMAGES, SCHEMA_VERSION, codec
 from geo4d_bench.dataset.types import Trajectory
 from geo4d_bench.errors import DatasetError
@@ -118,15 +119,20 @@ class EpisodeWriter:
         }  # fmt: skip
         for name, value in attributes.items():
             file.attrs[name] = value
-        file["states"] = np.asarray(t.states, dtype=np.float64)
-        file["actions"] = np.asarray(t.actions, dtype=np.float32)
-        file["time"] = np.asarray(t.time, dtype=np.float64)
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "states": np.asarray(t.states, dtype=np.float64),
+            "actions": np.asarray(t.actions, dtype=np.float32),
+            "time": np.asarray(t.time, dtype=np.float64),
+            "frames/step": steps,
+        }
         for arm in t.T_world_ee:
-            file[f"ee/{arm}/T_world_ee"] = np.asarray(t.T_world_ee[arm], dtype=np.float64)
-            file[f"ee/{arm}/opening"] = np.asarray(t.opening_m[arm], dtype=np.float64)
+            arrays[f"ee/{arm}/T_world_ee"] = np.asarray(t.T_world_ee[arm], dtype=np.float64)
+            arrays[f"ee/{arm}/opening"] = np.asarray(t.opening_m[arm], dtype=np.float64)
         for name, poses in t.T_world_obj.items():
-            file[f"objects/{name}/T_world_obj"] = np.asarray(poses, dtype=np.float64)
-        file["frames/step"] = steps
+            arrays[f"objects/{name}/T_world_obj"] = np.asarray(poses, dtype=np.float64)
+        for name, values in arrays.items():
+            _write_whole(file, name, values)
+        file.attrs[DIGEST] = simulated_sha256(file)
 
     def _create_views(self, seg_names: Sequence[str]) -> None:
         height, width = self._size
@@ -134,18 +140,19 @@ class EpisodeWriter:
         kinds = {"rgb": ((3,), np.uint8), "depth": ((), np.uint16), "seg": ((), np.uint8)}
         for camera in self._cameras:
             view = self._file.create_group(f"views/{camera.name}")
-            view["K"] = camera.K(height, width)
-            view["T_world_cam"] = np.asarray(camera.T_world_cam, dtype=np.float64)
+            _write_whole(view, "K", camera.K(height, width))
+            _write_whole(view, "T_world_cam", np.asarray(camera.T_world_cam, dtype=np.float64))
             view.attrs["split"], view.attrs["fovy_rad"] = camera.split, camera.fovy_rad
             images = {}
             for name in IMAGES:
                 channels, dtype = kinds[name]
                 shape = (height, width, *channels)
                 images[name] = view.create_dataset(
-                    name, shape=(self._frames, *shape), chunks=(1, *shape), dtype=dtype, **options
+                    name, shape=(self._frames, *shape), chunks=(1, *shape), dtype=dtype, fletcher32=True, **options
                 )
             images["depth"].attrs["scale"] = DEPTH_SCALE_M
-            images["seg"].attrs["names"] = json.dumps(list(seg_names))
+            # Bytes, not text: HDF5 keeps text of variable length outside the headers, where nothing guards it.
+            images["seg"].attrs["names"] = np.bytes_(json.dumps(list(seg_names)))
             self._images.append(images)
 
     def _abandon(self) -> None:
@@ -153,6 +160,12 @@ class EpisodeWriter:
         if self._file is not None:
             self._file.close()
         self._part.unlink(missing_ok=True)
+
+
+def _write_whole(group: Any, name: str, values: npt.NDArray[Any]) -> None:
+    """An array in one chunk with a checksum, so that a flipped bit is an error and no other number."""
+    chunked = {"chunks": values.shape, "fletcher32": True} if values.size else {}
+    group.create_dataset(name, data=values, **chunked)
 
 
 def encode_depth(depth: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:

@@ -96,7 +96,7 @@ def test_structure_is_checked(copy: Path) -> None:
 def test_each_fault_is_one_line(copy: Path, change: Any, sentence: str) -> None:
     (line,) = edit(copy, change)
     assert sentence in line
-    assert "delete it and run the same datagen command again" in line
+    assert "or the same datagen command makes it again" in line
 
 
 def test_a_folder_that_is_no_dataset_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

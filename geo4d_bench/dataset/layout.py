@@ -1,0 +1,158 @@
+"""Whether an episode file may be read: nothing outside itself, nothing larger than itself, nothing but its schema.
+
+An HDF5 file can name other files (external links, external storage, virtual datasets), filters to be loaded from
+anywhere, and arrays of any size that cost no byte. All of this is refused before any array is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+import numpy as np
+
+from geo4d_bench.errors import DatasetError
+
+DIGEST = "simulated_sha256"
+"""Attribute: what :func:`simulated_sha256` gave when the file was written; older files lack it."""
+
+_FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32001: "blosc"}
+_COMPRESSING = {1, 32001}
+_RATIO = 1100
+"""deflate packs a plain image 1030 times smaller at best, LZ4 255 times: a smaller array is not what it says."""
+_CHUNK_BYTES = 2**28
+_OBJECTS, _DEPTH, _RANK = 10_000, 4, 4
+
+_POSES = ("S", 4, 4)
+_TRAJECTORY: dict[str, tuple[tuple[str | int, ...], str]] = {
+    "states": (("S", "N"), "f8"), "actions": (("S", "A"), "f4"), "time": (("S",), "f8"), "frames/step": (("K",), "i4"),
+}  # fmt: skip
+_VIEW: dict[str, tuple[tuple[str | int, ...], str]] = {
+    "rgb": (("K", "H", "W", 3), "u1"), "depth": (("K", "H", "W"), "u2"), "seg": (("K", "H", "W"), "u1"),
+    "K": ((3, 3), "f8"), "T_world_cam": ((4, 4), "f8"),
+}  # fmt: skip
+
+
+def check_layout(file: Any) -> None:
+    """Refuse a file that is not laid out as an episode; reads headers and attributes, no array.
+
+    Args:
+        file: an open h5py file.
+
+    Raises:
+        DatasetError: what is wrong (without the file's name): links, storage outside the file, unknown filters,
+            arrays whose size has no bytes behind it, or arrays that are missing or of another shape or dtype.
+        Exception: whatever h5py raises where the headers themselves are damaged.
+    """
+    found = {path: _array(path, oid) for path, oid in _datasets(file)}
+    views = sorted({path.split("/")[1] for path in found if path.startswith("views/")})
+    if not views:
+        raise DatasetError("views is missing")
+    expected = dict(_TRAJECTORY)
+    for arm in json.loads(file.attrs["arms"]):
+        expected |= {f"ee/{arm}/T_world_ee": (_POSES, "f8"), f"ee/{arm}/opening": (("S",), "f8")}
+    for path in found:
+        if path.startswith("objects/"):
+            expected[path] = (_POSES, "f8")
+    for view in views:
+        expected |= {f"views/{view}/{name}": kind for name, kind in _VIEW.items()}
+    sizes: dict[str, int] = {}
+    if "time" in found and len(found["time"][0]) == 1:
+        sizes["S"] = found["time"][0][0]
+    if "frames/step" in found and len(found["frames/step"][0]) == 1:
+        sizes["K"] = found["frames/step"][0][0]
+    for path, (shape, dtype) in expected.items():
+        if path not in found:
+            raise DatasetError(f"{path} is missing")
+        _require(path, *found[path], shape, np.dtype(dtype), sizes)
+
+
+def check_trajectory(file: Any) -> None:
+    """:func:`check_layout` of what was simulated alone: the views may be damaged, or not be there."""
+    for name in ("states", "actions", "time", "frames", "ee", "objects"):
+        for path, oid in _datasets(file, name):
+            _array(path, oid)
+
+
+def simulated_sha256(file: Any) -> str:
+    """sha256 (hexadecimal) of all that was simulated: the file's attributes and every array outside ``views``."""
+    digest = hashlib.sha256()
+    attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in file.attrs.items() if k != DIGEST}
+    digest.update(json.dumps(attributes, sort_keys=True, default=str).encode())
+    for path, oid in sorted(_datasets(file, *(name for name in file if name != "views")), key=lambda item: item[0]):
+        values = np.ascontiguousarray(h5py.Dataset(oid)[()])
+        digest.update(f"{path} {values.dtype.str} {values.shape}".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _datasets(file: Any, *names: str) -> Iterator[tuple[str, Any]]:
+    """(path, low-level id) of every array below ``names`` (default: of all); only hard links are followed."""
+    start = [(name, 1) for name in (names or file)]
+    pending, count = start[::-1], 0
+    while pending:
+        path, depth = pending.pop()
+        count += 1
+        if count > _OBJECTS or depth > _DEPTH:
+            raise DatasetError(f"{path}: more groups, or deeper ones, than an episode has")
+        kind = file.get(path, getclass=True, getlink=True)
+        if kind is None:
+            continue
+        if kind is not h5py.HardLink:
+            raise DatasetError(f"{path} is a link ({kind.__name__}), which may lead anywhere: it is not followed")
+        oid = h5py.h5o.open(file.id, path.encode())
+        if isinstance(oid, h5py.h5g.GroupID):
+            pending += [(f"{path}/{name.decode()}", depth + 1) for name in oid]
+        elif isinstance(oid, h5py.h5d.DatasetID):
+            yield path, oid
+        else:
+            raise DatasetError(f"{path} is neither a group nor an array")
+
+
+def _array(path: str, oid: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of an array that lies in this file, with bytes enough for its size."""
+    plist = oid.get_create_plist()
+    layout = plist.get_layout()  # before the shape: asking a virtual dataset for it may open its sources
+    if layout == h5py.h5d.VIRTUAL or plist.get_external_count():
+        raise DatasetError(f"{path} keeps its values in another file, which is not opened")
+    filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
+    unknown = [code for code in filters if code not in _FILTERS]
+    if unknown:
+        raise DatasetError(f"{path} needs the HDF5 filter {unknown[0]}; expected {', '.join(_FILTERS.values())} only")
+    if oid.get_type().get_class() not in (h5py.h5t.INTEGER, h5py.h5t.FLOAT):
+        raise DatasetError(f"{path} holds no plain numbers")
+    shape, dtype = tuple(int(n) for n in oid.shape), oid.dtype
+    if len(shape) > _RANK:
+        raise DatasetError(f"{path} has shape {shape}, expected {_RANK} axes at most")
+    declared = math.prod(shape) * dtype.itemsize
+    ratio = _RATIO if _COMPRESSING & set(filters) else 1
+    if layout == h5py.h5d.CHUNKED and math.prod(plist.get_chunk()) * dtype.itemsize > _CHUNK_BYTES:
+        raise DatasetError(f"{path} has chunks of shape {plist.get_chunk()}, larger than any image")
+    if declared > ratio * oid.get_storage_size():
+        raise DatasetError(f"{path} declares shape {shape}, but has only {oid.get_storage_size()} bytes in the file")
+    return shape, dtype
+
+
+def _require(
+    path: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    expected: tuple[str | int, ...],
+    expected_dtype: np.dtype[Any],
+    sizes: dict[str, int],
+) -> None:
+    """Letters in ``expected`` stand for sizes, the same one everywhere (but for N and A); ``sizes`` has those known."""
+    if len(shape) == len(expected) and expected[0] == "K" and shape[0] != sizes.get("K", shape[0]):
+        raise DatasetError(f"{path} has {shape[0]} frames, frames/step has {sizes['K']}")
+    fits = len(shape) == len(expected) and all(
+        n == (sizes.setdefault(e, n) if isinstance(e, str) else e) for n, e in zip(shape, expected, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join(str(sizes.get(e, "any") if isinstance(e, str) else e) for e in expected)
+        raise DatasetError(f"{path} has shape {shape}, expected ({wanted})")
+    if dtype != expected_dtype:
+        raise DatasetError(f"{path} has dtype {dtype}, expected {expected_dtype}")
