@@ -8,39 +8,53 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geo4d_bench.errors import SceneError
+from geo4d_bench.errors import DatasetError, SceneError
 from geo4d_bench.fingerprint import fingerprint
 from geo4d_bench.harness.simulator import Stage
 
 if TYPE_CHECKING:
+    from geo4d_bench.geometry.hand import HandModel
     from geo4d_bench.rendering.scene import Scene
     from geo4d_bench.tasks.base import Task
 
 
 def make_stage(task: Task) -> Stage:
-    """The stage of a task's present model, without a renderer: nothing here needs OpenGL."""
-    from geo4d_bench.rendering.hand import hand_model
+    """The stage of a task's present model, without a renderer: nothing here needs OpenGL.
 
-    scene = _cached_scene(task.scene_xml(), task.spec.arms)
-    return Stage(scene, hand_model(scene, task.spec.arms[0]), None)
+    Scene and hand are kept in the user's cache under a hash of the MJCF and of our own source, so that they are never
+    out of date; a cache that cannot be written or read costs time and nothing else.
+    """
+    arms, xml = task.spec.arms, task.scene_xml()
+    key = hashlib.sha256(f"{fingerprint()}\0{arms}\0{xml}".encode()).hexdigest()[:32]
+    scene = _cached_scene(cache_folder() / "scenes" / f"{key}.zip", xml, arms)
+    return Stage(scene, _cached_hand(cache_folder() / "hands" / f"{key}.npz", scene), None)
 
 
-def _cached_scene(xml: str, arms: tuple[str, ...]) -> Scene:
-    """Pack and load a scene. The zip is kept in the user's cache under a hash of the MJCF and of our own source, so
-    that it is never out of date; a cache that cannot be written or read costs time and nothing else."""
+def _cached_scene(path: Path, xml: str, arms: tuple[str, ...]) -> Scene:
     from geo4d_bench.rendering.scene import load_scene, pack_scene
 
-    key = hashlib.sha256(f"{fingerprint()}\0{arms}\0{xml}".encode()).hexdigest()[:32]
-    path = cache_folder() / "scenes" / f"{key}.zip"
     with contextlib.suppress(SceneError):
         return load_scene(path)
     bundle = pack_scene(xml, arms=arms)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{key}.{os.getpid()}")
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
         fresh.write_bytes(bundle.data)
         fresh.replace(path)
     return load_scene(bundle)
+
+
+def _cached_hand(path: Path, scene: Scene) -> HandModel:
+    """The first arm's hand, which is that of every arm."""
+    from geo4d_bench.dataset.hands import load_hand, save_hand
+    from geo4d_bench.rendering.hand import hand_model
+
+    with contextlib.suppress(DatasetError):
+        return load_hand(path)
+    hand = hand_model(scene, scene.arms[0])
+    with contextlib.suppress(OSError):
+        save_hand(path, hand)
+    return hand
 
 
 def cache_folder() -> Path:

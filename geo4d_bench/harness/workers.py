@@ -161,7 +161,7 @@ def _work(config: RolloutConfig, company: Company, seeds: Iterator[int], finishe
 
 def side_by_side(config: RolloutConfig, factory: PolicyFactory) -> int:
     """Simulations of one process: sharing a call is of use only where there is a model to call."""
-    return config.side_by_side if factory.needs_checkpoint else 1
+    return min(config.side_by_side, config.episodes) if factory.needs_checkpoint else 1
 
 
 def _row(config: RolloutConfig, company: Company, episode: Episode) -> EpisodeRow:

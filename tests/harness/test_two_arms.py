@@ -122,7 +122,6 @@ def test_the_whole_ladder_plays_and_is_reported(
                 episodes=1,
                 seed=5000,
                 workers=1,
-                side_by_side=1,
                 out=tmp_path / "runs" / f"rollout_{policy}_novel",
                 video=policy == "geo4d",
             )
