@@ -188,8 +188,10 @@ class StackBlocks(RobosuiteTask):
         view = View.of(self.scene(), ARM)
         job, held, p_ee = view.job, view.held, view.hand.T_world_ee[:3, 3]
         if held is not None and job is not None and view.hand.is_closed:
-            low = view.blocks[held].bottom < TABLE_TOP_M + 0.06
-            if low and view.beside_goal > 0.08 and rng.random() < 0.7:
+            block = view.blocks[held]
+            low = TABLE_TOP_M + 0.005 < block.bottom < TABLE_TOP_M + 0.09
+            alone = all(np.hypot(*(block.p - other.p)[:2]) > 0.075 for other in others(view.blocks, held))
+            if low and alone and rng.random() < 0.7:
                 return self.force_open(ARM, "block_slipped")
         elif job is not None and not any(view.fingers.values()):
             chosen = [name for name in (job.block, BLUE) if outside(p_ee, view.blocks[name]) > 0.06]

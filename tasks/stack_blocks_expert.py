@@ -36,6 +36,8 @@ CARRY_M = 0.03
 """Blocks are carried this far above all others."""
 ROOM_M = 0.008
 """The open hand fits around a block when this much is free between it and the other blocks."""
+CROOKED_RAD = 0.2
+"""A held block that leans more than this is put down and taken again."""
 SPOT_M = 0.10
 """A block in the way is put down this far from all others."""
 # The Panda's hand, from the grip site: what a finger sweeps along its axis, half its width, half the palm, its bottom.
@@ -128,11 +130,16 @@ class View:
             return None
         return next((name for name in BLOCKS if self.fingers[name] == 2), None)
 
+    @property
+    def is_crooked(self) -> bool:
+        """The held block has turned about the fingers' axis: it must lie flat on the table before it can be stacked."""
+        return self.held is not None and self.blocks[self.held].tilt > CROOKED_RAD
+
     @cached_property
     def job(self) -> Job | None:
         """The next move towards the tower, or None where it stands; a block held by mistake is put aside first."""
         move = self._next_move()
-        if self.held is not None and (move is None or move[0] != self.held):
+        if self.held is not None and (self.is_crooked or move is None or move[0] != self.held):
             move = (self.held, None)
         if move is None:
             return None
@@ -253,9 +260,10 @@ class View:
             for top, base in TOWER
         )
         aside = False
-        if self.held is not None:
+        if self.held is not None and self.blocks[self.held].bottom < TABLE_TOP_M + 0.003:
             move = self._next_move()
-            aside = (move is None or move[0] != self.held) and self.blocks[self.held].bottom < TABLE_TOP_M + 0.003
+            unwanted = move is None or move[0] != self.held
+            aside = self.beside_goal < 0.02 if self.is_crooked else unwanted
         return placed or aside
 
 
