@@ -120,12 +120,14 @@ class HangMug(RobosuiteTask):
             way *= min(1.0, 0.05 / max(float(np.linalg.norm(way)), 1e-9))
             # Pushed low, so that it slides over the table and does not fall over.
             return (self.push_object("mug", "mug_nudged", way, 2.0, -0.03),)
-        if (free or (held and v.before_tip > 0.06)) and rng.random() < 0.5:
+        if (free or (held and v.bottom > 0.03 and v.before_tip > 0.06)) and rng.random() < 0.5:
             angle = rng.uniform(-np.pi, np.pi)
             velocity = rng.uniform(0.03, 0.08) * np.array([np.cos(angle), np.sin(angle)])
             return (Push("rack_nudged", self._body_of["rack"], (velocity[0], velocity[1], 0.0), 600.0, 40.0, 0.0, 10),)
-        # Pushed against the rack the mug would be torn out of the hand.
-        if clear or (held and v.bottom > 0.002 and v.before_tip > 0.03):
+        if held and v.before_tip < 0.06:
+            # Drawn back along the peg; any other way it would tear the mug out of the hand.
+            return (self.push_hand(ARM, v.axis, rng.uniform(0.05, 0.10)),)
+        if clear or (held and v.bottom > 0.002):
             away = np.array([rng.uniform(-1.0, 0.5), rng.uniform(-1.0, 0.3), rng.uniform(0.2, 1.0)])
             return (self.push_hand(ARM, away, rng.uniform(0.05, 0.10)),)
         return ()
