@@ -133,7 +133,7 @@ class SpatulaOnTable(RobosuiteTask):
         low = view.ends[:, 2].max() < MAT_TOP_M + 0.10
         if held and (view.in_crock or (low and view.on_mat)) and rng.random() < 0.7:
             return self.force_open(ARM, "spatula_slipped")
-        if free and view.in_crock and view.gap > 0.12 and rng.random() < 0.5:
+        if free and view.in_crock and view.gap > 0.10 and rng.random() < 0.7:
             turn, way = rng.uniform(-np.pi, np.pi), rng.uniform(0.02, 0.05) / self._push_s
             velocity = (float(way * np.cos(turn)), float(way * np.sin(turn)), 0.0)
             # At its foot: it slides and does not fall over.

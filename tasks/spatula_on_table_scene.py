@@ -53,9 +53,8 @@ def scene_mjcf() -> str:
     <mujoco>
       <asset>
         <texture type="2d" name="tex-table" file="{texture_file("light-wood.png")}"/>
-        <texture type="2d" name="tex-handle" file="{texture_file("red-wood.png")}"/>
         <material name="tabletop" texture="tex-table" texrepeat="2 2" texuniform="true" specular="0.1" shininess="0.1"/>
-        <material name="handle" texture="tex-handle" texrepeat="4 4" texuniform="true" specular="0.1" shininess="0.1"/>
+        <material name="handle" rgba="0.62 0.40 0.25 1" specular="0.2" shininess="0.2"/>
         <material name="glaze" rgba="0.93 0.91 0.85 1" specular="0.5" shininess="0.6"/>
         <material name="band" rgba="0.22 0.38 0.55 1" specular="0.5" shininess="0.6"/>
         {_lathe("crock_glaze", _CROCK_PROFILE)}
