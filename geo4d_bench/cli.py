@@ -77,7 +77,10 @@ def _run(name: str, args: list[str]) -> int:
 
     module = importlib.import_module(f"geo4d_bench.{entry.module}")
     config = tyro.cli(
-        getattr(module, entry.config), prog=f"geo4d-bench {name}", description=entry.help.capitalize() + ".", args=args
+        getattr(module, entry.config),
+        prog=f"geo4d-bench {name}",
+        description=f"{entry.help[0].upper()}{entry.help[1:]}.",
+        args=args,
     )
     result = module.run(config)
     print(result)
