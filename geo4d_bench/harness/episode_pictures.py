@@ -139,7 +139,7 @@ def _label_colours(count: int) -> npt.NDArray[np.uint8]:
     import matplotlib
     from matplotlib.colors import to_rgb
 
-    palette = [*matplotlib.colormaps["tab10"].colors, *matplotlib.colormaps["tab20b"].colors]
+    palette = [matplotlib.colormaps[name](i)[:3] for name, size in (("tab10", 10), ("tab20b", 20)) for i in range(size)]
     colours = [to_rgb(BACKGROUND), *(palette[i % len(palette)] for i in range(count - 1))]
     return (255 * np.asarray(colours)).round().astype(np.uint8)
 

@@ -84,8 +84,9 @@ def run(config: InspectConfig) -> Inspection:
     from geo4d_bench.harness.episode_pictures import episode_film, episode_sheet
 
     path = config.path
+    described: tuple[tuple[str, str], ...] = ()
     if path.is_file():
-        episode, described = EpisodeFile(path), ()
+        episode = EpisodeFile(path)
     else:
         dataset = Dataset(path)
         if not 0 <= config.episode < len(dataset.episodes):
