@@ -75,12 +75,13 @@ class Block:
     @property
     def top_centre(self) -> Array:
         """(3,) where the centre of a block on it goes."""
-        return self.p + np.array([0.0, 0.0, 2 * HALF_M])
+        place: Array = self.p + np.array([0.0, 0.0, 2 * HALF_M])
+        return place
 
     @property
     def hand_yaws(self) -> tuple[float, float]:
         """The hand's two ways to take it, by one pair of faces or the other; the comfortable one first."""
-        return self.yaw, self.yaw - np.copysign(np.pi / 2, self.yaw)
+        return self.yaw, self.yaw - float(np.copysign(np.pi / 2, self.yaw))
 
     def rests_on(self, base: Block) -> bool:
         off = self.p - base.top_centre
@@ -241,7 +242,8 @@ class View:
         """Radians that the held block has to turn to stand square at its goal, without twisting the wrist far."""
         assert self.job is not None
         turn = _within(self.job.yaw - self.blocks[self.job.block].yaw, np.pi / 2)
-        return min((turn, turn - np.copysign(np.pi / 2, turn)), key=lambda t: abs(t) + 0.7 * abs(self.yaw + t))
+        turns = (turn, turn - float(np.copysign(np.pi / 2, turn)))
+        return min(turns, key=lambda t: abs(t) + 0.7 * abs(self.yaw + t))
 
     @property
     def over_goal(self) -> bool:
