@@ -120,11 +120,11 @@ class RobosuiteTask(Task):
 
     def action(self, command: Command) -> Array:
         """(7 x arms,) for each arm position (3), rotation vector (3) of the grip site, gripper (+1 close, -1 open)."""
-        rows = []
+        rows: list[Array] = []
         for arm in self.spec.arms:
             T = np.asarray(command.T_world_ee[arm], dtype=np.float64)
             close = command.opening_m[arm] < self.spec.closed_below_m
-            rows += [T[:3, 3], Rotation.from_matrix(T[:3, :3]).as_rotvec(), [1.0 if close else -1.0]]
+            rows += [T[:3, 3], Rotation.from_matrix(T[:3, :3]).as_rotvec(), np.array([1.0 if close else -1.0])]
         return np.concatenate(rows)
 
     def physics_state(self) -> Array:
