@@ -89,10 +89,11 @@ def render_dataset(data: Path, out: Path, settings: Settings, workers: int = 1) 
     manifest = open_folder(out, settings)
     _require_same_episodes(out, manifest, source)
     _copy(shared, data, out)
+    there = {entry.file for entry in manifest.episodes}
     jobs = [
         _Job(data.absolute(), out.absolute(), entry, manifest.settings)
         for entry in source.episodes
-        if not (out / EPISODES / entry.file).exists()
+        if entry.file not in there
     ]
     made = 0
     try:

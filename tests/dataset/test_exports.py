@@ -3,6 +3,7 @@ them with robomimic and LeRobot themselves."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from scipy.spatial.transform import Rotation
 from geo4d_bench.dataset.export import ExportConfig, run
 from geo4d_bench.dataset.manifest import Manifest, read_manifest, rebuild_entries, write_manifest
 from geo4d_bench.dataset.reader import Dataset
+from geo4d_bench.dataset.writer import EpisodeWriter
 from geo4d_bench.errors import ConfigError, DatasetError
 
 
@@ -94,13 +96,21 @@ def test_a_hand_that_turns_through_half_a_turn_makes_no_jump(tmp_path: Path, tin
     """Rotation vectors and quaternions change their sign there; the exported ones go on, between episodes too."""
     data = tmp_path / "data"
     shutil.copytree(tiny_dataset.train, data)
-    for index, path in enumerate(sorted((data / "episodes").iterdir())):
-        with h5py.File(path, "r+") as file:
-            angles = np.radians(np.linspace(170, 200, len(file["time"])) + 15 * index)  # the second begins beyond
-            turns = Rotation.from_rotvec(angles[:, None] * [1.0, 0.0, 0.0])
-            file["actions"][:, 3:6] = turns.as_rotvec()
-            file["ee/right/T_world_ee"][:, :3, :3] = turns.as_matrix()
-            assert np.abs(np.diff(file["actions"][:, 3])).max() > 6 or index  # the stored ones do jump
+    for index, episode in enumerate(Dataset(tiny_dataset.train).episodes):
+        t, cameras = episode.trajectory, episode.cameras
+        angles = np.radians(np.linspace(170, 200, len(t.time)) + 15 * index)  # the second begins beyond
+        turns = Rotation.from_rotvec(angles[:, None] * [1.0, 0.0, 0.0])
+        actions, poses = t.actions.copy(), t.T_world_ee["right"].copy()
+        actions[:, 3:6], poses[:, :3, :3] = turns.as_rotvec(), turns.as_matrix()
+        assert np.abs(np.diff(actions[:, 3])).max() > 6 or index  # the stored ones do jump
+        turned = dataclasses.replace(t, actions=actions, T_world_ee={"right": poses})
+        with EpisodeWriter(
+            data / "episodes" / episode.path.name, turned, steps=episode.steps, video_hz=5.0, cameras=cameras,
+            height=64, width=80, seg_names=episode.seg_names,
+        ) as writer:  # fmt: skip
+            views = [episode.frames(camera.name, np.arange(len(episode.steps))) for camera in cameras]
+            for k in range(len(episode.steps)):
+                writer.add(*(np.stack([getattr(view, kind)[k] for view in views]) for kind in ("rgb", "depth", "seg")))
     write_manifest(data, Manifest(read_manifest(data).settings, rebuild_entries(data)))
     run(ExportConfig(data, "robomimic", tmp_path / "out.hdf5"))
     with h5py.File(tmp_path / "out.hdf5") as file:
