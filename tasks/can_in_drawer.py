@@ -207,7 +207,7 @@ class View:
     @property
     def grips(self) -> bool:
         """The bar is between the fingers; while pulling, one of them may lose touch for a moment."""
-        return self.on_handle > 0 and 0.008 < self.hand.opening_m < 0.03 and self.hand.gripper_ramp > -0.9
+        return self.on_handle > 0 and 0.012 < self.hand.opening_m < 0.03 and self.hand.gripper_ramp > -0.9
 
     @property
     def bar(self) -> Array:
@@ -231,19 +231,21 @@ class View:
 
     @cached_property
     def handle(self) -> Reach:
-        return Reach(self.hand, handle_grasp(self.travel))
+        return Reach(self.hand, handle_grasp(self.travel), 2 * float(BAR_HALF_M[1]))
 
     @cached_property
     def take(self) -> Reach:
-        return Reach(self.hand, pose(hand_rotation(np.pi / 2, self.can.grasp_yaw), self.can.grasp_point))
+        T = pose(hand_rotation(np.pi / 2, self.can.grasp_yaw), self.can.grasp_point)
+        return Reach(self.hand, T, 2 * CAN_RADIUS_M)
 
 
 @dataclass(frozen=True)
 class Reach:
-    """The hand on its straight way to a grasp (4, 4) of the grip site."""
+    """The hand on its straight way to a grasp (4, 4) of the grip site, about something ``thickness_m`` thick."""
 
     hand: ArmState
     grasp: Array
+    thickness_m: float
 
     @property
     def pregrasp(self) -> Array:
@@ -261,7 +263,9 @@ class Reach:
     def there(self) -> bool:
         along, aside, turned = self.offset
         near, turn = (0.025, 0.25) if self.hand.gripper_ramp > -0.9 else (0.012, 0.12)
-        return abs(along) < near and aside < near and turned < turn
+        # Closed further than that, there is nothing between the fingers.
+        wide = self.hand.opening_m > self.thickness_m - 0.006
+        return wide and abs(along) < near and aside < near and turned < turn
 
     @property
     def lined_up(self) -> bool:

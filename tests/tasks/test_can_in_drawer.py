@@ -186,6 +186,17 @@ def test_the_expert_recovers(drawer: CanInDrawer, kind: str) -> None:
     assert drawer.success()["task"], drawer.failure()
 
 
+def test_fingers_that_slip_off_the_moving_handle_and_close_beside_it_open_again(drawer: CanInDrawer) -> None:
+    drawer.reset(36, "train")
+    start = drawer.joints()["drawer"]
+    run(drawer, lambda: view(drawer).grips and drawer.joints()["drawer"] > start + 0.03)
+    drawer._pushes = drawer.force_open(ARM, "handle_slipped")
+    run(drawer, lambda: drawer.openings()[ARM] < 0.008)
+    assert drawer.openings()[ARM] < 0.008, "the fingers were meant to close beside the bar"
+    run(drawer)
+    assert drawer.success()["task"]
+
+
 def test_a_drawer_that_is_pushed_shut_while_the_can_is_carried_is_opened_again(drawer: CanInDrawer) -> None:
     drawer.reset(4, "train")
     run(drawer, lambda: drawer.success()["lifted"])
