@@ -249,12 +249,12 @@ class View:
         closing = self.hand.gripper_ramp > -0.9 and self.hand.opening_m > 0.035
         near, turned = (0.02, 0.3) if closing else (0.008, 0.15)
         distance, angle = pose_error(self.hand.T_world_ee, self.grasp)
-        return distance < near and angle < turned and self.hand.opening_m > 0.035
+        return bool(distance < near and angle < turned) and self.hand.opening_m > 0.035
 
     @property
     def lined_up(self) -> bool:
         offset, turned = self.p - self.grasp[:3, 3], pose_error(self.hand.T_world_ee, self.grasp)[1]
-        return bool(np.hypot(*offset[:2]) < 0.012) and offset[2] > -0.02 and turned < 0.15 and self.hand.is_open
+        return bool(np.hypot(*offset[:2]) < 0.012 and offset[2] > -0.02 and turned < 0.15) and self.hand.is_open
 
     def apple_over(self, xy: Array, within_m: float) -> bool:
         return bool(np.hypot(*(self.apple[:2] - xy)) < within_m)

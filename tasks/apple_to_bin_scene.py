@@ -154,7 +154,8 @@ def _apple_outline() -> Array:
     angle = np.linspace(0.0, np.pi, 25)[:, None]
     size = 1.03 - 0.16 * np.exp(-((angle / 0.45) ** 2)) - 0.36 * np.exp(-(((np.pi - angle) / 0.42) ** 2))
     radius, height = np.sin(angle), -np.cos(angle)
-    return RADIUS_M * size * np.hstack([radius * (1.0 + 0.04 * height), height])
+    outline: Array = RADIUS_M * size * np.hstack([radius * (1.0 + 0.04 * height), height])
+    return outline
 
 
 def _bowl_outline() -> Array:
