@@ -69,7 +69,7 @@ GRASP_M = 0.006
 """The handle is between the fingers when their opening is this near to its thickness."""
 LYING_RAD = float(np.radians(15.0))
 """The spatula lies when its axis is this near to the horizontal."""
-LAID_M = 0.03
+LAID_M = 0.035
 """The held spatula is laid down, not dropped, when neither end of its axis is higher than this above the mat."""
 FALLEN_RAD = 0.7
 """A crock that leans more than this does not come upright again."""
@@ -149,6 +149,8 @@ class SpatulaOnTable(RobosuiteTask):
 
 GRIP_M = 0.198
 """Where the handle is taken, from its foot: above the rim, below the blade."""
+DEEP_M = 0.006
+"""How far the grip site goes past the handle: the pads end 4 mm beyond it, and tips alone let go."""
 PITCH_RAD = float(np.radians(55.0))
 """How far the approach should point below the horizontal where the lean of the handle leaves a choice."""
 STEEPER_RAD = 0.6
@@ -263,7 +265,7 @@ class View:
         z = np.cos(tilt) * square - np.sin(tilt) * u * np.sign(u[2])
         x = np.cross(u, z)
         x *= np.sign(x[1]) / np.linalg.norm(x)
-        p = self.ends[0] + GRIP_M * u
+        p = self.ends[0] + GRIP_M * u + DEEP_M * z
         p[2] = max(p[2], TABLE_TOP_M + 0.012)
         return pose(np.stack([x, np.cross(z, x), z], axis=1), p)
 

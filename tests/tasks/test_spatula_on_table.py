@@ -108,12 +108,15 @@ def test_it_recovers_from_each_disturbance(spatula: SpatulaOnTable, name: str) -
         spatula.restore(snapshot)
     else:
         pytest.fail(f"the moment has no {name}")
-    hold(spatula, 0.08 if name == "crock_nudged" else 0.0, 12)
+    lost = False
+    for _ in range(12):
+        hold(spatula, 0.08 if name == "crock_nudged" else 0.0, 1)
+        lost |= spatula.scene().fingers_on("spatula", ARM) == 0
     if name == "crock_nudged":
         moved = np.linalg.norm(spatula.object_poses()["crock"][:2, 3] - before["crock"][:2, 3])
         assert 0.01 < moved < 0.07
     if name == "spatula_slipped":
-        assert not View.of(spatula.scene(), ARM).held
+        assert lost, "the fingers were meant to let go"
     assert run(spatula, lambda: finished(spatula))
     assert spatula.success()["task"]
 
