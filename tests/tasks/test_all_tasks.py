@@ -130,7 +130,9 @@ def test_every_object_can_be_moved(task: RobosuiteTask) -> None:
         task.reset(1, "train")
         before = task.object_poses()[name][:3, 3].copy()
         body = task._body_of[name]
-        task._pushes = (Push("lifted", body, (0.0, 0.0, 0.3), 100.0, 40.0, 0.0, 10),)
+        mass = float(task.model.body_mass[body])
+        # Ten times its weight for each missing m/s: what is light would be shaken by a firmer hand.
+        task._pushes = (Push("lifted", body, (0.0, 0.0, 0.3), 100.0 * mass, 40.0 * mass, 0.0, 10),)
         for _ in range(10):
             task.step(hold(task))
         assert task.object_poses()[name][2, 3] - before[2] > 0.01, name
