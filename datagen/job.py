@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, TypeVar
 
-from geo4d_bench.dataset.manifest import Manifest, Settings, read_manifest, rebuild_entries, write_manifest
+from geo4d_bench.dataset import stock
+from geo4d_bench.dataset.manifest import DamagedManifestError, Manifest, Settings, read_manifest, write_manifest
 from geo4d_bench.dataset.schema import EPISODES, MANIFEST, episode_name
-from geo4d_bench.errors import ConfigError, DatasetError
+from geo4d_bench.errors import ConfigError, DatasetError, WorkerError
 from geo4d_bench.geometry.rig import AnyRig, DrawnRig
 
-if TYPE_CHECKING:
-    from geo4d_bench.datagen.worker import Job
+J = TypeVar("J")
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def run(config: DatagenConfig) -> DatagenResult:
         ConfigError: an option is out of range.
         UnknownNameError: the task or rig is not registered.
         DatasetError: the folder holds a dataset with other settings, or cannot be written.
+        WorkerError: the system ended a worker process.
     """
     folder = config.out or Path("data") / (config.task if config.split == "train" else f"{config.task}_eval")
     return make_dataset(folder, settings_of(config), config.episodes, config.workers)
@@ -93,15 +95,18 @@ def make_dataset(folder: Path, settings: Settings, episodes: int, workers: int =
     """
     from tqdm import tqdm
 
-    from geo4d_bench.datagen.worker import Job
+    from geo4d_bench.datagen.worker import Job, make_episode, restore_scene
 
     manifest = open_folder(folder, settings)
-    missing = [i for i in range(episodes) if not (folder / EPISODES / episode_name(i)).exists()]
+    there = {entry.file for entry in manifest.episodes}
+    missing = [i for i in range(episodes) if episode_name(i) not in there]
     jobs = [Job(folder.absolute(), index, manifest.settings) for index in missing]
     made = 0
+    if stock.drop_damaged_scenes(folder, manifest):
+        restore_scene(folder, manifest)
     try:
         with tqdm(total=episodes, initial=episodes - len(jobs), unit="episode", desc="datagen") as bar:
-            for _ in _episodes(jobs, workers):
+            for _ in in_processes(make_episode, jobs, workers):
                 made += 1
                 manifest = take_stock(folder, manifest)
                 bar.update()
@@ -147,26 +152,45 @@ def settings_of(config: DatagenConfig) -> Settings:
 
 
 def open_folder(folder: Path, settings: Settings) -> Manifest:
-    """The folder's manifest, made where the folder is new; DatasetError where it was made with other settings."""
+    """The folder's manifest, made where the folder is new and rebuilt from the files where it is damaged.
+
+    Episodes that were cut off, changed or deleted since they were written are named on stderr and taken out, so that
+    the caller makes them again.
+
+    Raises:
+        DatasetError: the folder was made with other settings, or holds an episode of another dataset.
+    """
     if not (folder / MANIFEST).exists():
         if (folder / EPISODES).is_dir() and any((folder / EPISODES).iterdir()):
             raise DatasetError(f"{folder}: episodes without a {MANIFEST}; choose another --out or delete the folder")
         write_manifest(folder, Manifest(settings))
         return Manifest(settings)
-    manifest = read_manifest(folder)
+    try:
+        manifest = read_manifest(folder)
+    except DamagedManifestError as error:
+        print(str(error).replace("run the same datagen command again: it is", "it is"), file=sys.stderr)
+        manifest = Manifest(settings)
     differing = _differences(manifest.settings, settings)
     if differing:
         raise DatasetError(f"{folder} was made with other settings: {differing}; choose another --out or delete it")
-    for part in (folder / EPISODES).glob(".*.part"):  # of a call that was killed
-        part.unlink(missing_ok=True)
-    return take_stock(folder, manifest)
+    stock.drop_leftovers(folder)
+    return take_stock(folder, manifest, tell_all=True)
 
 
-def take_stock(folder: Path, manifest: Manifest) -> Manifest:
-    """Write the manifest anew for the episode files that are there now."""
-    manifest = Manifest(manifest.settings, rebuild_entries(folder, manifest.episodes))
-    write_manifest(folder, manifest)
-    return manifest
+def take_stock(folder: Path, manifest: Manifest, *, tell_all: bool = False) -> Manifest:
+    """Write the manifest anew for the episode files that are there now, and name those that were damaged since.
+
+    ``tell_all`` names those that an earlier call has named too.
+    """
+    from geo4d_bench.datagen.worker import require_own_seeds
+
+    taken = stock.take_stock(folder, manifest)
+    known = {entry.file for entry in manifest.episodes}
+    for file, why in taken.damaged:
+        if tell_all or file in known:
+            print(f"{folder / EPISODES / file}: {why}; to be made again", file=sys.stderr)
+    require_own_seeds(folder, [e for e in taken.manifest.episodes if e.file not in known], manifest.settings)
+    return taken.manifest
 
 
 def _differences(old: Settings, new: Settings) -> str:
@@ -195,17 +219,26 @@ def _rig_key(rig: AnyRig) -> Any:
     return rig.name, rig.target, rig.ring_offset, cameras
 
 
-def _episodes(jobs: list[Job], workers: int) -> Iterable[str]:
-    """Names of the episode files as they are finished."""
-    from geo4d_bench.datagen.worker import make_episode
+def in_processes(work: Callable[[J], str], jobs: list[J], workers: int) -> Iterable[str]:
+    """``work`` of every job, as they are finished, in no order.
 
+    Raises:
+        WorkerError: the system ended a process, for example because memory ran out.
+    """
     workers = min(workers, len(jobs))
     if workers <= 1:
-        yield from map(make_episode, jobs)
+        yield from map(work, jobs)
         return
     from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     # Processes, because an OpenGL context and a simulation belong to one each; started afresh, never forked.
     # One thread each: the work is one MuJoCo step after another, and more threads only take turns.
-    with Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered", batch_size=1) as parallel:
-        yield from parallel(delayed(make_episode)(job) for job in jobs)
+    try:
+        with Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered", batch_size=1) as parallel:
+            yield from parallel(delayed(work)(job) for job in jobs)
+    except TerminatedWorkerError as error:
+        raise WorkerError(
+            f"the system ended one of {workers} worker processes (memory full?); finished episodes are kept: "
+            "run the same command again, with a smaller --workers if memory is short"
+        ) from error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from geo4d_bench.dataset.hands import save_hand
-from geo4d_bench.dataset.manifest import Settings
+from geo4d_bench.dataset.manifest import EpisodeEntry, Manifest, Settings
 from geo4d_bench.dataset.schema import EPISODES, HANDS, SCENES, episode_name
 from geo4d_bench.errors import DatasetError
 from geo4d_bench.seeding import Split
@@ -58,11 +59,7 @@ def make_episode(job: Job) -> str:
         if attempt.trajectory is None:
             failed.append((seed, attempt.failure))
             continue
-        tools.bundle.save(job.folder / SCENES)
-        for arm, hand in tools.hands.items():
-            target = job.folder / HANDS / f"{arm}.npz"
-            if not target.exists():
-                save_hand(target, hand)
+        _save_shared(job.folder, tools)
         render_episode(
             path,
             attempt.trajectory,
@@ -77,6 +74,42 @@ def make_episode(job: Job) -> str:
         f"{path.name}: the expert failed with {len(failed)} seeds from {failed[0][0]} ({reasons}); "
         "give another --seed, or a smaller --disturbed-share"
     )
+
+
+def restore_scene(folder: Path, manifest: Manifest) -> None:
+    """Pack the scene, and measure the hands, of a dataset that lost them.
+
+    Raises:
+        DatasetError: the scene that this machine packs is not the one that the episodes name.
+    """
+    settings = manifest.settings
+    tools = _tools(settings)
+    lost = {e.scene for e in manifest.episodes if not (folder / SCENES / f"{e.scene}.zip").is_file()}
+    if lost - {tools.bundle.sha256}:
+        raise DatasetError(
+            f"{folder / SCENES / min(lost)}.zip is missing or damaged, and these versions of the packages make another "
+            "scene: copy it back, or make the dataset anew in another --out"
+        )
+    _save_shared(folder, tools)
+
+
+def require_own_seeds(folder: Path, entries: Sequence[EpisodeEntry], settings: Settings) -> None:
+    """DatasetError where an episode's seed is not of the block that belongs to its number."""
+    for entry in entries:
+        index = int(entry.file.removeprefix("ep_").removesuffix(".hdf5"))
+        if entry.seed not in episode_seeds(settings.seed, index):
+            raise DatasetError(
+                f"{folder / EPISODES / entry.file} belongs to another dataset (seed {entry.seed}): move it away and "
+                "run the same command again"
+            )
+
+
+def _save_shared(folder: Path, tools: _Tools) -> None:
+    tools.bundle.save(folder / SCENES)
+    for arm, hand in tools.hands.items():
+        target = folder / HANDS / f"{arm}.npz"
+        if not target.exists():
+            save_hand(target, hand)
 
 
 @dataclass(frozen=True)

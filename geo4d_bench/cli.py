@@ -33,7 +33,9 @@ _TABLE = {
     "datagen": Entry("datagen.job", "DatagenConfig", "collect demonstrations and render them from a camera rig"),
     "inspect": Entry("harness.inspection", "InspectConfig", "print, draw and film what a dataset or an episode holds"),
     "render": Entry("datagen.redraw", "RenderConfig", "draw a stored dataset from another rig or size"),
-    "verify": Entry("dataset.verify", "VerifyConfig", "check a dataset: exit 0 when whole, 1 with a line a fault"),
+    "verify": Entry(
+        "datagen.repair", "VerifyConfig", "check a dataset (exit 0 when whole, 1 with a line a fault); repair"
+    ),
     "export": Entry("dataset.export", "ExportConfig", "write a dataset for robomimic or LeRobot"),
     "train": Entry("training.train", "TrainConfig", "train the generator"),
     "evaluate": Entry("harness.evaluate", "EvaluateConfig", "score generated video on held-out demonstrations"),

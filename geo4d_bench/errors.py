@@ -34,3 +34,7 @@ class PolicyError(Geo4DError):
 
 class LedgerError(Geo4DError):
     """An episode ledger that is cut off, of another schema, or mixes runs that must not be mixed."""
+
+
+class WorkerError(Geo4DError):
+    """A worker process that the system ended: what others finished is kept."""

@@ -42,15 +42,6 @@ def episode_faults(path: Path, settings: Settings, entry: EpisodeEntry | None, *
         yield sentence.removeprefix(f"{path}: ")
 
 
-def belongs(path: Path, settings: Settings) -> bool:
-    """Whether a readable file was made with these settings; DatasetError where it cannot be read."""
-    episode = EpisodeFile(path)
-    try:
-        return not any(_attribute_faults(episode, settings, None))
-    finally:
-        episode.close()
-
-
 def _faults(episode: EpisodeFile, settings: Settings, entry: EpisodeEntry | None, images: bool) -> Iterator[str]:
     yield from _attribute_faults(episode, settings, entry)
     yield from _trajectory_faults(episode, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geo4d_bench.dataset.hands import load_hand
-from geo4d_bench.dataset.layout import DIGEST, check_layout, simulated_sha256
+from geo4d_bench.dataset.layout import DIGEST, check_layout, check_trajectory, simulated_sha256
 from geo4d_bench.dataset.manifest import Manifest, read_manifest
 from geo4d_bench.dataset.schema import DEPTH_SCALE_M, EPISODES, HANDS, SCENES, SCHEMA_VERSION
 from geo4d_bench.dataset.types import Trajectory
@@ -108,7 +109,7 @@ class EpisodeFile:
     @cached_property
     def trajectory(self) -> Trajectory:
         """Everything that was simulated."""
-        return read_trajectory(self.path, self.file, self.attrs)
+        return _read_trajectory(self.path, self.file, self.attrs)
 
     def K(self, camera: str) -> Array:
         """(3, 3) intrinsics of a camera at the stored resolution."""
@@ -232,8 +233,30 @@ def read_attributes(path: Path, file: Any) -> dict[str, Any]:
         return found
 
 
-def read_trajectory(path: Path, file: Any, attributes: dict[str, Any]) -> Trajectory:
-    """What was simulated, from an open file that :mod:`dataset.layout` has checked; DatasetError."""
+def read_simulated(path: Path, size_bytes: int = 0) -> tuple[Trajectory, dict[str, Any]]:
+    """What was simulated, and the attributes, of a file whose views may be damaged or cut off.
+
+    Args:
+        path: the file.
+        size_bytes: that it was written with, 0 where that is unknown. What was simulated lies at a file's beginning,
+            so a file that was cut off is read with zeros in place of what is missing.
+
+    Raises:
+        DatasetError: what was simulated is damaged too.
+    """
+    file = open_hdf5(path, size_bytes)
+    try:
+        with _named(path, "what was simulated"):
+            check_trajectory(file)
+            if DIGEST in file.attrs and file.attrs[DIGEST] != simulated_sha256(file):
+                raise DatasetError(f"{path}: what was simulated was changed after it was written{REMAKE}")
+        attributes = read_attributes(path, file)
+        return _read_trajectory(path, file, attributes), attributes
+    finally:
+        file.close()
+
+
+def _read_trajectory(path: Path, file: Any, attributes: dict[str, Any]) -> Trajectory:
     a = attributes
     with _named(path, "what was simulated"):
         return Trajectory(
@@ -259,14 +282,19 @@ def _require_file(path: Path) -> None:
         raise DatasetError(f"{path}: there is no such episode; run 'geo4d-bench verify {path.parent.parent}'")
 
 
-def open_hdf5(path: Path) -> Any:
-    """An episode's file of this schema version, its layout still to be checked; DatasetError."""
+def open_hdf5(path: Path, padded_to: int = 0) -> Any:
+    """An episode's file of this schema version, its layout still to be checked; DatasetError.
+
+    A file of less than ``padded_to`` bytes is read into memory and filled up with zeros.
+    """
     import h5py
     import hdf5plugin  # noqa: F401 - registers the codecs
 
     _require_file(path)
     try:
-        file = h5py.File(path, "r", rdcc_nbytes=0)  # a chunk is a frame and is read once
+        short = padded_to - path.stat().st_size
+        source = io.BytesIO(path.read_bytes() + bytes(short)) if short > 0 else path
+        file = h5py.File(source, "r", rdcc_nbytes=0)  # a chunk is a frame and is read once
     except (OSError, RuntimeError, ValueError) as error:
         raise DatasetError(f"{path}: not a whole HDF5 file ({error}){REMAKE}") from error
     try:

@@ -133,6 +133,8 @@ class EpisodeWriter:
         for name, values in arrays.items():
             _write_whole(file, name, values)
         file.attrs[DIGEST] = simulated_sha256(file)
+        # Gives all of this its place before the images': a file that is cut off later still has what was simulated.
+        file.flush()
 
     def _create_views(self, seg_names: Sequence[str]) -> None:
         height, width = self._size
