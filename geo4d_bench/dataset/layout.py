@@ -50,6 +50,8 @@ def check_layout(file: Any) -> None:
     """
     found = {path: _array(path, oid) for path, oid in _datasets(file)}
     views = sorted({path.split("/")[1] for path in found if path.startswith("views/")})
+    if "cameras" in file.attrs:  # older files do not say
+        views = sorted({*views, *json.loads(file.attrs["cameras"])})
     if not views:
         raise DatasetError("views is missing")
     expected = dict(_TRAJECTORY)
@@ -59,6 +61,8 @@ def check_layout(file: Any) -> None:
         if path.startswith("objects/"):
             expected[path] = (_POSES, "f8")
     for view in views:
+        if not any(path.startswith(f"views/{view}/") for path in found):
+            raise DatasetError(f"views/{view} is missing")
         expected |= {f"views/{view}/{name}": kind for name, kind in _VIEW.items()}
     sizes: dict[str, int] = {}
     if "time" in found and len(found["time"][0]) == 1:

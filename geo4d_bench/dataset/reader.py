@@ -148,6 +148,8 @@ class EpisodeFile:
                 raise DatasetError(f"{self.path}: there is no camera '{camera}'; it has {', '.join(sorted(views))}")
             with _named(self.path, f"views/{camera}"):
                 view = views[camera]
+                if view["depth"].attrs["scale"] != DEPTH_SCALE_M:
+                    raise ValueError(f"depth in units of {view['depth'].attrs['scale']} m, expected {DEPTH_SCALE_M}")
                 self._views[camera] = _View(
                     view["rgb"], view["depth"], view["seg"], view["K"][()], view["T_world_cam"][()]
                 )
@@ -228,6 +230,7 @@ def read_attributes(path: Path, file: Any) -> dict[str, Any]:
         found = {k: v.item() if isinstance(v, np.generic) else v for k, v in file.attrs.items()}
         for name in ("arms", "disturbances", "notes"):
             found[name] = json.loads(found[name])
+        found["cameras"] = json.loads(found["cameras"]) if "cameras" in found else sorted(file["views"])
         if not re.fullmatch(r"[0-9a-f]{64}", found["scene"]):  # it becomes part of a path
             raise DatasetError(f"{path}: attribute scene is no sha256{REMAKE}")
         return found
@@ -274,7 +277,10 @@ def _camera(name: str, view: Any) -> Camera:
     split = view.attrs["split"]
     if split not in ("seen", "novel"):
         raise ValueError(f"the split of {name} is {split!r}")
-    return Camera(name, view["T_world_cam"][()], float(view.attrs["fovy_rad"]), split)
+    camera = Camera(name, view["T_world_cam"][()], float(view.attrs["fovy_rad"]), split)
+    if not np.allclose(view["K"][()], camera.K(*view["depth"].shape[1:]), rtol=1e-9, atol=1e-9):
+        raise ValueError(f"fovy_rad and K of {name} contradict each other")
+    return camera
 
 
 def _require_file(path: Path) -> None:

@@ -116,6 +116,7 @@ class EpisodeWriter:
             "success": t.success, "phase": t.phase, "control_hz": t.control_hz, "video_hz": video_hz,
             "language": t.language, "scene": t.scene, "arms": json.dumps(list(t.T_world_ee)),
             "disturbances": json.dumps([list(d) for d in t.disturbances]), "notes": json.dumps(dict(notes)),
+            "cameras": json.dumps([camera.name for camera in self._cameras]),
         }  # fmt: skip
         for name, value in attributes.items():
             file.attrs[name] = value
