@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 FILES = 500
-_READER = Path(__file__).with_name("read_damaged.py")
+_READER = Path(__file__).parents[1] / "damaged_episodes.py"
 
 
 def test_500_damaged_files_are_named(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(_READER), str(tmp_path), str(FILES)],
-        capture_output=True, text=True, timeout=120, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=300, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     counts = dict(line.split() for line in done.stdout.splitlines() if len(line.split()) == 2)
@@ -31,7 +31,7 @@ def test_500_damaged_files_are_named(tmp_path: Path) -> None:
 def test_a_cut_file_is_read_up_to_its_states(tmp_path: Path, share: float) -> None:
     """What was simulated lies at the beginning; everything after it may be lost."""
     import numpy as np
-    from read_damaged import write
+    from damaged_episodes import write
 
     from geo4d_bench.dataset.reader import EpisodeFile, read_simulated
     from geo4d_bench.errors import DatasetError

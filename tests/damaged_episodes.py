@@ -297,8 +297,8 @@ def main(folder: Path, files: int) -> int:
     save_hand(dataset / "hands" / "right.npz", HandModel(square, square, np.zeros(4, np.uint8), np.eye(3)[1], 0.08))
     path = write(dataset / "episodes" / NAME)
     secret.write_bytes(path.read_bytes())
-    write_manifest(dataset, Manifest(_settings()))
-    write_manifest(dataset, Manifest(_settings(), rebuild_entries(dataset)))
+    write_manifest(dataset, Manifest(settings()))
+    write_manifest(dataset, Manifest(settings(), rebuild_entries(dataset)))
     whole, expected = path.read_bytes(), read_all(path)
     opened = _Watch(secret)
     _limit_memory()
@@ -309,12 +309,12 @@ def main(folder: Path, files: int) -> int:
         way(path, np.random.default_rng([4, index]))
         changed = path.read_bytes() != whole
         opened.happened()  # whoever did the damage may have looked
-        began = time.monotonic()
+        began = time.process_time()
         found, sentence = _outcome(path, expected)
         faults = [fault for file, fault in verify.run(verify.VerifyConfig(dataset)).faults if file == NAME]
         what = f"{way.__name__} {index}: {sentence}"
-        if time.monotonic() - began > SECONDS:
-            return _fail(f"{what}: took {time.monotonic() - began:.1f} s")
+        if time.process_time() - began > SECONDS:
+            return _fail(f"{what}: took {time.process_time() - began:.1f} s")
         if found == "different":
             return _fail(f"{what}: read other values without an error")
         if changed and not faults:
@@ -360,7 +360,7 @@ class _Watch:
             return False
 
 
-def _settings() -> Settings:
+def settings() -> Settings:
     return Settings(
         task="some_task", version="v1", split="train", language="put it there", seed=0, arms=("right",),
         objects=("cereal",), control_hz=20.0, video_hz=5.0, rig=Rig("two", CAMERAS, (0.0, 0.0, 0.0)), height=HEIGHT,
