@@ -96,21 +96,21 @@ def simulated_sha256(file: Any) -> str:
 
 def _datasets(file: Any, *names: str) -> Iterator[tuple[str, Any]]:
     """(path, low-level id) of every array below ``names`` (default: of all); only hard links are followed."""
-    start = [(name, 1) for name in (names or file)]
-    pending, count = start[::-1], 0
+    pending = [(file.id, name, name, 1) for name in (names or file)][::-1]
+    count = 0
     while pending:
-        path, depth = pending.pop()
+        parent, name, path, depth = pending.pop()
         count += 1
         if count > _OBJECTS or depth > _DEPTH:
             raise DatasetError(f"{path}: more groups, or deeper ones, than an episode has")
-        kind = file.get(path, getclass=True, getlink=True)
-        if kind is None:
+        if not parent.links.exists(name.encode()):
             continue
-        if kind is not h5py.HardLink:
-            raise DatasetError(f"{path} is a link ({kind.__name__}), which may lead anywhere: it is not followed")
-        oid = h5py.h5o.open(file.id, path.encode())
+        kind = parent.links.get_info(name.encode()).type
+        if kind != h5py.h5l.TYPE_HARD:
+            raise DatasetError(f"{path} is a link to somewhere else, inside or outside the file: it is not followed")
+        oid = h5py.h5o.open(parent, name.encode())
         if isinstance(oid, h5py.h5g.GroupID):
-            pending += [(f"{path}/{name.decode()}", depth + 1) for name in oid]
+            pending += [(oid, child.decode(), f"{path}/{child.decode()}", depth + 1) for child in oid]
         elif isinstance(oid, h5py.h5d.DatasetID):
             yield path, oid
         else:

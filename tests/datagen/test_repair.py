@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,8 +13,8 @@ from typing import Any
 
 import h5py
 import hdf5plugin  # noqa: F401 - registers the codecs
-import numpy as np
 import pytest
+from episode_contents import assert_same_contents
 
 from geo4d_bench.cli import main
 from geo4d_bench.datagen.job import make_dataset
@@ -43,28 +44,6 @@ def copy(tmp_path: Path, tiny_dataset: Any) -> Path:
     return Path(shutil.copytree(tiny_dataset.eval, tmp_path / "copy"))
 
 
-def contents(path: Path) -> dict[str, Any]:
-    """Every array and attribute of an HDF5 file."""
-    found: dict[str, Any] = {}
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            found[name] = item[()]
-        found.update({f"{name}@{key}": np.asarray(value) for key, value in item.attrs.items()})
-
-    with h5py.File(path) as file:
-        file.visititems(visit)
-        found |= {f"@{key}": np.asarray(value) for key, value in file.attrs.items()}
-    return found
-
-
-def assert_equal(ours: Path, original: Path) -> None:
-    a, b = contents(ours), contents(original)
-    assert a.keys() == b.keys()
-    for key, value in b.items():
-        assert np.array_equal(a[key], value), key
-
-
 def test_repair_needs_no_robosuite_and_gives_equal_arrays(copy: Path, tiny_dataset: Any) -> None:
     """An episode cut in the middle of its images, from its states alone."""
     path = copy / "episodes" / NAME
@@ -75,7 +54,7 @@ def test_repair_needs_no_robosuite_and_gives_equal_arrays(copy: Path, tiny_datas
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{NAME}: made again from its states (the same bytes)" in done.stdout
-    assert_equal(path, tiny_dataset.eval / "episodes" / NAME)
+    assert_same_contents(path, tiny_dataset.eval / "episodes" / NAME)
     assert read_manifest(copy).episodes == read_manifest(tiny_dataset.eval).episodes
     assert main(["verify", str(copy)]) == 0
 
@@ -89,7 +68,7 @@ def test_changed_images_are_repaired_and_changed_states_are_not(copy: Path, tiny
     assert result.exit_code == 1
     assert "differs from the manifest's sha256" in str(result)
     assert run(VerifyConfig(copy, repair=True)).exit_code == 0
-    assert_equal(path, tiny_dataset.eval / "episodes" / NAME)
+    assert_same_contents(path, tiny_dataset.eval / "episodes" / NAME)
 
     with h5py.File(path, "r+") as file:
         file["states"][5, 3] += 1e-9
@@ -158,7 +137,7 @@ def test_datagen_makes_damaged_episodes_again(
     assert result.made == 1
     assert kept.stat().st_mtime_ns == modified
     assert result.manifest.episodes == read_manifest(tiny_dataset.train).episodes  # yield and failures too
-    assert_equal(path, tiny_dataset.train / "episodes" / path.name)
+    assert_same_contents(path, tiny_dataset.train / "episodes" / path.name)
     assert main(["verify", str(folder)]) == 0
 
 
@@ -177,8 +156,6 @@ def test_datagen_never_replaces_an_episode_of_another_dataset(tmp_path: Path, ti
         assert stranger.read_bytes() == Path(source).read_bytes()
         stranger.unlink()
     (folder / "manifest.json").write_text("{")
-    import dataclasses
-
     with pytest.raises(DatasetError, match=r"is of another dataset .*pixels"):
         make_dataset(folder, dataclasses.replace(settings, height=24), 2)
     assert sorted((folder / "episodes").iterdir()) == episodes
