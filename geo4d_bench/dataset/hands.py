@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +33,41 @@ def save_hand(path: Path, hand: HandModel) -> None:
 
 
 def load_hand(path: Path) -> HandModel:
-    """Read a hand model; DatasetError where the file is missing or cut off."""
+    """Read a hand model; DatasetError where the file is missing, cut off or holds something else."""
     try:
+        with zipfile.ZipFile(path) as packed:
+            size = sum(member.file_size for member in packed.infolist())
+            if size > _LARGEST_BYTES:
+                raise ValueError(f"it unpacks to {size} bytes")
+            if packed.testzip() is not None:
+                raise ValueError("checksums differ")
         with np.load(path, allow_pickle=False) as stored:
-            return HandModel(
-                points=stored["points"],
-                normals=stored["normals"],
-                part=stored["part"],
-                finger_axis=stored["finger_axis"],
-                max_opening_m=float(stored["max_opening_m"]),
-            )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DatasetError(f"{path}: no hand model can be read ({error}); run the datagen command again") from error
+            arrays = {name: stored[name] for name in ("points", "normals", "part", "finger_axis", "max_opening_m")}
+        count = len(arrays["points"])
+        expected = {
+            "points": ((count, 3), "f8"), "normals": ((count, 3), "f8"), "part": ((count,), "u1"),
+            "finger_axis": ((3,), "f8"), "max_opening_m": ((), "f8"),
+        }  # fmt: skip
+        for name, (shape, dtype) in expected.items():
+            if arrays[name].shape != shape or arrays[name].dtype != dtype or not np.isfinite(arrays[name]).all():
+                raise ValueError(f"{name} has shape {arrays[name].shape} and dtype {arrays[name].dtype}")
+        return HandModel(
+            points=arrays["points"],
+            normals=arrays["normals"],
+            part=arrays["part"],
+            finger_axis=arrays["finger_axis"],
+            max_opening_m=float(arrays["max_opening_m"]),
+        )
+    except _DAMAGE as error:
+        raise DatasetError(
+            f"{path}: no hand model can be read ({error}); run the same datagen command again: it measures it anew"
+        ) from error
+
+
+_LARGEST_BYTES = 2**26
+_DAMAGE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError, RuntimeError,
+    MemoryError,  # an array's header may declare any size, and numpy believes it
+    SyntaxError, tokenize.TokenError,  # numpy parses headers as Python
+    zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
