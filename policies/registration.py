@@ -25,7 +25,7 @@ COARSE_M, FINE_M = 0.06, 0.03
 """Largest distances between a point and its match, in the two passes of the registration."""
 PART_WEIGHT_M = 0.03
 """A match to another part of the hand costs as much as this distance: labels may be wrong at seams."""
-PRIOR_ROTATION_RAD, PRIOR_TRANSLATION_M = 0.06, 0.06
+PRIOR_ROTATION_RAD, PRIOR_TRANSLATION_M = 0.09, 0.06
 """How far the truth usually lies from the best start (standard deviations)."""
 HIDDEN_FINGERS_M, UNSEEN_FINGERS_M = 0.012, 0.025
 """An opening less certain than the first asks for what single fingers can tell; less certain than the second, it was
