@@ -93,6 +93,8 @@ class SpatulaOnTable(RobosuiteTask):
             return "the spatula does not stand in an upright crock"
         if view.approach[2] > -np.sin(FLATTEST_RAD):
             return "the blade faces where the hand cannot come from"
+        if np.linalg.norm(view.pregrasp[:3, 3] - HAND_M * view.approach - SHOULDER) > REACH_OF_ARM_M:
+            return "the handle leans further away than the arm reaches"
         return None
 
     def failure(self) -> str | None:
@@ -159,6 +161,8 @@ TURNED_RAD = 0.9
 """How far round the handle the hand goes to face the blade."""
 FLATTEST_RAD = float(np.radians(45.0))
 """No start needs an approach flatter than this: the Panda's joint 6 would meet its limit."""
+SHOULDER, HAND_M, REACH_OF_ARM_M = np.array([-0.66, 0.0, 1.245]), 0.21, 0.84
+"""The Panda's second joint in the world; from its wrist to the grip site; how far from the shoulder the wrist gets."""
 FORWARD = np.array([np.cos(PITCH_RAD), 0.0, -np.sin(PITCH_RAD)])
 PREGRASP_M = 0.09
 """How far before the grasp the straight approach begins."""
