@@ -49,6 +49,8 @@ def scene_mjcf() -> str:
     )
     x, y = MAT_CENTRE
     hx, hy = MAT_HALF
+    # The mat reaches far down into the table: what presses 1 mm into a thin one is pushed out through its underside.
+    deep = 0.02
     return f"""
     <mujoco>
       <asset>
@@ -65,7 +67,7 @@ def scene_mjcf() -> str:
           <geom type="box" size="0.38 0.46 0.02" pos="0.02 0 {TABLE_TOP_M - 0.02}" material="tabletop" group="1"
                 friction="0.6 0.005 0.0001"/>
           {legs}
-          <geom name="mat" type="box" size="{hx} {hy} 0.001" pos="{x} {y} {TABLE_TOP_M + 0.001}" group="1"
+          <geom name="mat" type="box" size="{hx} {hy} {deep}" pos="{x} {y} {MAT_TOP_M - deep}" group="1"
                 rgba="0.30 0.50 0.72 1" friction="0.8 0.005 0.0001"/>
           <geom type="box" size="{hx - 0.012} {hy - 0.012} 0.0002" pos="{x} {y} {MAT_TOP_M}" {SEEN}
                 rgba="0.86 0.88 0.90 1"/>
