@@ -57,7 +57,7 @@ class Scene:
     Attributes:
         arms: state of each arm.
         T_world_obj: (4, 4) of each movable object.
-        contacts: what each movable object touches: labels and names of geoms, see ``RobosuiteTask.touching``.
+        contacts: what each movable object touches: labels and names of geoms, see ``RobosuiteTask.contacts``.
         joints: positions of the scene's own hinges and slides by name, radians or metres.
         done: the phases reached so far.
     """
@@ -142,7 +142,11 @@ class ReactiveExpert(Expert, Generic[V]):
         T_world_ee, opening_m = {}, {}
         for arm, motion in self._motion.items():
             view = self._read(scene, arm)
-            phase = next(phase for phase in self._tables[arm] if phase.when(view))
+            phase = next((phase for phase in self._tables[arm] if phase.when(view)), None)
+            if phase is None:
+                raise ValueError(
+                    f"no phase of arm '{arm}' applies: the condition of its table's last row must always hold"
+                )
             waypoint = phase.go(view)
             self.phases[arm] = phase.name
             motion.leash(scene.arms[arm].T_world_ee[:3, 3], LEASH_M)
