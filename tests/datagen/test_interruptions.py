@@ -46,6 +46,8 @@ def datagen(rig_file: Path, out: Path, *more: str) -> Iterator[subprocess.Popen[
         [sys.executable, "-c", "from geo4d_bench.cli import console; console()", *command, *more],
         start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl"},
+        # A shell that runs the tests in the background has them ignore Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         yield process
