@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from geo4d_bench.datagen.job import open_folder, take_stock
+from geo4d_bench.datagen.job import in_processes, open_folder, take_stock
 from geo4d_bench.dataset.manifest import EpisodeEntry, Manifest, Settings, file_sha256, read_manifest
 from geo4d_bench.dataset.schema import EPISODES, HANDS, SCENES
 from geo4d_bench.errors import ConfigError, DatasetError
@@ -98,7 +97,7 @@ def render_dataset(data: Path, out: Path, settings: Settings, workers: int = 1) 
     made = 0
     try:
         with tqdm(total=len(source.episodes), initial=len(source.episodes) - len(jobs), unit="episode") as bar:
-            for _ in _rendered(jobs, workers):
+            for _ in in_processes(_render, jobs, workers):
                 made += 1
                 manifest = take_stock(out, manifest)
                 bar.update()
@@ -173,19 +172,6 @@ class _Job:
     out: Path
     entry: EpisodeEntry
     settings: Settings
-
-
-def _rendered(jobs: list[_Job], workers: int) -> Iterable[str]:
-    """Names of the episode files as they are finished."""
-    workers = min(workers, len(jobs))
-    if workers <= 1:
-        yield from map(_render, jobs)
-        return
-    from joblib import Parallel, delayed
-
-    # Processes, because an OpenGL context belongs to one; started afresh, never forked.
-    with Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered", batch_size=1) as parallel:
-        yield from parallel(delayed(_render)(job) for job in jobs)
 
 
 def _render(job: _Job) -> str:

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from geo4d_bench.geometry.se3 import Array, pose, pose_error
+from geo4d_bench.geometry.se3 import Array, pose
 from geo4d_bench.tasks.base import ArmSetup, Expert, JointSpawn, Spawn, TaskSpec
 from geo4d_bench.tasks.can_in_drawer_scene import (
     BAR_HALF_M,
@@ -29,7 +29,7 @@ from geo4d_bench.tasks.can_in_drawer_scene import (
     world_mjcf,
 )
 from geo4d_bench.tasks.disturbance import Push
-from geo4d_bench.tasks.motion import hand_rotation
+from geo4d_bench.tasks.motion import hand_rotation, offset_from
 from geo4d_bench.tasks.reactive import CLOSED_M, OPEN_M, ArmState, Phase, ReactiveExpert, Scene, Waypoint, still
 from geo4d_bench.tasks.robosuite_task import RobosuiteTask
 
@@ -254,10 +254,7 @@ class Reach:
     @cached_property
     def offset(self) -> tuple[float, float, float]:
         """From the grasp to the hand: along the approach, aside of it (m), and how far turned (rad)."""
-        offset = self.hand.T_world_ee[:3, 3] - self.grasp[:3, 3]
-        along = float(offset @ self.grasp[:3, 2])
-        aside = float(np.linalg.norm(offset - along * self.grasp[:3, 2]))
-        return along, aside, float(pose_error(self.hand.T_world_ee, self.grasp)[1])
+        return offset_from(self.hand.T_world_ee, self.grasp, self.grasp[:3, 2])
 
     @property
     def there(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from geo4d_bench.geometry.se3 import Array, pose
+from geo4d_bench.geometry.se3 import Array, pose, pose_error
 
 
 class SmoothPose:
@@ -45,6 +45,15 @@ class SmoothPose:
         if distance > length_m:
             self._p = p_reached + offset * (length_m / distance)
             self._v = np.zeros(3)
+
+
+def offset_from(T_world_ee: Array, T_world_goal: Array, approach: Array) -> tuple[float, float, float]:
+    """From a goal pose (4, 4) to the hand's (4, 4): along the unit vector ``approach`` (3,), aside of it (metres), and
+    how far turned (radians)."""
+    offset = T_world_ee[:3, 3] - T_world_goal[:3, 3]
+    along = float(offset @ approach)
+    aside = float(np.linalg.norm(offset - along * approach))
+    return along, aside, float(pose_error(T_world_ee, T_world_goal)[1])
 
 
 def turn_z(yaw: float) -> Array:

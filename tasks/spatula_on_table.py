@@ -15,7 +15,7 @@ import numpy.typing as npt
 from geo4d_bench.geometry.se3 import Array, inverse, pose, pose_error
 from geo4d_bench.tasks.base import ArmSetup, Expert, Spawn, TaskSpec
 from geo4d_bench.tasks.disturbance import Push
-from geo4d_bench.tasks.motion import hand_rotation
+from geo4d_bench.tasks.motion import hand_rotation, offset_from
 from geo4d_bench.tasks.reactive import CLOSED_M, OPEN_M, ArmState, Phase, ReactiveExpert, Scene, Waypoint, still
 from geo4d_bench.tasks.robosuite_task import RobosuiteTask
 from geo4d_bench.tasks.spatula_on_table_scene import (
@@ -282,10 +282,7 @@ class View:
     @cached_property
     def offset(self) -> tuple[float, float, float]:
         """From the grasp to the hand: along the approach, aside of it (m), and how far turned (rad)."""
-        offset = self.hand.T_world_ee[:3, 3] - self.grasp[:3, 3]
-        along = float(offset @ self.approach)
-        aside = float(np.linalg.norm(offset - along * self.approach))
-        return along, aside, float(pose_error(self.hand.T_world_ee, self.grasp)[1])
+        return offset_from(self.hand.T_world_ee, self.grasp, self.approach)
 
     @property
     def at_grasp(self) -> bool:

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from geo4d_bench.geometry.se3 import Array, inverse, pose, pose_error
+from geo4d_bench.geometry.se3 import Array, inverse, pose
 from geo4d_bench.tasks.base import ArmSetup, Expert, Spawn, TaskSpec
 from geo4d_bench.tasks.disturbance import Push
-from geo4d_bench.tasks.motion import hand_rotation, turn_z
+from geo4d_bench.tasks.motion import hand_rotation, offset_from, turn_z
 from geo4d_bench.tasks.reactive import CLOSED_M, OPEN_M, ArmState, Phase, ReactiveExpert, Scene, Waypoint, still
 from geo4d_bench.tasks.robosuite_task import RobosuiteTask
 
@@ -259,10 +259,7 @@ class View:
     @cached_property
     def offset(self) -> tuple[float, float, float]:
         """From the grasp to the hand: along the approach, aside of it (m), and how far turned (rad)."""
-        offset = self.hand.T_world_ee[:3, 3] - self.grasp[:3, 3]
-        along = float(offset @ self.approach)
-        aside = float(np.linalg.norm(offset - along * self.approach))
-        return along, aside, float(pose_error(self.hand.T_world_ee, self.grasp)[1])
+        return offset_from(self.hand.T_world_ee, self.grasp, self.approach)
 
     @property
     def at_grasp(self) -> bool:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from geo4d_bench.dataset.reader import EpisodeFile
-from geo4d_bench.harness.figures import DPI, VIEW_COLOURS, figure
-from geo4d_bench.harness.pictures import Image, colour_depth
+from geo4d_bench.harness.figures import DPI, VIEW_COLOURS, figure, write_whole
+from geo4d_bench.harness.pictures import Image, colour_depth, image_axes
 
 IMAGE_PX = (160, 320)
 """Smaller images are enlarged to about the first width, larger ones thinned out to the second: whole pixels only."""
@@ -46,12 +45,7 @@ def episode_sheet(episode: EpisodeFile, frame: int, path: Path) -> None:
 
     def draw(part: Path) -> None:
         with figure(width / DPI, height / DPI, part) as fig:
-            fig.set_layout_engine("none")
-            fig.figimage(pixels, zorder=-1)  # copied as it is, not resampled
-            ax = fig.add_axes((0, 0, 1, 1))
-            ax.set_xlim(0, width)
-            ax.set_ylim(height, 0)
-            ax.axis("off")
+            ax = image_axes(fig, pixels)
             size = 72 / DPI * 15
             step = int(episode.steps[frame])
             seconds = float(episode.file["time"][step] - episode.file["time"][0])
@@ -66,7 +60,7 @@ def episode_sheet(episode: EpisodeFile, frame: int, path: Path) -> None:
             ax.text(bar[0] + w // 3, below, f"{limits[1]:.2f} m", fontsize=size, va="center", ha="right")
             _legend(ax, episode.seg_names, colours, (bar[0] + w // 3 + 2 * gap, bar[1] + 8, width - gap), size)
 
-    _whole(draw, path)
+    write_whole(draw, path)
 
 
 def episode_film(episode: EpisodeFile, cameras: Sequence[str], path: Path) -> None:
@@ -87,18 +81,7 @@ def episode_film(episode: EpisodeFile, cameras: Sequence[str], path: Path) -> No
                 depth = np.concatenate([_fit(colour_depth(s.depth[k], limits)) for s in shown], axis=1)
                 film.append_data(_even(np.concatenate([captions, colour, depth])))
 
-    _whole(write, path)
-
-
-def _whole(write: Callable[[Path], None], path: Path) -> None:
-    """The file appears only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(write, path)
 
 
 def _limits(depths: Sequence[npt.NDArray[np.float32]]) -> tuple[float, float]:

@@ -7,6 +7,7 @@ Nothing here goes through pyplot, so no global figure or backend is touched.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,6 +68,17 @@ def figure(width_in: float, height_in: float, path: Path) -> Iterator[Any]:
         yield fig
         path.parent.mkdir(parents=True, exist_ok=True)
         fig.savefig(path)
+
+
+def write_whole(write: Callable[[Path], None], path: Path) -> None:
+    """``write`` a file under a temporary name beside ``path``, so that it appears only when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def caption(fig: Any, text: str) -> None:

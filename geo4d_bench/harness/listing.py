@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,12 +69,14 @@ def run(config: TasksConfig) -> Listing:
         UnknownNameError: no such task.  SceneError: this machine cannot render.
     """
     specs = tuple(tasks.spec(name) for name in ([config.task] if config.task else tasks.names()))
+    from geo4d_bench.harness.figures import write_whole
+
     if config.preview is not None:
-        _draw(lambda path: _preview(specs, path), config.preview)
+        write_whole(lambda path: _preview(specs, path), config.preview)
     if config.spawns is not None:
         from geo4d_bench.harness.spawn_map import spawn_map
 
-        _draw(lambda path: spawn_map(specs, path), config.spawns)
+        write_whole(lambda path: spawn_map(specs, path), config.spawns)
     pictures = tuple(path for path in (config.preview, config.spawns) if path is not None)
     return Listing(specs, tuple(make_rig(name, specs[0].workspace) for name in RIGS), pictures)
 
@@ -92,17 +92,6 @@ def _described(rig: AnyRig, protocol: Rig) -> str:
         return f"{rig.name}  {count}"
     of = "seen one" if seen else f"seen camera of {protocol.name}"
     return f"{rig.name}  {count}, {min(angles):.0f} to {max(angles):.0f} degrees from the nearest {of}"
-
-
-def _draw(drawing: Callable[[Path], None], path: Path) -> None:
-    """The picture appears only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        drawing(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _preview(specs: tuple[TaskSpec, ...], path: Path) -> None:

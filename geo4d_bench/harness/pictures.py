@@ -35,7 +35,7 @@ def contact_sheet(rgb: Image, names: Sequence[str], splits: Sequence[str], title
     for image, (x, y) in zip(rgb, corners, strict=True):
         _paste(pixels, image, x, y)
     with figure(width / DPI, height / DPI, path) as fig:
-        ax = _axes_of(fig, pixels)
+        ax = image_axes(fig, pixels)
         size = 72 / DPI * max(13.0, h / 14)
         ax.text(gap, header * 0.5, title, fontsize=1.35 * size, weight="bold", va="center")
         count = {s: list(splits).count(s) for s in ("seen", "novel")}
@@ -76,7 +76,7 @@ def task_sheet(rows: Sequence[TaskRow], cameras: Sequence[tuple[str, str]], path
         for image, x in zip(row.rgb, lefts, strict=True):
             _paste(pixels, image, x, y)
     with figure(width / DPI, height / DPI, path) as fig:
-        ax = _axes_of(fig, pixels)
+        ax = image_axes(fig, pixels)
         size = 72 / DPI * 20
         for x, (name, split) in zip(lefts, cameras, strict=True):
             weight = "bold" if split == "novel" else "normal"
@@ -115,7 +115,7 @@ def film_strip(example: Example, path: Path) -> None:
                     _paste(pixels, image.repeat(scale, axis=0).repeat(scale, axis=1), x, top + offset)
 
     with figure(width / DPI, height / DPI, path) as fig:
-        ax = _axes_of(fig, pixels)
+        ax = image_axes(fig, pixels)
         size = 72 / DPI * 24
         ax.text(20, 34, f"Generated against true frames, {example.views} views", fontsize=1.4 * size, weight="bold")
         ax.text(20, 70, example.chosen, fontsize=0.92 * size, color=SOFT)
@@ -172,7 +172,7 @@ def _depth_range(example: Example, view: int) -> tuple[float, float]:
     return low, max(high, low + 0.01)
 
 
-def _axes_of(fig: Any, pixels: Image) -> Any:
+def image_axes(fig: Any, pixels: Image) -> Any:
     """Axes over the whole figure that show an image (H, W, 3), its pixels being the coordinates, y downwards."""
     height, width = pixels.shape[:2]
     fig.set_layout_engine("none")

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import hdf5plugin  # noqa: F401 - registers the codecs
 import numpy as np
 import pytest
+from episode_contents import contents
 
 from geo4d_bench.datagen.redraw import RenderConfig, run
 from geo4d_bench.dataset import verify
@@ -46,21 +46,6 @@ code = main(sys.argv[1:])
 assert "robosuite" not in sys.modules
 raise SystemExit(code)
 """
-
-
-def contents(path: Path) -> dict[str, Any]:
-    """Every array and attribute of an HDF5 file."""
-    found: dict[str, Any] = {}
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            found[name] = item[()]
-        found.update({f"{name}@{key}": np.asarray(value) for key, value in item.attrs.items()})
-
-    with h5py.File(path) as file:
-        file.visititems(visit)
-        found |= {f"@{key}": np.asarray(value) for key, value in file.attrs.items()}
-    return found
 
 
 def test_the_same_rig_and_size_give_equal_arrays_without_robosuite(tmp_path: Path, tiny_dataset: Any) -> None:
