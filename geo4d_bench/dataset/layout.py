@@ -50,12 +50,13 @@ def check_layout(file: Any) -> None:
     """
     found = {path: _array(path, oid) for path, oid in _datasets(file)}
     views = sorted({path.split("/")[1] for path in found if path.startswith("views/")})
-    if "cameras" in file.attrs:  # older files do not say
-        views = sorted({*views, *json.loads(file.attrs["cameras"])})
+    attributes = attributes_of(file)
+    if "cameras" in attributes:  # older files do not say
+        views = sorted({*views, *json.loads(attributes["cameras"])})
     if not views:
         raise DatasetError("views is missing")
     expected = dict(_TRAJECTORY)
-    for arm in json.loads(file.attrs["arms"]):
+    for arm in json.loads(attributes["arms"]):
         expected |= {f"ee/{arm}/T_world_ee": (_POSES, "f8"), f"ee/{arm}/opening": (("S",), "f8")}
     for path in found:
         if path.startswith("objects/"):
@@ -75,6 +76,12 @@ def check_layout(file: Any) -> None:
         _require(path, *found[path], shape, np.dtype(dtype), sizes)
 
 
+def attributes_of(item: Any) -> dict[str, Any]:
+    """Attributes of an open file, group or array as Python values; bytes become text (older files have text)."""
+    values = {k: v.item() if isinstance(v, np.generic) else v for k, v in item.attrs.items()}
+    return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
+
+
 def check_trajectory(file: Any) -> None:
     """:func:`check_layout` of what was simulated alone: the views may be damaged, or not be there."""
     for name in ("states", "actions", "time", "frames", "ee", "objects"):
@@ -85,7 +92,8 @@ def check_trajectory(file: Any) -> None:
 def simulated_sha256(file: Any) -> str:
     """sha256 (hexadecimal) of all that was simulated: the file's attributes and every array outside ``views``."""
     digest = hashlib.sha256()
-    attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in file.attrs.items() if k != DIGEST}
+    attributes = attributes_of(file)
+    attributes.pop(DIGEST, None)
     digest.update(json.dumps(attributes, sort_keys=True, default=str).encode())
     for path, oid in sorted(_datasets(file, *(name for name in file if name != "views")), key=lambda item: item[0]):
         values = np.ascontiguousarray(h5py.Dataset(oid)[()])

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geo4d_bench.dataset.hands import load_hand
-from geo4d_bench.dataset.layout import DIGEST, check_layout, check_trajectory, simulated_sha256
+from geo4d_bench.dataset.layout import DIGEST, attributes_of, check_layout, check_trajectory, simulated_sha256
 from geo4d_bench.dataset.manifest import Manifest, read_manifest
 from geo4d_bench.dataset.schema import DEPTH_SCALE_M, EPISODES, HANDS, SCENES, SCHEMA_VERSION
 from geo4d_bench.dataset.types import Trajectory
@@ -104,7 +104,7 @@ class EpisodeFile:
         """What the labels of segmentation images mean."""
         views = self.file["views"]
         with _named(self.path, "the names of the labels"):
-            return tuple(str(name) for name in json.loads(views[min(views)]["seg"].attrs["names"]))
+            return tuple(str(name) for name in json.loads(attributes_of(views[min(views)]["seg"])["names"]))
 
     @cached_property
     def trajectory(self) -> Trajectory:
@@ -227,7 +227,7 @@ class Dataset:
 def read_attributes(path: Path, file: Any) -> dict[str, Any]:
     """The attributes of an episode's file as Python values, the JSON ones decoded; DatasetError."""
     with _named(path, "the attributes"):
-        found = {k: v.item() if isinstance(v, np.generic) else v for k, v in file.attrs.items()}
+        found = attributes_of(file)
         for name in ("arms", "disturbances", "notes"):
             found[name] = json.loads(found[name])
         found["cameras"] = json.loads(found["cameras"]) if "cameras" in found else sorted(file["views"])
@@ -251,7 +251,7 @@ def read_simulated(path: Path, size_bytes: int = 0) -> tuple[Trajectory, dict[st
     try:
         with _named(path, "what was simulated"):
             check_trajectory(file)
-            if DIGEST in file.attrs and file.attrs[DIGEST] != simulated_sha256(file):
+            if attributes_of(file).get(DIGEST) not in (None, simulated_sha256(file)):
                 raise DatasetError(f"{path}: what was simulated was changed after it was written{REMAKE}")
         attributes = read_attributes(path, file)
         return _read_trajectory(path, file, attributes), attributes
@@ -274,10 +274,11 @@ def _read_trajectory(path: Path, file: Any, attributes: dict[str, Any]) -> Traje
 
 
 def _camera(name: str, view: Any) -> Camera:
-    split = view.attrs["split"]
+    attributes = attributes_of(view)
+    split = attributes["split"]
     if split not in ("seen", "novel"):
         raise ValueError(f"the split of {name} is {split!r}")
-    camera = Camera(name, view["T_world_cam"][()], float(view.attrs["fovy_rad"]), split)
+    camera = Camera(name, view["T_world_cam"][()], float(attributes["fovy_rad"]), split)
     if not np.allclose(view["K"][()], camera.K(*view["depth"].shape[1:]), rtol=1e-9, atol=1e-9):
         raise ValueError(f"fovy_rad and K of {name} contradict each other")
     return camera
@@ -323,7 +324,7 @@ def _open(path: Path, digest: bool) -> Any:
                 check_layout(file)
             except DatasetError as error:
                 raise DatasetError(f"{path}: {error}{REMAKE}") from error
-            if digest and DIGEST in file.attrs and file.attrs[DIGEST] != simulated_sha256(file):
+            if digest and attributes_of(file).get(DIGEST) not in (None, simulated_sha256(file)):
                 raise DatasetError(f"{path}: its attributes or arrays were changed after it was written{REMAKE}")
     except DatasetError:
         file.close()

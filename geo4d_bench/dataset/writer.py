@@ -119,7 +119,7 @@ class EpisodeWriter:
             "cameras": json.dumps([camera.name for camera in self._cameras]),
         }  # fmt: skip
         for name, value in attributes.items():
-            file.attrs[name] = value
+            file.attrs[name] = _guarded(value)
         arrays: dict[str, npt.NDArray[Any]] = {
             "states": np.asarray(t.states, dtype=np.float64),
             "actions": np.asarray(t.actions, dtype=np.float32),
@@ -133,7 +133,7 @@ class EpisodeWriter:
             arrays[f"objects/{name}/T_world_obj"] = np.asarray(poses, dtype=np.float64)
         for name, values in arrays.items():
             _write_whole(file, name, values)
-        file.attrs[DIGEST] = simulated_sha256(file)
+        file.attrs[DIGEST] = _guarded(simulated_sha256(file))
         # Gives all of this its place before the images': a file that is cut off later still has what was simulated.
         file.flush()
 
@@ -145,7 +145,7 @@ class EpisodeWriter:
             view = self._file.create_group(f"views/{camera.name}")
             _write_whole(view, "K", camera.K(height, width))
             _write_whole(view, "T_world_cam", np.asarray(camera.T_world_cam, dtype=np.float64))
-            view.attrs["split"], view.attrs["fovy_rad"] = camera.split, camera.fovy_rad
+            view.attrs["split"], view.attrs["fovy_rad"] = _guarded(camera.split), camera.fovy_rad
             images = {}
             for name in IMAGES:
                 channels, dtype = kinds[name]
@@ -154,8 +154,7 @@ class EpisodeWriter:
                     name, shape=(self._frames, *shape), chunks=(1, *shape), dtype=dtype, fletcher32=True, **options
                 )
             images["depth"].attrs["scale"] = DEPTH_SCALE_M
-            # Bytes, not text: HDF5 keeps text of variable length outside the headers, where nothing guards it.
-            images["seg"].attrs["names"] = np.bytes_(json.dumps(list(seg_names)))
+            images["seg"].attrs["names"] = _guarded(json.dumps(list(seg_names)))
             self._images.append(images)
 
     def _abandon(self) -> None:
@@ -163,6 +162,11 @@ class EpisodeWriter:
         if self._file is not None:
             self._file.close()
         self._part.unlink(missing_ok=True)
+
+
+def _guarded(value: Any) -> Any:
+    """Text as UTF-8 of fixed length: HDF5 keeps text of variable length outside the headers, without a checksum."""
+    return np.bytes_(value.encode()) if isinstance(value, str) else value
 
 
 def _write_whole(group: Any, name: str, values: npt.NDArray[Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from geo4d_bench.dataset.layout import attributes_of
 from geo4d_bench.dataset.manifest import Manifest
 from geo4d_bench.dataset.reader import Dataset, EpisodeFile
 from geo4d_bench.dataset.schema import EPISODES, IMAGES
@@ -167,7 +168,7 @@ def _episode_summary(episode: EpisodeFile) -> Iterator[tuple[str, str]]:
 
 def _tree(episode: EpisodeFile) -> Iterator[tuple[str, str]]:
     """Attributes (after an ``@``) and arrays: shape, dtype, unit, chunks, attributes, share stored (of all cameras)."""
-    for name, value in sorted(episode.file.attrs.items()):
+    for name, value in sorted(attributes_of(episode.file).items()):
         yield f"@{name}", _short(value)
     first, cameras = episode.cameras[0].name, len(episode.cameras)
     shares: dict[str, list[int]] = {}
@@ -185,9 +186,9 @@ def _tree(episode: EpisodeFile) -> Iterator[tuple[str, str]]:
         parts = [f"{array.shape} {array.dtype}", UNITS.get(name, "?")]
         parts += [f"chunks {array.chunks}"] if array.chunks else []
         parts += [f"{stored / raw:.0%} of raw"] if name in IMAGES and raw else []
-        parts += [f"{key}={_short(value)}" for key, value in array.attrs.items()]
+        parts += [f"{key}={_short(value)}" for key, value in attributes_of(array).items()]
         yield path, "; ".join(parts)
-    for name, value in sorted(episode.file[f"views/{first}"].attrs.items()):
+    for name, value in sorted(attributes_of(episode.file[f"views/{first}"]).items()):
         yield f"views/{first}@{name}", _short(value)
     if cameras > 1:
         yield "views/", f"{cameras - 1} more cameras like {first}"

@@ -166,7 +166,7 @@ def test_the_manifest_knows_sizes_and_digests(copy: Path) -> None:
     path = copy / "episodes" / NAME
     assert entry.size_bytes == path.stat().st_size
     with h5py.File(path) as file:
-        assert entry.simulated_sha256 == file.attrs["simulated_sha256"]
+        assert entry.simulated_sha256 == file.attrs["simulated_sha256"].decode()
     old = json.loads((copy / "manifest.json").read_text())  # as datasets of before had it
     for item in old["episodes"]:
         del item["size_bytes"], item["simulated_sha256"]

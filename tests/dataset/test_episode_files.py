@@ -215,3 +215,28 @@ def test_an_open_episode_may_be_read_in_other_processes(tmp_path: Path, method: 
         theirs = pool.submit(episode.frames, "cam00", [1]).result(timeout=60)
     assert np.array_equal(theirs.rgb, mine.rgb)
     assert np.array_equal(episode.frames("cam00", [1]).rgb, mine.rgb)
+
+
+def test_no_text_lies_outside_the_checksummed_headers(tmp_path: Path) -> None:
+    with h5py.File(write(tmp_path / "ep.hdf5")) as file:
+        items = [file]
+        file.visititems(lambda _, item: items.append(item))
+        kinds = [item.attrs.get_id(name).get_type() for item in items for name in item.attrs]
+        text = [kind for kind in kinds if isinstance(kind, h5py.h5t.TypeStringID)]
+        assert len(text) >= 10
+        assert not any(kind.is_variable_str() for kind in text)
+
+
+def test_text_attributes_of_older_files_are_read_alike(tmp_path: Path) -> None:
+    new, old = EpisodeFile(write(tmp_path / "new.hdf5")), write(tmp_path / "old.hdf5")
+    with h5py.File(old, "r+") as file:
+        items = [file, file["views/cam00"], file["views/cam01"], file["views/cam00/seg"], file["views/cam01/seg"]]
+        for item in items:
+            for name, value in list(item.attrs.items()):
+                if isinstance(value, bytes):
+                    item.attrs[name] = value.decode()
+    again = EpisodeFile(old)
+    assert again.attrs == new.attrs
+    assert all(isinstance(value, str) for value in (new.attrs["language"], new.attrs["task"]))
+    assert again.seg_names == new.seg_names == SEG_NAMES
+    assert [c.split for c in again.cameras] == [c.split for c in new.cameras] == ["seen", "novel"]
