@@ -24,16 +24,13 @@ class MeshBudget:
     """How far meshes may be simplified.
 
     Attributes:
-        faces: number of triangles to start from; doubled until the error fits.
-        share: this share of the original's surface must lie within the error of the simplified surface.
-        error_m: the error in metres, or
-        error_relative: as a share of the mesh's longest side, whichever is larger.
+        error_m: metres; 0 keeps every triangle.
+        share: this share of the original's surface lies within ``error_m`` of the simplified surface (what is left
+            are mostly inner walls and holes of screws, which decimation closes).
     """
 
-    faces: int = 500
-    share: float = 0.95
     error_m: float = 0.001
-    error_relative: float = 0.0075
+    share: float = 0.99
 
 
 def mesh_asset(model: Any, name: str, file: str, budget: MeshBudget) -> tuple[str, bytes]:
@@ -68,7 +65,9 @@ def mesh_geometry(model: Any, index: int, *, compiled_frame: bool = False) -> tu
 
 
 def simplify(vertices: _FloatArray, faces: _IntArray, budget: MeshBudget) -> tuple[_FloatArray, _IntArray]:
-    """The mesh with as few triangles as the budget allows (doubling from ``budget.faces``), or itself."""
+    """The mesh with about as few triangles as the budget allows, or itself."""
+    if budget.error_m <= 0:
+        return vertices, faces
     out_vertices, out_faces = _simplify_cached(
         vertices.tobytes(), np.ascontiguousarray(faces, dtype=np.int32).tobytes(), budget
     )
@@ -85,34 +84,38 @@ def _simplify_cached(vertex_bytes: bytes, face_bytes: bytes, budget: MeshBudget)
     # MuJoCo keeps a vertex for every normal; seams would be torn open, so equal positions are joined first.
     _, first, inverse = np.unique(vertices.round(6), axis=0, return_index=True, return_inverse=True)
     joined, joined_faces = vertices[first], inverse.reshape(-1)[faces].astype(np.int32)
-    points, _ = surface_grid(vertices[faces], count=4096)
-    allowed = max(budget.error_m, budget.error_relative * float(np.ptp(vertices, axis=0).max()))
-    target = budget.faces
-    while target < len(joined_faces):
+    points, _ = surface_grid(vertices[faces], count=2048)
+    best, few, many = (joined, joined_faces), 4, len(joined_faces)
+    while many > 1.2 * few + 4:
+        target = round((few * many) ** 0.5)
         v, f = fast_simplification.simplify(joined.astype(np.float32), joined_faces, target_count=target, agg=3)
         v, f = np.asarray(v, dtype=np.float64), np.asarray(f, dtype=np.int32)
-        if len(f) >= 4 and np.quantile(surface_error(points, v, f), budget.share) <= allowed:
-            return v.tobytes(), f.tobytes()
-        target *= 2
-    return joined.tobytes(), joined_faces.tobytes()
+        if len(f) >= 4 and np.quantile(surface_error(points, v, f, budget.error_m), budget.share) <= budget.error_m:
+            best, many = (v, f), min(target, len(f))
+        else:
+            few = target
+    return best[0].tobytes(), best[1].tobytes()
 
 
-def surface_error(points: _FloatArray, vertices: _FloatArray, faces: _IntArray, near: int = 3) -> _FloatArray:
+def surface_error(points: _FloatArray, vertices: _FloatArray, faces: _IntArray, enough: float = 0.0) -> _FloatArray:
     """Upper bounds (N,) of the distances (metres) from points (N, 3) to a triangle mesh.
 
-    Each point is measured exactly against the triangles of the ``near`` surface samples nearest to it.
+    Each point is measured exactly against the triangles of the 12 surface samples nearest to it (with 3, a thin wall's
+    far side often hides the near one), but only until it is within ``enough`` of one of them.
     """
     import trimesh
     from scipy.spatial import cKDTree
 
     triangles = vertices[faces]
     samples, owner = surface_grid(triangles, count=4096)
-    _, candidates = cKDTree(samples).query(points, k=near)
-    candidates = np.asarray(candidates).reshape(len(points), near)
+    tree = cKDTree(samples)
     best = np.full(len(points), np.inf)
-    for column in range(near):
-        closest = trimesh.triangles.closest_point(triangles[owner[candidates[:, column]]], points)
-        best = np.minimum(best, np.linalg.norm(closest - points, axis=1))
+    for ranks in ([1], range(2, 13)):
+        left = np.flatnonzero(best > enough)
+        candidates = np.asarray(tree.query(points[left], k=list(ranks))[1])
+        for column in candidates.T:
+            closest = trimesh.triangles.closest_point(triangles[owner[column]], points[left])
+            best[left] = np.minimum(best[left], np.linalg.norm(closest - points[left], axis=1))
     return best
 
 

@@ -1,7 +1,8 @@
 """RGB, depth and labels of one moment from any number of cameras, with one update of the scene.
 
 MuJoCo's own renderer builds the whole scene anew for every image and draws it again for depth and for labels. Here
-the scene is built once a moment; then each camera costs one draw for RGB and depth together and one for labels.
+the scene is built once a moment; then each camera costs one draw for RGB and depth together and one for labels. What
+cannot move is drawn once a camera: later draws have moving bodies alone, and each pixel shows what is nearer.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import atexit
 import os
 import weakref
+from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -29,6 +32,26 @@ import mujoco
 MAX_DEPTH_M = 2.0
 """Depth is valid in (0, 2] m, as in the paper; cameras stand 0.7 to 1.2 m from the workspace."""
 NEAR_M, FAR_M = 0.02, 20.0
+STILLS = 64
+"""Images of what cannot move that are kept, one a camera: 1 MiB each at 256 x 320."""
+
+_STATIC, _DYNAMIC = mujoco.mjtCatBit.mjCAT_STATIC.value, mujoco.mjtCatBit.mjCAT_DYNAMIC.value
+_LOOKS = (
+    "body_pos", "body_quat", "geom_pos", "geom_quat", "geom_size", "geom_rgba", "geom_matid", "geom_group", "mat_rgba",
+    "mat_texid", "mat_emission", "mat_specular", "mat_shininess", "light_active", "light_pos", "light_dir",
+    "light_ambient", "light_diffuse", "light_specular",
+)  # fmt: skip
+"""What of a model decides how its still geometry looks, should anyone change it between two moments."""
+
+
+@dataclass(frozen=True)
+class _Still:
+    """One camera's image of what cannot move: (H, W, 3), and (H, W) nearness (the buffer's), metres, labels."""
+
+    rgb: npt.NDArray[np.uint8]
+    nearness: npt.NDArray[np.float32]
+    depth: npt.NDArray[np.float32]
+    seg: npt.NDArray[np.uint8]
 
 
 class Renderer:
@@ -90,6 +113,7 @@ class Renderer:
         self._option.flags[mujoco.mjtVisFlag.mjVIS_TEXTURE] = 1
         self._rgb = np.empty((self.height, self.width, 3), dtype=np.uint8)
         self._depth = np.empty((self.height, self.width), dtype=np.float32)
+        self._known: OrderedDict[tuple[int, bytes, bytes], _Still] = OrderedDict()
 
     def render(
         self, state: npt.ArrayLike | None, cameras: Sequence[Camera], *, seg: bool = True, check: bool = False
@@ -111,26 +135,30 @@ class Renderer:
         if state is not None:
             self.scene.set_state(state)
         self._gl.make_current()
-        self._update_scene()
-        count, height, width = len(cameras), self.height, self.width
-        rgb = np.empty((count, height, width, 3), dtype=np.uint8)
-        depth = np.empty((count, height, width), dtype=np.float32)
-        labels = np.zeros((count, height, width), dtype=np.uint8)
-        K = np.stack([c.K(height, width) for c in cameras]) if count else np.zeros((0, 3, 3))
-        T = np.stack([np.asarray(c.T_world_cam, dtype=np.float64) for c in cameras]) if count else np.zeros((0, 4, 4))
-        for index in range(count):
-            self._aim(K[index], T[index])
-            rgb[index], depth[index] = self._draw_rgbd()
-            if check:
-                check_camera(cameras[index], read_camera(), height, width)
-        if seg:
-            self._label_geoms()
-            for index in range(count):
-                self._aim(K[index], T[index])
-                labels[index] = self._draw_labels()
-                if check:
-                    check_camera(cameras[index], read_camera(), height, width)
-        return Frame(rgb=rgb, depth=depth, seg=labels, K=K, T_world_cam=T)
+        if not self._composable():
+            rgb, nearness, labels = self._draw(_STATIC | _DYNAMIC, cameras, seg=seg, check=check)
+            depth = self._metres(nearness)
+        else:
+            stills = self._stills(cameras, check=check)
+            rgb, nearness, labels = self._draw(_DYNAMIC, cameras, seg=seg, check=check)
+            depth = np.empty_like(nearness)
+            for index, still in enumerate(stills):
+                at = np.flatnonzero(nearness[index] > still.nearness)  # OpenGL's own test: what is drawn later wins
+                moving = self._metres(nearness[index].reshape(-1)[at])
+                _paint(depth[index].reshape(-1), still.depth.reshape(-1), at, moving)
+                _paint(rgb[index].reshape(-1, 3), still.rgb.reshape(-1, 3), at, rgb[index].reshape(-1, 3)[at])
+                if seg:
+                    _paint(labels[index].reshape(-1), still.seg.reshape(-1), at, labels[index].reshape(-1)[at])
+        size = self.height, self.width
+        return Frame(
+            rgb=rgb,
+            depth=depth,
+            seg=labels,
+            K=np.stack([c.K(*size) for c in cameras]) if cameras else np.zeros((0, 3, 3)),
+            T_world_cam=np.stack([c.T_world_cam for c in cameras]).astype(np.float64)
+            if cameras
+            else np.zeros((0, 4, 4)),
+        )
 
     def close(self) -> None:
         """Free the context; may be called twice."""
@@ -143,16 +171,66 @@ class Renderer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def _update_scene(self) -> None:
-        mujoco.mjv_updateScene(
-            self.scene.model,
-            self.scene.data,
-            self._option,
-            None,
-            self._camera,
-            mujoco.mjtCatBit.mjCAT_STATIC.value | mujoco.mjtCatBit.mjCAT_DYNAMIC.value,
-            self._mjv,
+    def _composable(self) -> bool:
+        """Whether pictures of what moves and of what does not make the same picture by depth as drawn together:
+        no shadows, no smoothed edges, nothing transparent, no light that moves."""
+        model = self.scene.model
+        alpha = np.where(model.geom_matid >= 0, model.mat_rgba[model.geom_matid, 3], 1.0) if model.nmat else 1.0
+        return not (
+            self.quality
+            or np.any(alpha * model.geom_rgba[:, 3] < 1.0)
+            or np.any(model.body_weldid[model.light_bodyid])
+            or np.any(model.body_mocapid[model.body_rootid[model.geom_bodyid]] >= 0)
+            or model.nflex
+            or model.nskin
         )
+
+    def _stills(self, cameras: Sequence[Camera], *, check: bool) -> list[_Still]:
+        """Images of what cannot move, drawn where they are not known yet."""
+        looks = hash(b"".join(np.asarray(getattr(self.scene.model, name)).tobytes() for name in _LOOKS))
+        keys = [(looks, c.K(self.height, self.width).tobytes(), np.asarray(c.T_world_cam).tobytes()) for c in cameras]
+        new = {key: camera for key, camera in zip(keys, cameras, strict=True) if key not in self._known}
+        if new:
+            rgb, nearness, seg = self._draw(_STATIC, list(new.values()), seg=True, check=check)
+            depth = self._metres(nearness)
+            for index, key in enumerate(new):
+                self._known[key] = _Still(rgb[index], nearness[index], depth[index], seg[index])
+        stills = [self._known[key] for key in keys]
+        for key in keys:
+            self._known.move_to_end(key)
+        while len(self._known) > max(len(keys), STILLS):
+            self._known.popitem(last=False)
+        return stills
+
+    def _draw(
+        self, category: int, cameras: Sequence[Camera], *, seg: bool, check: bool
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        """RGB (V, H, W, 3), depth as it is in the buffer (V, H, W) and labels (V, H, W), all upright."""
+        self._update_scene(category)
+        shape = len(cameras), self.height, self.width
+        rgb, nearness = np.empty((*shape, 3), dtype=np.uint8), np.empty(shape, dtype=np.float32)
+        labels = np.zeros(shape, dtype=np.uint8)
+        for index, camera in enumerate(cameras):
+            self._shoot(camera, check)
+            mujoco.mjr_readPixels(self._rgb, self._depth, self._viewport, self._context)
+            rgb[index], nearness[index] = self._rgb[::-1], self._depth[::-1]  # OpenGL's rows run upwards
+        if seg:
+            self._label_geoms()
+            for index, camera in enumerate(cameras):
+                self._shoot(camera, check)
+                mujoco.mjr_readPixels(self._rgb, None, self._viewport, self._context)
+                red = self._rgb[::-1, :, 0]
+                labels[index] = np.where(red > 0, red - 1, 0)
+        return rgb, nearness, labels
+
+    def _shoot(self, camera: Camera, check: bool) -> None:
+        self._aim(camera.K(self.height, self.width), np.asarray(camera.T_world_cam, dtype=np.float64))
+        mujoco.mjr_render(self._viewport, self._mjv, self._context)
+        if check:
+            check_camera(camera, read_camera(), self.height, self.width)
+
+    def _update_scene(self, category: int) -> None:
+        mujoco.mjv_updateScene(self.scene.model, self.scene.data, self._option, None, self._camera, category, self._mjv)
         flags = self._mjv.flags
         flags[mujoco.mjtRndFlag.mjRND_SHADOW] = self.quality
         flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
@@ -176,15 +254,15 @@ class Renderer:
             eye.frustum_center = near * 0.5 * (left + right)
             eye.frustum_width = near * 0.5 * (right - left)
             eye.frustum_top, eye.frustum_bottom = near * top, near * bottom
+        for light in self._mjv.lights[: self._mjv.nlight]:
+            if light.headlight:  # MuJoCo puts it where its own camera is
+                light.pos, light.dir = T_world_cam[:3, 3], T_world_cam[:3, 2]
 
-    def _draw_rgbd(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-        mujoco.mjr_render(self._viewport, self._mjv, self._context)
-        mujoco.mjr_readPixels(self._rgb, self._depth, self._viewport, self._context)
-        z = self._depth[::-1]  # OpenGL's rows run upwards
-        with np.errstate(divide="ignore"):
-            metres = NEAR_M * FAR_M / (NEAR_M + z.astype(np.float64) * (FAR_M - NEAR_M))
-        metres[(z <= 0.0) | (metres > self.max_depth_m)] = np.nan
-        return self._rgb[::-1], metres.astype(np.float32)
+    def _metres(self, nearness: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Depth along the optical axis, NaN where nothing was hit or it is too far."""
+        metres = NEAR_M * FAR_M / (NEAR_M + nearness.astype(np.float64) * (FAR_M - NEAR_M))
+        metres[(nearness <= 0.0) | (metres > self.max_depth_m)] = np.nan
+        return metres.astype(np.float32)
 
     def _label_geoms(self) -> None:
         """Make the next draws paint labels: segment ids become colours, red = id + 1."""
@@ -197,11 +275,11 @@ class Renderer:
             geom = self._mjv.geoms[index]
             geom.segid = int(labels[geom.objid]) if geom.objtype == kind and geom.objid >= 0 else -1
 
-    def _draw_labels(self) -> npt.NDArray[np.uint8]:
-        mujoco.mjr_render(self._viewport, self._mjv, self._context)
-        mujoco.mjr_readPixels(self._rgb, None, self._viewport, self._context)
-        red = self._rgb[::-1, :, 0]
-        return np.where(red > 0, red - 1, 0).astype(np.uint8)
+
+def _paint(image: npt.NDArray[Any], below: npt.NDArray[Any], at: npt.NDArray[np.intp], above: npt.NDArray[Any]) -> None:
+    """``below`` everywhere, ``above`` at those pixels, written into ``image``."""
+    np.copyto(image, below)
+    image[at] = above
 
 
 _open: weakref.WeakSet[Renderer] = weakref.WeakSet()
