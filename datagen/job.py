@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ class DatagenConfig:
     """Another seed gives other episodes."""
     workers: int = 2
     """Processes; the result does not depend on their number."""
+    cluster: str | None = None
+    """Address of a Ray cluster ('auto' finds one here) whose CPUs work instead; all nodes must see the same files."""
     disturbed_share: float = 0.3
     """Share of the episodes in which the hand or object is disturbed once and the expert recovers."""
     out: Path | None = None
@@ -84,10 +87,12 @@ def run(config: DatagenConfig) -> DatagenResult:
         WorkerError: the system ended a worker process.
     """
     folder = config.out or Path("data") / (config.task if config.split == "train" else f"{config.task}_eval")
-    return make_dataset(folder, settings_of(config), config.episodes, config.workers)
+    return make_dataset(folder, settings_of(config), config.episodes, config.workers, config.cluster)
 
 
-def make_dataset(folder: Path, settings: Settings, episodes: int, workers: int = 1) -> DatagenResult:
+def make_dataset(
+    folder: Path, settings: Settings, episodes: int, workers: int = 1, cluster: str | None = None
+) -> DatagenResult:
     """:func:`run` for settings that no option names, for example a rig that was made in Python.
 
     Raises:
@@ -106,7 +111,8 @@ def make_dataset(folder: Path, settings: Settings, episodes: int, workers: int =
         restore_scene(folder, manifest)
     try:
         with tqdm(total=episodes, initial=episodes - len(jobs), unit="episode", desc="datagen") as bar:
-            for _ in in_processes(make_episode, jobs, workers):
+            for name in in_processes(make_episode, jobs, workers, cluster):
+                require_here(folder, name)
                 made += 1
                 manifest = take_stock(folder, manifest)
                 bar.update()
@@ -193,6 +199,19 @@ def take_stock(folder: Path, manifest: Manifest, *, tell_all: bool = False) -> M
     return taken.manifest
 
 
+def require_here(folder: Path, file: str, patience_s: float = 30.0) -> None:
+    """DatasetError where an episode that a worker has finished does not appear here: network file systems take a
+    moment, a folder of another machine takes for ever."""
+    path = folder / EPISODES / file
+    until = time.monotonic() + patience_s
+    while not path.is_file():
+        if time.monotonic() > until:
+            raise DatasetError(
+                f"{path} was finished by a worker, but does not appear here; --out must lie where all nodes see it"
+            )
+        time.sleep(0.2)
+
+
 def _differences(old: Settings, new: Settings) -> str:
     """What differs, but for the source's version: an interrupted dataset may be finished after an edit."""
     found = []
@@ -219,12 +238,18 @@ def _rig_key(rig: AnyRig) -> Any:
     return rig.name, rig.target, rig.ring_offset, cameras
 
 
-def in_processes(work: Callable[[J], str], jobs: list[J], workers: int) -> Iterable[str]:
-    """``work`` of every job, as they are finished, in no order.
+def in_processes(work: Callable[[J], str], jobs: list[J], workers: int, cluster: str | None = None) -> Iterable[str]:
+    """``work`` of every job, as they are finished, in no order: in ``workers`` processes here, or on a Ray cluster.
 
     Raises:
         WorkerError: the system ended a process, for example because memory ran out.
+        ConfigError: no such cluster.
     """
+    if cluster is not None and jobs:
+        from geo4d_bench.datagen.cluster import on_cluster
+
+        yield from on_cluster(work, jobs, cluster)
+        return
     workers = min(workers, len(jobs))
     if workers <= 1:
         yield from map(work, jobs)

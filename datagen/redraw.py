@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from geo4d_bench.datagen.job import in_processes, open_folder, take_stock
+from geo4d_bench.datagen.job import in_processes, open_folder, require_here, take_stock
 from geo4d_bench.dataset.manifest import EpisodeEntry, Manifest, Settings, file_sha256, read_manifest
 from geo4d_bench.dataset.schema import EPISODES, HANDS, SCENES
 from geo4d_bench.errors import ConfigError, DatasetError
@@ -34,6 +34,8 @@ class RenderConfig:
     """Rendered frames a second; divides the control rate; default the dataset's."""
     workers: int = 2
     """Processes; the result does not depend on their number."""
+    cluster: str | None = None
+    """Address of a Ray cluster ('auto' finds one here) whose CPUs work instead; all nodes must see the same files."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,13 @@ def run(config: RenderConfig) -> RenderResult:
     source = read_manifest(config.data)
     if not source.episodes:
         raise DatasetError(f"{config.data}: no finished episodes; run the datagen command that began it again")
-    return render_dataset(config.data, config.out, _settings(config, source.settings), config.workers)
+    settings = _settings(config, source.settings)
+    return render_dataset(config.data, config.out, settings, config.workers, config.cluster)
 
 
-def render_dataset(data: Path, out: Path, settings: Settings, workers: int = 1) -> RenderResult:
+def render_dataset(
+    data: Path, out: Path, settings: Settings, workers: int = 1, cluster: str | None = None
+) -> RenderResult:
     """:func:`run` for settings that no option names, for example a rig that was made in Python.
 
     Args:
@@ -97,7 +102,8 @@ def render_dataset(data: Path, out: Path, settings: Settings, workers: int = 1) 
     made = 0
     try:
         with tqdm(total=len(source.episodes), initial=len(source.episodes) - len(jobs), unit="episode") as bar:
-            for _ in in_processes(_render, jobs, workers):
+            for name in in_processes(_render, jobs, workers, cluster):
+                require_here(out, name)
                 made += 1
                 manifest = take_stock(out, manifest)
                 bar.update()
