@@ -271,7 +271,7 @@ def foreign_filter(path: Path, rng: np.random.Generator) -> None:
         name = an_array(file, rng)
         values = file[name][()]
         del file[name]
-        options = [hdf5plugin.Zstd(), hdf5plugin.LZ4(), hdf5plugin.Bitshuffle()][rng.integers(3)]
+        options = [hdf5plugin.BZip2(), hdf5plugin.LZ4(), hdf5plugin.Bitshuffle()][rng.integers(3)]
         file.create_dataset(name, data=values, chunks=values.shape, **options)
 
 

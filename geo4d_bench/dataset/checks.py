@@ -102,19 +102,22 @@ def _view_faults(episode: EpisodeFile, camera: Camera, settings: Settings, image
 
 
 def _image_faults(episode: EpisodeFile, images: Any, name: str) -> Iterator[str]:
-    """Decodes every frame, one in memory at a time."""
+    """Decodes every frame, one chunk in memory at a time."""
     labels = len(episode.seg_names)
     seen = False
-    for index in range(len(images)):
+    for first in range(0, len(images), images.chunks[0]):
         try:
-            image = images[index]
+            some = images[first : first + images.chunks[0]]
         except (OSError, RuntimeError) as error:
-            yield f"frame {index} cannot be decoded ({error})"
+            last = min(first + images.chunks[0], len(images)) - 1
+            yield f"{f'frame {first}' if first == last else f'frames {first} to {last}'} cannot be decoded ({error})"
             return
-        if name == "seg" and image.max() >= labels:
-            yield f"frame {index} has label {image.max()}, attribute names has {labels}"
+        wrong = some.reshape(len(some), -1).max(axis=1) >= labels if name == "seg" else np.zeros(len(some), dtype=bool)
+        if wrong.any():
+            index = int(wrong.argmax())
+            yield f"frame {first + index} has label {some[index].max()}, attribute names has {labels}"
             return
-        seen = seen or bool(image.any())
+        seen = seen or bool(some.any())
     if not seen:
         yield "is empty: every value of every frame is 0"
 

@@ -168,10 +168,13 @@ class _View:
 
 
 def _read(images: Any, order: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    """Frames at rising indices, a chunk at a time: HDF5 takes 30 ms for the same frames as one strided selection."""
+    """Frames at rising indices, with what lies between two of them where that is in the same or the next chunk anyway
+    (HDF5 takes 30 ms for 11 frames as one strided selection)."""
     out = np.empty((len(order), *images.shape[1:]), dtype=images.dtype)
-    for row, index in enumerate(order):
-        out[row] = images[int(index)]
+    for rows in np.split(np.arange(len(order)), np.flatnonzero(np.diff(order) > images.chunks[0]) + 1):
+        if len(rows):
+            first, last = int(order[rows[0]]), int(order[rows[-1]])
+            out[rows] = images[first : last + 1][order[rows] - first]
     return out
 
 
@@ -301,7 +304,7 @@ def open_hdf5(path: Path, padded_to: int = 0) -> Any:
     try:
         short = padded_to - path.stat().st_size
         source = io.BytesIO(path.read_bytes() + bytes(short)) if short > 0 else path
-        file = h5py.File(source, "r", rdcc_nbytes=0)  # a chunk is a frame and is read once
+        file = h5py.File(source, "r", rdcc_nbytes=0)  # what is needed of a chunk is read at once
     except (OSError, RuntimeError, ValueError) as error:
         raise DatasetError(f"{path}: not a whole HDF5 file ({error}){REMAKE}") from error
     try:

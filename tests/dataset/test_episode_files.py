@@ -110,7 +110,7 @@ def test_the_tree_is_the_documented_one(tmp_path: Path) -> None:
         assert found == expected
         assert file["views/cam00/depth"].attrs["scale"] == DEPTH_SCALE_M
         assert json.loads(file["views/cam00/seg"].attrs["names"]) == list(SEG_NAMES)
-        assert file["views/cam00/rgb"].chunks == (1, HEIGHT, WIDTH, 3)
+        assert file["views/cam00/rgb"].chunks == (3, HEIGHT, WIDTH, 3)
         for name in (
             "schema_version",
             "task",

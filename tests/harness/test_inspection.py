@@ -42,7 +42,7 @@ def test_a_dataset_is_described_and_drawn(tmp_path: Path, tiny_dataset: Any) -> 
     for name in ("states", "actions", "frames/step", f"views/{first}/rgb", f"views/{first}/T_world_cam"):
         assert str(episode.file[name].shape) in tree[name]
     assert not [text for text in tree.values() if "; ?" in text]
-    assert "chunks (1, 64, 80, 3)" in tree[f"views/{first}/rgb"]
+    assert "chunks (8, 64, 80, 3)" in tree[f"views/{first}/rgb"]
     assert "scale=0.0001" in tree[f"views/{first}/depth"]
     text = str(result)
     assert str(result.picture) in text
