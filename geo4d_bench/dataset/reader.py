@@ -124,7 +124,12 @@ class EpisodeFile:
         view = self._view(camera)  # outside the block below: its sentence is its own
         order, inverse = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
         with _named(self.path, f"frames of {camera}"):
-            rgb, depth, seg = (_read(images, order)[inverse] for images in (view.rgb, view.depth, view.seg))
+            arrays = [_read(images, order) for images in (view.rgb, view.depth, view.seg)]
+        rgb, depth, seg = (
+            arrays
+            if len(order) == len(inverse) and (np.diff(inverse) > 0).all()
+            else (array[inverse] for array in arrays)
+        )
         return ViewFrames(rgb, decode_depth(depth, DEPTH_SCALE_M), seg)
 
     def close(self) -> None:
@@ -170,12 +175,11 @@ class _View:
 def _read(images: Any, order: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     """Frames at rising indices, with what lies between two of them where that is in the same or the next chunk anyway
     (HDF5 takes 30 ms for 11 frames as one strided selection)."""
-    out = np.empty((len(order), *images.shape[1:]), dtype=images.dtype)
-    for rows in np.split(np.arange(len(order)), np.flatnonzero(np.diff(order) > images.chunks[0]) + 1):
-        if len(rows):
-            first, last = int(order[rows[0]]), int(order[rows[-1]])
-            out[rows] = images[first : last + 1][order[rows] - first]
-    return out
+    runs = np.split(order, np.flatnonzero(np.diff(order) > images.chunks[0]) + 1) if len(order) else []
+    found = [images[int(run[0]) : int(run[-1]) + 1][run - run[0]] for run in runs]
+    if len(found) == 1:
+        return np.asarray(found[0])
+    return np.concatenate(found) if found else np.empty((0, *images.shape[1:]), dtype=images.dtype)
 
 
 class Dataset:

@@ -117,7 +117,9 @@ class Windows:
         K = np.stack([file.K(name) for name in names])
         T_world_n, T_world_m = (file.T_world_cam(name) for name in names)
         T_n_world = inverse(T_world_n)
-        points = np.stack([depth_to_points(view.depth, K[i]) for i, view in enumerate(views)])
+        points = np.empty((len(views), *views[0].depth.shape, 3), dtype=np.float32)
+        for i, view in enumerate(views):
+            depth_to_points(view.depth, K[i], out=points[i])
         at = steps[frames]
         opening = np.stack([trajectory.opening_m[arm][at] for arm in self.arms])
         first_points = transform(T_world_n, points[0, 0])

@@ -192,7 +192,8 @@ def encode_depth(depth: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
 
 def decode_depth(units: npt.NDArray[np.uint16], scale: float = DEPTH_SCALE_M) -> npt.NDArray[np.float32]:
     """Stored units to metres, NaN where invalid."""
-    depth = units.astype(np.float32) * np.float32(scale)
+    depth = units.astype(np.float32)
+    depth *= np.float32(scale)
     depth[units == 0] = np.nan
     return depth
 

@@ -38,14 +38,23 @@ def look_at(eye: npt.ArrayLike, target: npt.ArrayLike, up: npt.ArrayLike = (0.0,
     return T
 
 
-def depth_to_points(depth: npt.NDArray[np.floating[Any]], K: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """Pointmap (..., H, W, 3) float32 in the camera's frame from depth (..., H, W), metres along z; NaN stays NaN."""
+def depth_to_points(
+    depth: npt.NDArray[np.floating[Any]], K: npt.ArrayLike, out: npt.NDArray[np.float32] | None = None
+) -> npt.NDArray[np.float32]:
+    """Pointmap (..., H, W, 3) float32 in the camera's frame from depth (..., H, W), metres along z; NaN stays NaN.
+
+    Written into ``out`` where that is given.
+    """
     K = np.asarray(K, dtype=np.float64)
     h, w = depth.shape[-2:]
     x = ((np.arange(w) - K[0, 2]) / K[0, 0]).astype(np.float32)
     y = ((np.arange(h) - K[1, 2]) / K[1, 1]).astype(np.float32)
     depth = depth.astype(np.float32, copy=False)
-    return np.stack([x[None, :] * depth, y[:, None] * depth, depth], axis=-1)
+    points = np.empty((*depth.shape, 3), dtype=np.float32) if out is None else out
+    np.multiply(x[None, :], depth, out=points[..., 0])
+    np.multiply(y[:, None], depth, out=points[..., 1])
+    points[..., 2] = depth
+    return points
 
 
 def project(points_cam: npt.NDArray[np.floating[Any]], K: npt.ArrayLike) -> npt.NDArray[np.floating[Any]]:

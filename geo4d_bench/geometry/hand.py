@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -56,18 +57,24 @@ class HandModel:
 
         A point counts when it is within ``tolerance_m`` of a surface sample; NaN points never count.
         """
-        from scipy.spatial import cKDTree
-
         flat = points_world.reshape(-1, 3)
         mask = np.zeros(len(flat), dtype=bool)
         p_ee = transform(inverse(np.asarray(T_world_ee, dtype=np.float64)), flat.astype(np.float64))
-        surface = self.at_opening(opening_m)
-        lo, hi = surface.min(0) - tolerance_m, surface.max(0) + tolerance_m
-        near = np.flatnonzero(np.all((p_ee >= lo) & (p_ee <= hi), axis=1))  # NaN compares false
-        if len(near):
-            distance, _ = cKDTree(surface).query(p_ee[near], distance_upper_bound=tolerance_m)
+        reach = np.linalg.norm(self.points, axis=1).max() + 0.5 * opening_m + tolerance_m
+        near = np.flatnonzero(np.einsum("ij,ij->i", p_ee, p_ee) <= reach**2)  # NaN compares false
+        for sign, tree in self._trees:
+            p_part = p_ee[near] - 0.5 * opening_m * sign * self.finger_axis  # where the part is when the hand is closed
+            distance, _ = tree.query(p_part, distance_upper_bound=tolerance_m)
             mask[near[np.isfinite(distance)]] = True
         return mask.reshape(points_world.shape[:-1])
+
+    @cached_property
+    def _trees(self) -> list[tuple[float, Any]]:
+        """Of each part: the direction in which it opens along ``finger_axis``, and its points when closed."""
+        from scipy.spatial import cKDTree
+
+        parts = ((0.0, HAND), (1.0, LEFT_FINGER), (-1.0, RIGHT_FINGER))
+        return [(sign, cKDTree(self.points[self.part == part])) for sign, part in parts if (self.part == part).any()]
 
 
 def part_image(seg: npt.NDArray[np.uint8], seg_names: Sequence[str], arms: Sequence[str]) -> npt.NDArray[np.uint8]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from geo4d_bench.dataset.types import Window
 from geo4d_bench.model.batch import batch_from_windows
@@ -30,12 +33,36 @@ def fixed_windows(source: WindowSource, count: int, name: str) -> list[Window]:
 
 
 def batches(
-    source: WindowSource, size: int, seed: int, start: int, ahead: int = 3
+    source: WindowSource, size: int, seed: int, start: int, workers: int = 0, ahead: int = 3
 ) -> Generator[dict[str, Tensor], None, None]:
-    """Batches for steps ``start``, ``start + 1`` ...; the next ``ahead`` are made in the background.
+    """Batches for steps ``start``, ``start + 1`` ...; each worker makes its next ``ahead`` in the background.
 
-    Whoever stops early must close the iterator, which ends its thread.
+    Whoever stops early must close the iterator, which ends the workers.
+
+    Args:
+        source: of windows; with ``workers`` it is pickled.
+        size: windows a batch.
+        seed, start: of the training, and the first step; the batches do not depend on the rest.
+        workers: processes; 0 is a thread of this one, which on a CPU takes less from the training.
     """
+    if workers == 0:
+        yield from _in_a_thread(source, size, seed, start, ahead)
+        return
+    # Started afresh, never forked: threads of this process would be lost in a copy.
+    loader = DataLoader(
+        _Steps(source, size, seed), batch_size=None, sampler=range(start, sys.maxsize), num_workers=workers,
+        prefetch_factor=ahead, multiprocessing_context="spawn",
+    )  # fmt: skip
+    stream = iter(loader)
+    try:
+        yield from stream
+    finally:
+        del stream, loader  # ends the processes
+
+
+def _in_a_thread(
+    source: WindowSource, size: int, seed: int, start: int, ahead: int
+) -> Generator[dict[str, Tensor], None, None]:
     pool = ThreadPoolExecutor(1, "batches")
     waiting: deque[Future[dict[str, Tensor]]] = deque()
     try:
@@ -47,6 +74,18 @@ def batches(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Steps(Dataset[dict[str, Tensor]]):
+    """Batches by their step."""
+
+    source: WindowSource
+    size: int
+    seed: int
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        return make_batch(self.source, self.size, self.seed, step)
 
 
 def make_batch(source: WindowSource, size: int, seed: int, step: int) -> dict[str, Tensor]:

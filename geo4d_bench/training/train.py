@@ -44,6 +44,8 @@ class TrainConfig:
     """Checkpoint folder; runs/TASK/PRESET by default, TASK being the dataset's folder name."""
     threads: int | None = None
     """CPU threads; all by default."""
+    workers: int = 0
+    """Processes that read windows ahead of the step, for a GPU; 0 is a thread of this process, enough on a CPU."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto = bf16 where the processor computes in it, else fp32."""
     watched: int = 12
@@ -58,9 +60,9 @@ class TrainConfig:
             raise ConfigError(f"train: --minutes is {self.minutes}, expected more than 0")
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"train: --steps is {self.steps}, expected at least 1")
-        if min(self.batch_size, self.watches) < 1 or self.watched < 0 or not self.learning_rate > 0:
+        if min(self.batch_size, self.watches) < 1 or min(self.watched, self.workers) < 0 or not self.learning_rate > 0:
             raise ConfigError(
-                "train: --batch-size, --watches, --learning-rate must be positive, --watched not negative"
+                "train: --batch-size, --watches, --learning-rate must be positive, --watched, --workers not negative"
             )
 
     @property
@@ -131,8 +133,9 @@ def train(
     watched = fixed_windows(held_out, config.watched, "held out") if held_out is not None else []
     copy_cm = copy_error_cm(watched) if watched else math.nan
     trainer = Trainer(
-        config.folder, generator_config, schedule, config.seed, settings, source, watched, _bf16(config.precision)
-    )
+        config.folder, generator_config, schedule, config.seed, settings, source, watched, _bf16(config.precision),
+        config.workers,
+    )  # fmt: skip
     nothing_to_do = trainer.progress.finished
     if not nothing_to_do:
         try:

@@ -68,9 +68,10 @@ class Trainer:
         source: WindowSource,
         watched: Sequence[Window],
         bf16: bool = False,
+        workers: int = 0,
     ) -> None:
         self.folder, self.schedule, self.seed, self.settings = folder, schedule, seed, settings
-        self.source, self.watched, self.bf16 = source, watched, bf16
+        self.source, self.watched, self.bf16, self.workers = source, watched, bf16, workers
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed("training", "train", seed, "weights"))
             self.generator = Generator(config)
@@ -89,7 +90,7 @@ class Trainer:
         started, before = time.perf_counter(), self.progress.trained_s
         watches = int(self.schedule.done(self.progress) * self.schedule.watches)
         bar = tqdm(total=100, initial=int(100 * self.schedule.done(self.progress)), unit="%", desc="train")
-        stream = batches(self.source, self.schedule.batch_size, self.seed, self.progress.step)
+        stream = batches(self.source, self.schedule.batch_size, self.seed, self.progress.step, self.workers)
         with bar, closing(stream), StopRequest() as stop:
             while self.schedule.done(self.progress) < 1.0 and not stop.received:
                 row = self._step(next(stream))

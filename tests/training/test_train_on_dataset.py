@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import pytest
+import torch
 
 from geo4d_bench.dataset.windows import Windows
 from geo4d_bench.errors import DatasetError
 from geo4d_bench.model.batch import first_frames
 from geo4d_bench.model.generator import Generator
+from geo4d_bench.training.data import batches, make_batch
 from geo4d_bench.training.train import TrainConfig, run
 
 
@@ -33,6 +36,22 @@ def test_a_dataset_becomes_a_checkpoint_that_generates(tiny_dataset: Tiny, tmp_p
     assert video.points.shape == window.points[:, 1:].shape
     # Measured on the data: the middle of what a camera about 1 m away sees, in its own frame.
     assert 0.5 < generator.config.point_mean_m[2] < 1.5
+
+
+def test_batches_are_the_same_from_any_number_of_processes(tiny_dataset: Tiny) -> None:
+    windows = Windows(tiny_dataset.train, "seen")
+    taken = []
+    for workers in (0, 2):
+        with closing(batches(windows, 2, seed=5, start=3, workers=workers)) as stream:
+            taken.append([next(stream) for _ in range(3)])
+    for others in taken[1:]:
+        for batch, expected in zip(others, taken[0], strict=True):
+            assert batch.keys() == expected.keys()
+            assert all(torch.equal(batch[name], expected[name]) for name in expected)
+    assert not torch.equal(taken[0][0]["rgb"], taken[0][1]["rgb"])
+    later = make_batch(windows, 2, seed=5, step=4)
+    assert torch.equal(later["points"], taken[0][1]["points"])
+    assert not later["points"][~later["valid"]].any()
 
 
 def test_a_preset_of_another_size_is_refused(tiny_dataset: Tiny, tmp_path: Path) -> None:
