@@ -14,7 +14,7 @@ from geo4d_bench.dataset.writer import world_motion
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.geometry.camera import ViewSplit, depth_to_points
 from geo4d_bench.geometry.hand import part_image
-from geo4d_bench.geometry.se3 import inverse, transform
+from geo4d_bench.geometry.se3 import inverse
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,10 @@ class Windows:
             depth_to_points(view.depth, K[i], out=points[i])
         at = steps[frames]
         opening = np.stack([trajectory.opening_m[arm][at] for arm in self.arms])
-        first_points = transform(T_world_n, points[0, 0])
-        hand_mask = np.zeros(first_points.shape[:-1], dtype=bool)
+        T_n_ee = np.stack([T_n_world @ trajectory.T_world_ee[arm][at] for arm in self.arms])
+        hand_mask = np.zeros(points.shape[2:4], dtype=bool)
         for index, arm in enumerate(self.arms):
-            hand_mask |= dataset.hand(arm).visible_mask(
-                first_points, trajectory.T_world_ee[arm][at[0]], float(opening[index, 0])
-            )
+            hand_mask |= dataset.hand(arm).visible_mask(points[0, 0], T_n_ee[index, 0], float(opening[index, 0]))
         return Window(
             rgb=np.stack([view.rgb for view in views]),
             points=points,
@@ -135,7 +133,7 @@ class Windows:
             hand_mask=hand_mask,
             K=K,
             T_n_m=T_n_world @ T_world_m,
-            T_n_ee=np.stack([T_n_world @ trajectory.T_world_ee[arm][at] for arm in self.arms]),
+            T_n_ee=T_n_ee,
             opening_m=opening,
             dt_s=self.dt_s,
             episode=file.name,

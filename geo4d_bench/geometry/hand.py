@@ -59,11 +59,13 @@ class HandModel:
         """
         flat = points_world.reshape(-1, 3)
         mask = np.zeros(len(flat), dtype=bool)
-        p_ee = transform(inverse(np.asarray(T_world_ee, dtype=np.float64)), flat.astype(np.float64))
-        reach = np.linalg.norm(self.points, axis=1).max() + 0.5 * opening_m + tolerance_m
-        near = np.flatnonzero(np.einsum("ij,ij->i", p_ee, p_ee) <= reach**2)  # NaN compares false
+        T_world_ee = np.asarray(T_world_ee, dtype=np.float64)
+        reach = np.linalg.norm(self.points, axis=1).max() + 0.5 * opening_m + tolerance_m + 0.001  # and float32's error
+        from_ee = flat - T_world_ee[:3, 3].astype(flat.dtype)
+        near = np.flatnonzero(np.einsum("ij,ij->i", from_ee, from_ee) <= reach**2)  # NaN compares false
+        p_ee = transform(inverse(T_world_ee), flat[near].astype(np.float64))
         for sign, tree in self._trees:
-            p_part = p_ee[near] - 0.5 * opening_m * sign * self.finger_axis  # where the part is when the hand is closed
+            p_part = p_ee - 0.5 * opening_m * sign * self.finger_axis  # where the part is when the hand is closed
             distance, _ = tree.query(p_part, distance_upper_bound=tolerance_m)
             mask[near[np.isfinite(distance)]] = True
         return mask.reshape(points_world.shape[:-1])

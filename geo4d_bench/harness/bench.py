@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
+import json
 import math
 import os
 import statistics
+import subprocess
+import tempfile
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -20,6 +24,7 @@ from tyro.conf import Positional
 from geo4d_bench.errors import ConfigError
 
 if TYPE_CHECKING:
+    from geo4d_bench.dataset.windows import Windows
     from geo4d_bench.geometry import Camera
     from geo4d_bench.model.video import FirstFrames
     from geo4d_bench.tasks.base import Task
@@ -41,6 +46,8 @@ class BenchConfig:
     """Task whose scene, data and checkpoint are used."""
     data: Path | None = None
     """Dataset of load; data/<task> where not given."""
+    robomimic: Path | None = None
+    """Python that has robomimic, to compare load with; 'make test-exports' makes build/exports/robomimic/bin/python."""
     checkpoint: Path | None = None
     """Generator of generate; runs/<task>/nano where not given."""
 
@@ -122,7 +129,8 @@ def _alone(config: BenchConfig, name: str, value: float, unit: str) -> Measureme
 
 
 def _command(config: BenchConfig) -> str:
-    return f"geo4d-bench bench {config.what} --task {config.task}"
+    robomimic = f" --robomimic {config.robomimic}" if config.what == "load" and config.robomimic else ""
+    return f"geo4d-bench bench {config.what} --task {config.task}{robomimic}"
 
 
 def _render(config: BenchConfig) -> list[Measurement]:
@@ -130,20 +138,41 @@ def _render(config: BenchConfig) -> list[Measurement]:
     from geo4d_bench import tasks
     from geo4d_bench.harness.stage import make_stage
     from geo4d_bench.rendering.renderer import Renderer
+    from geo4d_bench.rendering.scene import load_scene, pack_scene
     from geo4d_bench.tasks.rigs import make_rig
 
     task = tasks.make(config.task)
-    task.reset(0, "eval")
     cameras = make_rig("hemisphere16", task.spec.workspace).episode(task.spec.key, "train", 0).cameras
-    state = task.physics_state()
-    with Renderer(make_stage(task).scene, HEIGHT, WIDTH) as renderer:
-        reference = _robosuite_render(task.scene_xml(), cameras, state)
-        ours, theirs = median_seconds(config.repeats, lambda: renderer.render(state, cameras), reference)
-    name = f"render {len(cameras)} views RGB-D + labels {HEIGHT}x{WIDTH}"
-    return [_row(config, name, 1e3 * ours, "ms", 1e3 * theirs, more_is_better=False)]
+    states = _states(task)
+    nothing = load_scene(pack_scene("<mujoco/>"))
+    with Renderer(make_stage(task).scene, HEIGHT, WIDTH) as renderer, Renderer(nothing, HEIGHT, WIDTH) as floor:
+        reference = _robosuite_render(task.scene_xml(), cameras)
+        mine, its = itertools.cycle(states), itertools.cycle(states)
+        ours, theirs, empty = median_seconds(
+            config.repeats,
+            lambda: renderer.render(next(mine), cameras),
+            lambda: reference(next(its)),
+            lambda: floor.render(None, cameras),
+        )
+    name = f"render {task.spec.key}, {len(cameras)} views RGB-D + labels {HEIGHT}x{WIDTH}"
+    return [
+        _row(config, name, 1e3 * ours, "ms", 1e3 * theirs, more_is_better=False),
+        _alone(config, f"{name}, above an empty scene's", 1e3 * (ours - empty), "ms"),
+    ]
 
 
-def _robosuite_render(xml: str, cameras: tuple[Camera, ...], state: np.ndarray[Any, Any]) -> Callable[[], object]:
+def _states(task: Task) -> list[np.ndarray[Any, Any]]:
+    """Moments half a second apart while the expert acts: a picture of one moment drawn again could be remembered."""
+    task.reset(0, "eval")
+    expert, states = task.expert(), []
+    for step in range(round(4 * task.spec.control_hz)):
+        if step % round(task.spec.control_hz / 2) == 0:
+            states.append(task.physics_state())
+        task.step(expert.command())
+    return states
+
+
+def _robosuite_render(xml: str, cameras: tuple[Camera, ...]) -> Callable[[np.ndarray[Any, Any]], object]:
     """The calls that robosuite's camera observables make: colour with depth, then labels, a camera at a time."""
     import mujoco
     from robosuite.utils.binding_utils import MjRenderContextOffscreen, MjSim
@@ -165,10 +194,12 @@ def _robosuite_render(xml: str, cameras: tuple[Camera, ...], state: np.ndarray[A
     sim = MjSim.from_xml_string(ET.tostring(root, encoding="unicode"))
     context = MjRenderContextOffscreen(sim, device_id=-1)
     sim.add_render_context(context)
-    mujoco.mj_setState(sim.model._model, sim.data._data, state, mujoco.mjtState.mjSTATE_FULLPHYSICS)
-    sim.forward()
 
-    def work() -> None:
+    def work(state: np.ndarray[Any, Any]) -> None:
+        mujoco.mj_setState(sim.model._model, sim.data._data, state, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        mujoco.mj_kinematics(sim.model._model, sim.data._data)
+        mujoco.mj_comPos(sim.model._model, sim.data._data)
+        mujoco.mj_camlight(sim.model._model, sim.data._data)
         context.gl_ctx.make_current()  # ours was used in between; robosuite never asks whose turn it is
         for camera in cameras:
             name = f"bench_{camera.name}"
@@ -300,6 +331,9 @@ def _load(config: BenchConfig) -> list[Measurement]:
 
     windows = Windows(config.data or Path("data") / config.task, "seen")
     number = 32
+    for _, episode in windows.episodes:  # opened once in a training
+        for camera in windows.cameras:
+            episode.K(camera)
     window = windows.sample(np.random.default_rng(0))
     arrays = [value for value in vars(window).values() if isinstance(value, np.ndarray)]
     rng = np.random.default_rng(0)
@@ -308,7 +342,42 @@ def _load(config: BenchConfig) -> list[Measurement]:
         lambda: [windows.sample(rng) for _ in range(number)],
         lambda: [[a.copy() for a in arrays] for _ in range(number)],
     )
-    return [_row(config, "load training windows", number / ours, "windows/s", number / copy, more_is_better=True)]
+    rows = [
+        _row(config, "load windows, against memory", number / ours, "windows/s", number / copy, more_is_better=True)
+    ]
+    if config.robomimic is not None:
+        theirs = _robomimic_seconds(windows, number, config.repeats, config.robomimic)
+        name = "load windows, against robomimic"
+        rows.append(_row(config, name, number / ours, "windows/s", number / theirs, more_is_better=True))
+    return rows
+
+
+def _robomimic_seconds(windows: Windows, number: int, repeats: int, python: Path) -> float:
+    """Median time of robomimic's loader for sequences of as many frames: RGB, depth and labels of two cameras of the
+    same episodes, stored as ``export`` stores images for it (gzip, a chunk a frame). It makes no points, no masks."""
+    import h5py
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "robomimic.hdf5"
+        with h5py.File(path, "w") as file:
+            for index, (_, episode) in enumerate(windows.episodes):
+                demo = file.create_group(f"data/demo_{index}")
+                count = len(episode.steps)
+                demo.attrs["num_samples"] = count
+                demo["actions"] = episode.trajectory.actions[episode.steps]
+                for camera in windows.cameras[:2]:
+                    for name, kind in (("rgb", "image"), ("depth", "depth"), ("seg", "labels")):
+                        images = episode.file[f"views/{camera}/{name}"][()]
+                        images = images.reshape(*images.shape[:3], -1)
+                        demo.create_dataset(
+                            f"obs/{camera}_{kind}", data=images, chunks=(1, *images.shape[1:]), compression="gzip"
+                        )
+        script = Path(__file__).with_name("robomimic_loader.py")
+        numbers = map(str, (windows.horizon + 1, number, repeats))
+        done = subprocess.run([python, "-W", "ignore", script, path, *numbers], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise ConfigError(f"--robomimic {python}: {(done.stderr.strip().splitlines() or ['it failed'])[-1]}")
+    return float(statistics.median(json.loads(done.stdout.strip().splitlines()[-1])))
 
 
 def _write(path: Path, rows: tuple[Measurement, ...]) -> None:
