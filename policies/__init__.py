@@ -38,6 +38,7 @@ class PolicyFactory:
         name: as registered.
         privileged: it is handed the simulator, and every row of its says so.
         needs_images: where False, observations need no rendered images.
+        needs_both_poses: where True, observations need view m's pose too.
         needs_checkpoint: it was loaded from a checkpoint folder.
         checkpoint_sha256: of the checkpoint, 64 hex digits; empty where there is none.
         image_size: (H, W) that its observations must have; None where any size serves.
@@ -48,6 +49,7 @@ class PolicyFactory:
     name: str
     privileged: bool
     needs_images: bool
+    needs_both_poses: bool
     needs_checkpoint: bool
     checkpoint_sha256: str
     image_size: tuple[int, int] | None
@@ -75,7 +77,7 @@ def make_policy(name: str, checkpoint: Path | None = None, execute: int = DEFAUL
     Raises:
         UnknownNameError: no such policy, with a suggestion.
         CheckpointError: the policy needs a checkpoint and there is none, or it is incomplete.
-        ConfigError: ``execute`` is not positive.
+        ConfigError: ``execute`` is not positive, or the checkpoint is of another setting.
     """
     if execute < 1:
         raise ConfigError(f"execute is {execute}, expected at least 1 waypoint of each plan")
@@ -111,24 +113,39 @@ def _random(checkpoint: Path | None, execute: int) -> PolicyFactory:
 
 
 def _geo4d(checkpoint: Path | None, execute: int) -> PolicyFactory:
+    return _generated("geo4d", checkpoint, execute)
+
+
+def _geo4d_calibrated(checkpoint: Path | None, execute: int) -> PolicyFactory:
+    return _generated("geo4d_calibrated", checkpoint, execute)
+
+
+def _generated(name: str, checkpoint: Path | None, execute: int) -> PolicyFactory:
     if checkpoint is None or not checkpoint.is_dir():
         got = "none was given" if checkpoint is None else f"{checkpoint} is not a folder"
         raise CheckpointError(
-            f"policy 'geo4d' needs a generator's checkpoint folder and {got}; make one with "
-            "'geo4d-bench train --data data/store_cereal --preset nano'"
+            f"policy '{name}' needs a generator's checkpoint folder and {got}; make one with "
+            f"'geo4d-bench train --data data/store_cereal --preset nano --setting {name}'"
         )
-    from geo4d_bench.policies.geo4d import Geo4D, load_generator
+    from geo4d_bench.policies.geo4d import Geo4D, Geo4DCalibrated, load_generator
 
+    policy = Geo4DCalibrated if name == Geo4DCalibrated.setting else Geo4D
     loaded = load_generator(checkpoint)
+    trained = loaded.generator.config.setting
+    if trained != policy.setting:
+        raise ConfigError(
+            f"{checkpoint} was trained in the setting {trained}, which is the policy '{trained}', not '{name}'"
+        )
     return PolicyFactory(
-        name="geo4d",
-        privileged=Geo4D.privileged,
-        needs_images=Geo4D.needs_images,
+        name=name,
+        privileged=policy.privileged,
+        needs_images=policy.needs_images,
+        needs_both_poses=policy.needs_both_poses,
         needs_checkpoint=True,
         checkpoint_sha256=loaded.sha256,
         image_size=loaded.image_size,
         arms=loaded.generator.config.arms,
-        build=lambda: Geo4D(loaded, execute),
+        build=lambda: policy(loaded, execute),
     )
 
 
@@ -137,6 +154,7 @@ def _plain(name: str, policy: type[Policy], build: Callable[[], Policy] | None =
         name=name,
         privileged=policy.privileged,
         needs_images=policy.needs_images,
+        needs_both_poses=policy.needs_both_poses,
         needs_checkpoint=False,
         checkpoint_sha256="",
         image_size=None,
@@ -150,6 +168,7 @@ for _name, _maker in (
     ("oracle_pose", _oracle_pose),
     ("oracle_video", _oracle_video),
     ("geo4d", _geo4d),
+    ("geo4d_calibrated", _geo4d_calibrated),
     ("random", _random),
 ):
     _POLICIES.register(_name, _maker)

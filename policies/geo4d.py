@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -53,6 +53,8 @@ class Geo4D(VideoPolicy):
     def act(self, obs: Observation) -> ActionChunk:
         return self.act_many([self], [obs])[0]
 
+    setting: ClassVar[str] = "geo4d"
+
     @classmethod
     def act_many(cls, policies: Sequence[Policy], observations: Sequence[Observation]) -> list[ActionChunk]:
         """One call of the generator for all episodes, then each episode's own tracking.
@@ -91,6 +93,13 @@ class Geo4D(VideoPolicy):
         return seed
 
 
+class Geo4DCalibrated(Geo4D):
+    """:class:`Geo4D` with a generator that is given the poses of both cameras."""
+
+    needs_both_poses = True
+    setting = "geo4d_calibrated"
+
+
 def load_generator(checkpoint: Path) -> LoadedGenerator:
     """Load a checkpoint folder once for all episodes; CheckpointError where it is incomplete."""
     from geo4d_bench.model.checkpoint import checkpoint_sha256
@@ -102,7 +111,8 @@ def load_generator(checkpoint: Path) -> LoadedGenerator:
 
 
 def first_frames(obs: Observation, task: TaskInfo) -> FirstFrames:
-    """The first frames of an observation: points in each view's own frame, the hands in view n from the poses."""
+    """The first frames of an observation: points in each view's own frame, the hands in view n from the poses, and the
+    poses of both cameras where the observation has them."""
     points = np.stack([depth_to_points(obs.depth[v], obs.K[v]) for v in (0, 1)])
     mask = np.zeros(points.shape[1:3], dtype=bool)
     points_world = transform(obs.T_world_cam_n, points[0])
@@ -116,4 +126,5 @@ def first_frames(obs: Observation, task: TaskInfo) -> FirstFrames:
         hand_mask=mask,
         p_n_ee=np.stack([transform(T_n_world, obs.T_world_ee[arm][:3, 3]) for arm in task.arms]),
         opening_m=np.array([obs.opening_m[arm] for arm in task.arms]),
+        T_world_cam=None if obs.T_world_cam_m is None else np.stack([obs.T_world_cam_n, obs.T_world_cam_m]),
     )

@@ -48,7 +48,8 @@ class Observation:
 
     Attributes:
         rgb: (2, H, W, 3) uint8.  depth: (2, H, W) float32 metres along z, NaN where invalid.
-        K: (2, 3, 3).  T_world_cam_n: (4, 4), the reference view's pose; view m's is not given.
+        K: (2, 3, 3).  T_world_cam_n: (4, 4), the reference view's pose.
+        T_world_cam_m: (4, 4), view m's pose, for policies that say ``needs_both_poses``; None for all others.
         T_world_ee: (4, 4) for each arm.  opening_m: metres between the fingers, for each arm.
         language: the instruction.
     """
@@ -60,6 +61,7 @@ class Observation:
     T_world_ee: dict[str, Array]
     opening_m: dict[str, float]
     language: str
+    T_world_cam_m: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ class Policy(ABC):
     """Oracles are handed the simulator before ``reset`` (attribute ``simulator``) and marked in every row."""
     needs_images: ClassVar[bool] = True
     """Where False the harness renders nothing: ``rgb``, ``depth`` have zero height and width."""
+    needs_both_poses: ClassVar[bool] = False
+    """Where True, observations have view m's pose too: another setting than the paper's, with rows of its own."""
     simulator: SimulatorAccess | None = None
 
     @abstractmethod

@@ -53,7 +53,7 @@ class Window:
         parts: (2, 1 + T, H, W) uint8, 0 or ``geometry.hand.part_label(arm, part)``.
         hand_mask: (H, W) bool: view n's first-frame hand pixels from proprioception (HandModel.visible_mask),
             exactly what a policy computes at run time.
-        K: (2, 3, 3).  T_n_m: (4, 4) pose of camera m in camera n.
+        K: (2, 3, 3).  T_n_m: (4, 4) pose of camera m in camera n.  T_world_n: (4, 4) pose of camera n.
         T_n_ee: (arms, 1 + T, 4, 4).  opening_m: (arms, 1 + T).
         dt_s: seconds between frames.
         episode, start, cameras: where the window comes from.
@@ -65,6 +65,7 @@ class Window:
     hand_mask: npt.NDArray[np.bool_]
     K: Array
     T_n_m: Array
+    T_world_n: Array
     T_n_ee: Array
     opening_m: Array
     dt_s: float

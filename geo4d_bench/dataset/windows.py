@@ -133,6 +133,7 @@ class Windows:
             hand_mask=hand_mask,
             K=K,
             T_n_m=T_n_world @ T_world_m,
+            T_world_n=T_world_n,
             T_n_ee=T_n_ee,
             opening_m=opening,
             dt_s=self.dt_s,

@@ -103,7 +103,7 @@ class _Troupe:
         for episode in live:
             if episode.status is None:
                 with _watch(episode):
-                    observed.append((episode, episode.simulator.observe()))
+                    observed.append((episode, episode.simulator.observe(episode.policy.needs_both_poses)))
         if not observed:
             return live
         policies, observations = [e.policy for e, _ in observed], [obs for _, obs in observed]

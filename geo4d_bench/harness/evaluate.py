@@ -68,7 +68,7 @@ class Evaluation:
             from a bootstrap over episodes.
         by_frame: gripper error of each frame, as ``gripper_error_by_frame.csv``.
         out: the folder with ``metrics.csv``, ``gripper_error_by_frame.csv``, ``windows.csv`` and the film strips.
-        checkpoint: the folder that was scored.  task: that the data shows.
+        checkpoint: the folder that was scored.  task: that the data shows.  setting: of the checkpoint.
     """
 
     metrics: pd.DataFrame
@@ -76,6 +76,7 @@ class Evaluation:
     out: Path
     checkpoint: Path
     task: str
+    setting: str
 
     def __str__(self) -> str:
         lines = [*_table(self.metrics), ""]
@@ -86,7 +87,7 @@ class Evaluation:
         lines += [
             f"results: {self.out / 'metrics.csv'}, each frame: gripper_error_by_frame.csv, each window: windows.csv",
             f"pictures: {', '.join(str(p) for p in sorted(self.out.glob('*.png'))) or 'none'}",
-            f"next: geo4d-bench rollout --task {self.task} --policy geo4d --checkpoint {self.checkpoint} --views novel",
+            f"next: geo4d-bench rollout --task {self.task} --policy {self.setting} --checkpoint {self.checkpoint}",
         ]
         return "\n".join(lines)
 
@@ -125,12 +126,13 @@ def run(config: EvaluateConfig) -> Evaluation:
     metrics, frames = by_source(windows), by_frame(windows, model.config.dt_s)
     for table in (metrics, frames):
         table.insert(0, "checkpoint", sha256)
-        table.insert(1, "split", held_out.split)
+        table.insert(1, "setting", model.config.setting)
+        table.insert(2, "split", held_out.split)
     _write_csv(metrics, out / "metrics.csv")
     _write_csv(frames, out / "gripper_error_by_frame.csv")
     for v in views:
         _draw_example(scorer, held_out, windows, v, out)
-    return Evaluation(metrics, frames, out, checkpoint, task)
+    return Evaluation(metrics, frames, out, checkpoint, task, model.config.setting)
 
 
 def _open(config: EvaluateConfig) -> Dataset:

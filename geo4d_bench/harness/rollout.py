@@ -27,9 +27,9 @@ class RolloutConfig:
     task: str = "store_cereal"
     """Task to play."""
     policy: str = "geo4d"
-    """Policy that plays: expert, oracle_pose, oracle_video, geo4d or random."""
+    """Policy that plays: expert, oracle_pose, oracle_video, geo4d, geo4d_calibrated or random."""
     checkpoint: Path | None = None
-    """Checkpoint folder of a policy that needs one; runs/<task>/nano where not given."""
+    """Checkpoint folder of a policy that needs one; runs/<task>/nano (nano_calibrated) where not given."""
     views: str = "novel"
     """Where the pair of cameras of each episode is taken from: seen, novel, random16, orbit or a rig's .yaml file."""
     rig: str = "hemisphere16"
@@ -69,7 +69,8 @@ class RolloutConfig:
     @property
     def checkpoint_folder(self) -> Path:
         """Where a checkpoint is looked for."""
-        return self.checkpoint or Path("runs") / self.task / "nano"
+        name = "nano_calibrated" if self.policy == "geo4d_calibrated" else "nano"
+        return self.checkpoint or Path("runs") / self.task / name
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,8 @@ def load_policy(config: RolloutConfig) -> PolicyFactory:
         raise CheckpointError(
             f"policy '{config.policy}' needs a trained generator and there is none at {config.checkpoint_folder}; "
             f"make one with 'geo4d-bench datagen --task {config.task}' and then 'geo4d-bench train --data "
-            f"data/{config.task} --out {config.checkpoint_folder}', or name another with --checkpoint"
+            f"data/{config.task} --setting {config.policy} --out {config.checkpoint_folder}', or name another with "
+            "--checkpoint"
         ) from None
     if factory.arms not in (None, len(arms)):
         raise ConfigError(

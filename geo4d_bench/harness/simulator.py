@@ -92,8 +92,9 @@ class Simulator:
         """How the episode ended; None while it goes on."""
         return self._status
 
-    def observe(self) -> Observation:
-        """What a policy may see now; images have zero height and width where the stage has no renderer."""
+    def observe(self, both_poses: bool = False) -> Observation:
+        """What a policy may see now; images have zero height and width where the stage has no renderer, and view m's
+        pose is there only where ``both_poses`` asks for it."""
         frame = self.render()
         height, width = (0, 0) if frame is None else frame.rgb.shape[1:3]
         return Observation(
@@ -104,6 +105,7 @@ class Simulator:
             T_world_ee=self.task.ee_poses(),
             opening_m=self.task.openings(),
             language=self.task.spec.language,
+            T_world_cam_m=self.cameras[1].T_world_cam.copy() if both_poses else None,
         )
 
     def execute(

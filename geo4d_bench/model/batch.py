@@ -25,7 +25,8 @@ def batch_from_windows(windows: Sequence[Window]) -> dict[str, Tensor]:
         first_hand (B, arms, 3) float32 m, camera n's frame; opening (B, arms) float32 m;
         rgb (B, 2, T, H, W, 3) uint8; points (B, 2, T, H, W, 3) float32 m, camera n's frame, 0 where invalid;
         valid (B, 2, T, H, W) bool; parts (B, 2, T, H, W) uint8; hand (B, arms, T, 3) float32 m, camera n's frame;
-        T_n_m (B, 4, 4) float32, what view m's points were moved by: a target, never an input.
+        T_n_m (B, 4, 4) float32, what view m's points were moved by: a target, never an input;
+        T_world_cam (B, 2, 4, 4) float32, an input of the setting ``geo4d_calibrated`` alone.
 
     Raises:
         DatasetError: no windows, or windows of different shapes.
@@ -61,18 +62,26 @@ def first_frames(window: Window) -> FirstFrames:
         hand_mask=window.hand_mask,
         p_n_ee=window.T_n_ee[:, 0, :3, 3],
         opening_m=window.opening_m[:, 0],
+        T_world_cam=np.stack([window.T_world_n, window.T_world_n @ window.T_n_m]),
     )
 
 
 def batch_from_first_frames(conditions: Sequence[FirstFrames]) -> dict[str, Tensor]:
-    """The condition part of a batch (``first_*``, ``hand_mask``, ``opening``, ``rays``); an unknown mask is empty."""
+    """The condition part of a batch (``first_*``, ``hand_mask``, ``opening``, ``rays``); an unknown mask is empty.
+
+    ``T_world_cam`` (B, 2, 4, 4) float32 is in it where all conditions have it.
+    """
     points = np.stack([c.points for c in conditions]).astype(np.float32, copy=False)
     valid = _zero_invalid(points)
     height, width = points.shape[2:4]
     plane = np.ones((height, width), np.float32)
     empty = np.zeros((height, width), bool)
     rays = np.stack([[depth_to_points(plane, K) for K in c.K] for c in conditions])
-    return {
+    poses = [c.T_world_cam for c in conditions if c.T_world_cam is not None]
+    known = (
+        {"T_world_cam": torch.from_numpy(np.stack(poses).astype(np.float32))} if len(poses) == len(conditions) else {}
+    )
+    return known | {
         "first_rgb": torch.from_numpy(np.stack([c.rgb for c in conditions])),
         "first_points": torch.from_numpy(points),
         "first_valid": torch.from_numpy(valid),

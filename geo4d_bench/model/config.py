@@ -9,6 +9,9 @@ from typing import Any
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.registry import Registry
 
+SETTINGS = ("geo4d", "geo4d_calibrated")
+"""``geo4d`` gets no camera pose, as in the paper; ``geo4d_calibrated`` is given the poses of both cameras."""
+
 
 @dataclass(frozen=True)
 class GeneratorConfig:
@@ -16,6 +19,7 @@ class GeneratorConfig:
 
     Attributes:
         height, width: image size in pixels.
+        setting: one of ``SETTINGS``.
         frames: predicted frames T.
         dt_s: seconds between frames.
         arms: number of arms.
@@ -31,7 +35,8 @@ class GeneratorConfig:
         part_weight: weight of hand pixels in the loss of the part labels: they are less than 1 % of an image.
         part_odds: a pixel is generated as hand where its probability times this exceeds the others'; above 1, hands
             whose place is uncertain still show.
-        point_mean_m, point_scale_m: points p are seen by the network as (p - mean) / scale.
+        point_mean_m, point_scale_m: points p in a camera's frame are seen by the network as (p - mean) / scale.
+        world_mean_m: the same for points in the world, which only ``geo4d_calibrated`` has.
         motion_scale_m: unit of the hands' predicted motion.
     """
 
@@ -41,6 +46,7 @@ class GeneratorConfig:
     heads: int
     trunk_layers: int
     decoder_layers: int
+    setting: str = "geo4d"
     frames: int = 10
     dt_s: float = 0.4
     arms: int = 1
@@ -55,6 +61,7 @@ class GeneratorConfig:
     part_odds: float = 3.0
     point_mean_m: tuple[float, float, float] = (0.0, 0.0, 0.8)
     point_scale_m: float = 0.3
+    world_mean_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
     motion_scale_m: float = 0.1
 
     def __post_init__(self) -> None:
@@ -79,8 +86,15 @@ class GeneratorConfig:
             or self.hand_weight < 0
         ):
             raise ConfigError("generator: dt_s, scales and weights must be positive")
-        if len(self.point_mean_m) != 3:
-            raise ConfigError(f"generator: point_mean_m has {len(self.point_mean_m)} numbers, expected 3")
+        if len(self.point_mean_m) != 3 or len(self.world_mean_m) != 3:
+            raise ConfigError("generator: point_mean_m and world_mean_m must have 3 numbers each")
+        if self.setting not in SETTINGS:
+            raise ConfigError(f"generator: setting '{self.setting}', expected {' or '.join(SETTINGS)}")
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the poses of both cameras are inputs."""
+        return self.setting == "geo4d_calibrated"
 
     @property
     def tokens(self) -> int:
@@ -106,7 +120,8 @@ class GeneratorConfig:
         if not isinstance(values, dict) or set(values) != names:
             got = set(values) if isinstance(values, dict) else set()
             raise ConfigError(f"generator config: fields differ from this version's: {', '.join(sorted(got ^ names))}")
-        values["point_mean_m"] = tuple(values["point_mean_m"])
+        for name in ("point_mean_m", "world_mean_m"):
+            values[name] = tuple(values[name])
         return cls(**values)
 
 

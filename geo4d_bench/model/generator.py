@@ -1,7 +1,8 @@
 """The 4D video generator: first RGB-D frames of two views in, T frames of RGB, points, validity and hand parts out.
 
-No camera pose goes in. View m's points come out in camera n's frame, which training on such targets teaches (paper,
-section 3). Rectified flow: x_t = (1 - t) x + t noise; the network predicts the clean x at every t.
+In the setting ``geo4d`` no camera pose goes in: that view m's points come out in camera n's frame is taught by training
+on such targets (paper, section 3). ``geo4d_calibrated`` is given both poses and works in the world's frame inside.
+Rectified flow: x_t = (1 - t) x + t noise; the network predicts the clean x at every t.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class _Condition:
     rays: Tensor
     anchor_m: Tensor  # (B, 2, A, 3) where the hands are at first, camera n's frame
     opening_m: Tensor  # (B, 2, A)
+    cameras: tuple[Tensor, Tensor] | None  # known poses of normalised points: (B, 2, 3, 3), (B, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,8 @@ class Generator(nn.Module):
         own_points = self._normalise(condition.rays * condition.depth, 3) * condition.valid
         inputs = torch.cat([condition.rgb, own_points, condition.valid, condition.hand], 3).squeeze(4)
         anchor = (condition.anchor_m - torch.tensor(c.point_mean_m, device=noisy.device)) / c.point_scale_m
-        layers: Layers = self.network(inputs, noisy, time, anchor, condition.opening_m / _OPENING_SCALE_M, frames)
+        opening = condition.opening_m / _OPENING_SCALE_M
+        layers: Layers = self.network(inputs, noisy, time, anchor, opening, frames, condition.cameras)
         return layers
 
     def _compose(
@@ -282,7 +285,7 @@ class Generator(nn.Module):
         points, anchor = batch["first_points"], batch["first_hand"]
         # Where nothing may flow between the views, view m must not be told where the hand is in view n's frame either.
         mean = torch.tensor(c.point_mean_m, device=points.device)
-        anchor_m = anchor if c.cross_view_attention else mean.expand_as(anchor)
+        anchor_m = anchor if c.cross_view_attention or c.calibrated else mean.expand_as(anchor)
         hand = torch.stack([batch["hand_mask"], torch.zeros_like(batch["hand_mask"])], 1)
         return _Condition(
             rgb=self._pixels(batch["first_rgb"][:, :, None]).float() / 127.5 - 1.0,
@@ -292,6 +295,7 @@ class Generator(nn.Module):
             rays=self._pixels(batch["rays"][:, :, None]),
             anchor_m=torch.stack([anchor, anchor_m], 1),
             opening_m=batch["opening"][:, None].expand(-1, 2, -1),
+            cameras=self._known_cameras(batch["T_world_cam"]) if c.calibrated else None,
         )
 
     def _clean(self, batch: dict[str, Tensor]) -> Tensor:
@@ -300,6 +304,13 @@ class Generator(nn.Module):
         points = to_patches(batch["points"], self.config.patch)
         valid = to_patches(batch["valid"][..., None], self.config.patch)
         return torch.cat([rgb, self._normalise(points, 3) * valid], 3)
+
+    def _known_cameras(self, T_world_cam: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotations (B, 2, 3, 3) and translations (B, 2, 3) from normalised points of each camera to the world's."""
+        c = self.config
+        mean, world_mean = (torch.tensor(m, device=T_world_cam.device) for m in (c.point_mean_m, c.world_mean_m))
+        R = T_world_cam[..., :3, :3]
+        return R, (R @ mean + T_world_cam[..., :3, 3] - world_mean) / c.point_scale_m
 
     def _camera_m(self, T_n_m: Tensor) -> tuple[Tensor, Tensor]:
         """Rotation (B, 3, 3) and translation (B, 3) that take normalised points of frame m to those of frame n."""
@@ -358,6 +369,10 @@ class Generator(nn.Module):
             raise ConfigError(
                 f"the generator is made for {c.arms} arm(s), got {batch['first_hand'].shape[1]}; use a checkpoint that "
                 "was trained on this task"
+            )
+        if c.calibrated and "T_world_cam" not in batch:
+            raise ConfigError(
+                "a generator of the setting geo4d_calibrated needs the poses of both cameras; give T_world_cam"
             )
         if "rgb" in batch and (batch["rgb"].shape[2], batch["hand"].shape[1]) != (c.frames, c.arms):
             frames, arms = batch["rgb"].shape[2], batch["hand"].shape[1]

@@ -72,7 +72,8 @@ class TokenNetwork(nn.Module):
         # Cameras are placed in a frame of the scene that the network chooses for itself, one view at a time: twelve
         # cameras are learned instead of 132 pairs, and a motion looks the same from all of them. A thumbnail is enough
         # to tell a camera: learned in a hundred steps, where the trunk took thousands.
-        self.camera = Head(_CONDITION_CHANNELS * c.tokens, c.dim, 9)
+        # Where both poses are known, that frame is the world's.
+        self.camera = None if c.calibrated else Head(_CONDITION_CHANNELS * c.tokens, c.dim, 9)
         self.motion = Head(2 * c.dim + 4 * c.arms, c.dim, c.arms * c.frames * 3)
         self.sprites = Head(c.dim, c.dim, c.arms * c.frames * CHANNELS * SIZE * SIZE)
         nn.init.normal_(self.embed_noisy.weight, std=0.1 * self.embed_noisy.in_features**-0.5)  # mostly pure noise
@@ -85,6 +86,7 @@ class TokenNetwork(nn.Module):
         anchor: Tensor,
         opening: Tensor,
         frames: Tensor | None = None,
+        cameras: tuple[Tensor, Tensor] | None = None,
     ) -> Layers:
         """Layers of both views.
 
@@ -95,9 +97,11 @@ class TokenNetwork(nn.Module):
             anchor: (B, 2, A, 3) where the hands are at first, as far as a view knows it, normalised.
             opening: (B, 2, A) how far they are open at first, about 0 to 1.
             frames: (F,) the frames whose pixels are wanted, all where None; they are most of the work.
+            cameras: (B, 2, 3, 3) and (B, 2, 3), known poses of normalised points; None where they are to be told from
+                the first frames.
         """
         c, b = self.config, len(condition)
-        R, t = self._cameras(condition)
+        R, t = self._cameras(condition) if cameras is None else cameras
         in_scene = _move(R.detach(), t.detach(), condition[:, :, :, 3:6]) * condition[:, :, :, 6:7]
         condition = torch.cat([condition, in_scene], 3)
         x = self.embed_condition(condition.flatten(3)) + self.embed_noisy(noisy.flatten(3))
@@ -117,6 +121,7 @@ class TokenNetwork(nn.Module):
 
     def _cameras(self, condition: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 2, 3, 3) and (B, 2, 3): from each camera's normalised points to the scene's own frame."""
+        assert self.camera is not None
         camera = self.camera(condition.mean(4).flatten(2)).float()  # (B, 2, N * 8) -> (B, 2, 9)
         upright = torch.tensor([1.0, 0, 0, 0, 1, 0], device=camera.device)
         return _rotation(camera[..., :6] + upright), camera[..., 6:]
@@ -140,7 +145,8 @@ class TokenNetwork(nn.Module):
         rgb, depth, keep, valid, parts, hand = torch.split(pixels, [3, 1, 1, 1, c.part_classes, 3 * a], dim=3)
         summary = torch.stack([n[:, 0], m[:, 0]], 1)  # (B, 2, D)
         # Without cross-view attention view m knows nothing of camera n, and takes its frame for the scene's own.
-        R_n, t_n = (R[:, :1], t[:, :1]) if c.cross_view_attention else _of_n_alone(R, t)
+        shared = c.cross_view_attention or c.calibrated
+        R_n, t_n = (R[:, :1], t[:, :1]) if shared else _of_n_alone(R, t)
         in_scene = anchor @ R_n.detach().transpose(-1, -2) + t_n.detach()[:, :, None]  # (B, 2, A, 3)
         motion = (
             self.motion(torch.cat([summary, thumbnail, in_scene.flatten(2), opening], -1))

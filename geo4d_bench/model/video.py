@@ -22,6 +22,8 @@ class FirstFrames:
         p_n_ee: (arms, 3) metres, where the end effectors are in camera n's frame, from proprioception. A place, no
             pose: it says nothing of how the camera is turned.
         opening_m: (arms,) metres between the fingers.
+        T_world_cam: (2, 4, 4) poses of both cameras, which a generator of the setting ``geo4d_calibrated`` needs and
+            others do not look at; None where they are not known.
     """
 
     rgb: npt.NDArray[np.uint8]
@@ -30,6 +32,7 @@ class FirstFrames:
     hand_mask: npt.NDArray[np.bool_] | None
     p_n_ee: Array
     opening_m: Array
+    T_world_cam: Array | None = None
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ class TrainConfig:
     """Dataset to watch the hand error on; DATA_eval where it exists, by default."""
     preset: str = "nano"
     """Size of the generator."""
+    setting: Literal["geo4d", "geo4d_calibrated"] = "geo4d"
+    """geo4d gets no camera pose, as in the paper; geo4d_calibrated is given the poses of both cameras."""
     minutes: float | None = None
     """Time budget (10 where neither this nor --steps is given). Learning rate and end follow it."""
     steps: int | None = None
@@ -41,7 +43,7 @@ class TrainConfig:
     seed: int = 0
     """Decides weights, windows and noise."""
     out: Path | None = None
-    """Checkpoint folder; runs/TASK/PRESET by default, TASK being the dataset's folder name."""
+    """Checkpoint folder; runs/TASK/PRESET by default (PRESET_calibrated), TASK being the dataset's folder name."""
     threads: int | None = None
     """CPU threads; all by default."""
     workers: int = 0
@@ -68,7 +70,7 @@ class TrainConfig:
     @property
     def folder(self) -> Path:
         """Where the checkpoint goes."""
-        return self.out or Path("runs") / self.data.name / self.preset
+        return self.out or Path("runs") / self.data.name / (self.preset + self.setting.removeprefix("geo4d"))
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,9 @@ def train(
     settings = {
         k: str(v) if isinstance(v, Path) else v
         for k, v in dataclasses.asdict(config).items()
-        if k in ("data", "preset", "minutes", "steps", "batch_size", "learning_rate", "seed")
+        if k in ("data", "preset", "setting", "minutes", "steps", "batch_size", "learning_rate", "seed")
     }
+    preset = dataclasses.replace(preset, setting=config.setting)
     generator_config = measure(preset, fixed_windows(source, 32, "normalisation"))
     watched = fixed_windows(held_out, config.watched, "held out") if held_out is not None else []
     copy_cm = copy_error_cm(watched) if watched else math.nan
@@ -164,6 +167,7 @@ def measure(preset: GeneratorConfig, windows: list[Window]) -> GeneratorConfig:
     """
     import numpy as np
 
+    from geo4d_bench.geometry.se3 import transform
     from geo4d_bench.model.batch import batch_from_windows
 
     height, width = windows[0].rgb.shape[2:4]
@@ -174,6 +178,8 @@ def measure(preset: GeneratorConfig, windows: list[Window]) -> GeneratorConfig:
         )
     batch = batch_from_windows(windows)
     points = batch["points"][batch["valid"]].double()
+    per_window = zip(batch["T_world_cam"][:, 0].double(), batch["points"].double(), batch["valid"], strict=True)
+    world = np.concatenate([transform(T.numpy(), p[v].numpy()) for T, p, v in per_window]).mean(0)
     motion = batch["hand"][:, :, -1] - batch["hand"][:, :, 0]
     mean = points.mean(0).tolist()
     return dataclasses.replace(
@@ -183,6 +189,7 @@ def measure(preset: GeneratorConfig, windows: list[Window]) -> GeneratorConfig:
         dt_s=windows[0].dt_s,
         point_mean_m=(round(mean[0], 3), round(mean[1], 3), round(mean[2], 3)),
         point_scale_m=round(float(points.std(0).mean()), 3),
+        world_mean_m=(round(world[0], 3), round(world[1], 3), round(world[2], 3)),
         motion_scale_m=round(max(0.02, float(np.sqrt(motion.square().sum(-1).mean()))), 3),
     )
 

@@ -146,6 +146,9 @@ def test_the_view_pair_changes_only_what_the_cameras_see(
             np.testing.assert_equal(getattr(a, name), getattr(b, name), err_msg=name)
     assert not np.array_equal(a.rgb, b.rgb)
     assert not np.array_equal(a.T_world_cam_n, b.T_world_cam_n)
+    assert a.T_world_cam_m is None
+    both = simulator.observe(both_poses=True)
+    np.testing.assert_array_equal(both.T_world_cam_m, cameras_b[1].T_world_cam)
 
 
 def test_without_a_renderer_images_are_empty(task: Task, views: Callable[[str], Views], blind_stage: Stage) -> None:

@@ -34,6 +34,7 @@ def window(seed: int, height: int = 16, width: int = 24, frames: int = 3, same_c
         hand_mask=parts[0, 0] > 0,
         K=np.stack([K, K]),
         T_n_m=T_n_m,
+        T_world_n=T_world[0],
         T_n_ee=T_n_ee,
         opening_m=np.full((1, frames + 1), 0.04),
         dt_s=0.4,

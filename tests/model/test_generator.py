@@ -128,6 +128,35 @@ def test_view_m_sees_view_n_only_through_cross_view_attention(batch: dict[str, t
     assert same == (not cross)
 
 
+def test_poses_reach_the_calibrated_setting_alone(batch: dict[str, torch.Tensor], trained: Generator) -> None:
+    calibrated = build(dataclasses.replace(DEBUG, setting="geo4d_calibrated"))
+    losses = train(calibrated, batch, 30)
+    assert np.mean(losses[-5:]) < 0.8 * losses[0]
+    known = first(0)
+    assert known.T_world_cam is not None
+    turned = dataclasses.replace(known, T_world_cam=known.T_world_cam[::-1].copy())
+    unknown = dataclasses.replace(known, T_world_cam=None)
+    plain = [v.points for v in trained.generate([known, turned, unknown], [1, 1, 1])]
+    np.testing.assert_array_equal(plain[0], plain[1])
+    np.testing.assert_array_equal(plain[0], plain[2])
+    a, b = (v.points for v in calibrated.generate([known, turned], [1, 1]))
+    assert not np.array_equal(a, b, equal_nan=True)
+    with pytest.raises(ConfigError, match="geo4d_calibrated needs the poses of both cameras"):
+        calibrated.generate([unknown], [1])
+
+
+def test_the_calibrated_setting_knows_where_camera_m_is() -> None:
+    """Untrained, it copies the first frame: view m's points then lie exactly where camera m's pose puts them."""
+    w = window(3)
+    generator = build(dataclasses.replace(DEBUG, setting="geo4d_calibrated", world_mean_m=(0.3, -0.1, 0.2)))
+    condition = generator._condition(batch_from_windows([w]))
+    assert condition.cameras is not None
+    layers = generator._network(condition, torch.zeros(1, 2, DEBUG.tokens, 6, 3 * DEBUG.patch**2), torch.ones(1))
+    R, t = generator._camera_m(torch.from_numpy(w.T_n_m.astype(np.float32))[None])
+    torch.testing.assert_close(layers.R_n_m, R, atol=1e-5, rtol=0)
+    torch.testing.assert_close(layers.t_n_m, t, atol=1e-5, rtol=0)
+
+
 def test_generated_video_has_shapes_units_and_nan(trained: Generator) -> None:
     w = window(20)
     (video,) = trained.generate([first(20)], [0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -258,6 +259,27 @@ def test_the_generator_is_told_where_the_hand_is(checkpoint: Path) -> None:
     p_world = transform(obs.T_world_cam_n, frames.p_n_ee[0])
     np.testing.assert_allclose(p_world, obs.T_world_ee[TASK.arms[0]][:3, 3], atol=1e-12)
     assert frames.opening_m.tolist() == [obs.opening_m[TASK.arms[0]]]
+
+
+def test_settings_are_never_mixed(checkpoint: Path, tmp_path: Path) -> None:
+    from geo4d_bench.model.config import PRESETS
+    from geo4d_bench.model.generator import Generator
+
+    with pytest.raises(ConfigError, match="setting geo4d, which is the policy 'geo4d', not 'geo4d_calibrated'"):
+        policies.make_policy("geo4d_calibrated", checkpoint)
+    config = dataclasses.replace(PRESETS.get("debug"), setting="geo4d_calibrated")
+    Generator(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="not 'geo4d'"):
+        policies.make_policy("geo4d", tmp_path)
+    factory = policies.make_policy("geo4d_calibrated", tmp_path)
+    assert factory.needs_both_poses
+    assert not policies.make_policy("geo4d", checkpoint).needs_both_poses
+    policy = factory()
+    policy.reset(TASK, 0)
+    obs = observation(16, 24)
+    with pytest.raises(ConfigError, match="poses of both cameras"):
+        policy.act(obs)
+    policy.act(dataclasses.replace(obs, T_world_cam_m=SCENE.T_world_m)).check(TASK.arms)
 
 
 def test_images_of_another_size_are_refused(checkpoint: Path) -> None:
