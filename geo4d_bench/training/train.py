@@ -179,7 +179,7 @@ def measure(preset: GeneratorConfig, windows: list[Window]) -> GeneratorConfig:
     batch = batch_from_windows(windows)
     points = batch["points"][batch["valid"]].double()
     per_window = zip(batch["T_world_cam"][:, 0].double(), batch["points"].double(), batch["valid"], strict=True)
-    world = np.concatenate([transform(T.numpy(), p[v].numpy()) for T, p, v in per_window]).mean(0)
+    world = np.concatenate([transform(T.numpy(), p[v].numpy()) for T, p, v in per_window]).mean(0).tolist()
     motion = batch["hand"][:, :, -1] - batch["hand"][:, :, 0]
     mean = points.mean(0).tolist()
     return dataclasses.replace(

@@ -38,6 +38,21 @@ def test_a_dataset_becomes_a_checkpoint_that_generates(tiny_dataset: Tiny, tmp_p
     assert 0.5 < generator.config.point_mean_m[2] < 1.5
 
 
+def test_the_calibrated_setting_trains_on_a_dataset(tiny_dataset: Tiny, tmp_path: Path) -> None:
+    run(
+        TrainConfig(
+            data=tiny_dataset.train, setting="geo4d_calibrated", steps=2, batch_size=2, out=tmp_path, threads=1,
+            watched=1, watches=1, precision="bf16",
+        )
+    )  # fmt: skip
+    generator = Generator.from_pretrained(tmp_path)
+    assert generator.config.setting == "geo4d_calibrated"
+    assert 0.8 < generator.config.world_mean_m[2] < 1.6  # the shelf's height in the world
+    window = Windows(tiny_dataset.eval, "novel").sample(np.random.default_rng(0))
+    (video,) = generator.generate([first_frames(window)], [0])
+    assert video.points.shape == window.points[:, 1:].shape
+
+
 def test_batches_are_the_same_from_any_number_of_processes(tiny_dataset: Tiny) -> None:
     windows = Windows(tiny_dataset.train, "seen")
     taken = []
