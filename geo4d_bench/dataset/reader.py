@@ -19,7 +19,7 @@ import numpy.typing as npt
 from geo4d_bench.dataset.hands import load_hand
 from geo4d_bench.dataset.layout import DIGEST, attributes_of, check_layout, check_trajectory, simulated_sha256
 from geo4d_bench.dataset.manifest import Manifest, read_manifest
-from geo4d_bench.dataset.schema import DEPTH_SCALE_M, EPISODES, HANDS, SCENES, SCHEMA_VERSION
+from geo4d_bench.dataset.schema import DEPTH_SCALE_M, EPISODES, HANDS, SCENES, SCHEMA_VERSION, load_codecs
 from geo4d_bench.dataset.types import Trajectory
 from geo4d_bench.dataset.writer import decode_depth
 from geo4d_bench.errors import DatasetError
@@ -302,8 +302,8 @@ def open_hdf5(path: Path, padded_to: int = 0) -> Any:
     A file of less than ``padded_to`` bytes is read into memory and filled up with zeros.
     """
     import h5py
-    import hdf5plugin  # noqa: F401 - registers the codecs
 
+    load_codecs()
     _require_file(path)
     try:
         short = padded_to - path.stat().st_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 SCHEMA_VERSION = 1
@@ -27,9 +28,28 @@ def codec() -> dict[str, Any]:
     kept once; 0.5 / 1.1 / 4.8 against 0.07 / 0.2 / 0.9 ms to write a frame; 2.1 / 1.9 / 4.8 against 0.9 / 2.2 / 5.5 ms
     to read one camera's 11 frames of a training window (21 lie between the first and the last).
     """
+    return dict(load_codecs().Zstd(clevel=3))
+
+
+def load_codecs() -> Any:
+    """The module ``hdf5plugin``, which registers its codecs with HDF5, its Zstd bound to itself.
+
+    Mesa brings the system's libzstd along (through LLVM) for the whole process. A plugin that is loaded after it
+    would call that one instead, and the same frames would give other bytes than where the plugin was loaded first.
+    """
+    import ctypes
+    import importlib.util
+    import os
+    import sys
+
+    spec = importlib.util.find_spec("hdf5plugin")
+    if "hdf5plugin" not in sys.modules and spec is not None and spec.origin is not None:
+        library = Path(spec.origin).parent / "plugins" / "libh5zstd.so"
+        if library.is_file() and hasattr(os, "RTLD_DEEPBIND"):
+            ctypes.CDLL(str(library), mode=os.RTLD_LOCAL | os.RTLD_DEEPBIND)
     import hdf5plugin
 
-    return dict(hdf5plugin.Zstd(clevel=3))
+    return hdf5plugin
 
 
 def episode_name(index: int) -> str:
