@@ -33,7 +33,7 @@ SOURCE_STYLES = {
 DPI = 160
 ARM_COLOURS = ((INK, PURPLE), (GREEN, ORANGE))
 """Of what an arm did, and of what it had planned."""
-LADDER = ("random", "geo4d", "geo4d_calibrated", "oracle_video", "oracle_pose", "expert")
+LADDER = ("random", "geo4d", "oracle_video", "oracle_pose", "expert")
 
 
 @contextmanager
