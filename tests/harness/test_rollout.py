@@ -200,7 +200,7 @@ def test_rows_of_another_run_are_not_mixed_in(tmp_path: Path) -> None:
 
 def test_a_missing_checkpoint_names_the_command_that_makes_one(tmp_path: Path) -> None:
     folder = tmp_path / "nano"
-    with pytest.raises(CheckpointError, match=rf"geo4d-bench train --data data/store_cereal --out {folder}"):
+    with pytest.raises(CheckpointError, match=rf"train --data data/store_cereal --setting geo4d --out {folder}"):
         roll(tmp_path, policy="geo4d", checkpoint=folder)
     assert not (tmp_path / "episodes.csv").exists()
 

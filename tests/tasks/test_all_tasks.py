@@ -223,8 +223,11 @@ def test_stored_states_replay_to_the_same_images_and_poses(task: RobosuiteTask, 
 
 def test_observations_are_on_the_allow_list(task: RobosuiteTask) -> None:
     assert {field.name for field in dataclasses.fields(Observation)} == {
-        "rgb", "depth", "K", "T_world_cam_n", "T_world_ee", "opening_m", "language"
+        "rgb", "depth", "K", "T_world_cam_n", "T_world_ee", "opening_m", "language", "T_world_cam_m"
     }  # fmt: skip
+    # The last one is None but for policies that say so: tests/harness/test_simulator.py.
+    (last,) = (field for field in dataclasses.fields(Observation) if field.name == "T_world_cam_m")
+    assert last.default is None
     env = TaskEnv(task.spec.id, simulation=task)
     observation, _ = env.reset(seed=1)
     parts = ("position", "rotvec", "opening")
