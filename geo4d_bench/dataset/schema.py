@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +41,10 @@ def load_codecs() -> Any:
     Mesa brings the system's libzstd along (through LLVM) for the whole process. A plugin that is loaded after it
     would call that one instead, and the same frames would give other bytes than where the plugin was loaded first.
     """
-    import ctypes
-    import importlib.util
-    import os
-    import sys
-
-    spec = importlib.util.find_spec("hdf5plugin")
-    if "hdf5plugin" not in sys.modules and spec is not None and spec.origin is not None:
-        library = Path(spec.origin).parent / "plugins" / "libh5zstd.so"
-        if library.is_file() and hasattr(os, "RTLD_DEEPBIND"):
+    if "hdf5plugin" not in sys.modules and hasattr(os, "RTLD_DEEPBIND"):
+        spec = importlib.util.find_spec("hdf5plugin")
+        library = Path(spec.origin if spec and spec.origin else "").parent / "plugins" / "libh5zstd.so"
+        if library.is_file():
             ctypes.CDLL(str(library), mode=os.RTLD_LOCAL | os.RTLD_DEEPBIND)
     import hdf5plugin
 

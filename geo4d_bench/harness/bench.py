@@ -346,6 +346,8 @@ def _load(config: BenchConfig) -> list[Measurement]:
         _row(config, "load windows, against memory", number / ours, "windows/s", number / copy, more_is_better=True)
     ]
     if config.robomimic is not None:
+        if not config.robomimic.is_file():
+            raise ConfigError(f"--robomimic {config.robomimic} is not there; 'make test-exports' makes one")
         theirs = _robomimic_seconds(windows, number, config.repeats, config.robomimic)
         name = "load windows, against robomimic"
         rows.append(_row(config, name, number / ours, "windows/s", number / theirs, more_is_better=True))
