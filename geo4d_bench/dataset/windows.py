@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from geo4d_bench.dataset.reader import Dataset, EpisodeFile
 from geo4d_bench.dataset.types import Window
@@ -17,12 +20,31 @@ from geo4d_bench.geometry.hand import part_image
 from geo4d_bench.geometry.se3 import inverse
 
 
+REMEMBER_BYTES = 4 * 1024**3
+"""Of unpacked images; 100 episodes of 12 cameras at 64 x 80 take 3 GiB."""
+
+
 @dataclass(frozen=True)
 class Start:
     """Where a window may start: an episode (index over all datasets) and one of its frames."""
 
     episode: int
     frame: int
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Frames of one camera as windows need them: rgb and depth of ``ViewFrames``, parts of ``part_image``."""
+
+    rgb: npt.NDArray[np.uint8]
+    depth: npt.NDArray[np.float32]
+    parts: npt.NDArray[np.uint8]
+
+    BYTES_A_PIXEL: ClassVar = 3 + 4 + 1
+
+    def at(self, frames: npt.NDArray[np.int64]) -> _Images:
+        """A copy of those frames."""
+        return _Images(self.rgb[frames], self.depth[frames], self.parts[frames])
 
 
 class Windows:
@@ -43,6 +65,8 @@ class Windows:
         moving: whether to leave out starts where nothing happens.
         pad_share: largest share of repeated future frames, 0 to 1.
         episodes: names of episodes to use (``ep_000003``); None uses all.
+        remember_bytes: of unpacked images that each process keeps in memory at most, so that a frame need not be
+            unpacked at its every use. Cameras of episodes that do not fit are read from the file each time.
 
     Raises:
         DatasetError: a dataset or episode cannot be read.
@@ -62,6 +86,7 @@ class Windows:
         moving: bool = True,
         pad_share: float = 0.5,
         episodes: Sequence[str] | None = None,
+        remember_bytes: int = REMEMBER_BYTES,
     ) -> None:
         several = [datasets] if isinstance(datasets, Dataset | Path | str) else list(datasets)
         self.datasets = tuple(d if isinstance(d, Dataset) else Dataset(d) for d in several)
@@ -71,6 +96,9 @@ class Windows:
         self.stride = _stride(self.datasets, self.dt_s)
         self.cameras = _camera_names(self.datasets, cameras)
         self.arms = self.datasets[0].arms
+        self.remember_bytes = remember_bytes
+        self._remembered: dict[tuple[int, str], _Images] = {}
+        self._remembered_bytes = 0
         self.episodes: tuple[tuple[Dataset, EpisodeFile], ...] = tuple(
             (d, e) for d in self.datasets for e in d.episodes if episodes is None or e.name in episodes
         )
@@ -113,7 +141,7 @@ class Windows:
         frames = np.minimum(start + self.stride * np.arange(self.horizon + 1), len(steps) - 1)
         trajectory = file.trajectory
         names = (camera_n, camera_m)
-        views = [file.frames(name, frames) for name in names]
+        views = [self._images(episode, name, frames) for name in names]
         K = np.stack([file.K(name) for name in names])
         T_world_n, T_world_m = (file.T_world_cam(name) for name in names)
         T_n_world = inverse(T_world_n)
@@ -129,7 +157,7 @@ class Windows:
         return Window(
             rgb=np.stack([view.rgb for view in views]),
             points=points,
-            parts=part_image(np.stack([view.seg for view in views]), file.seg_names, self.arms),
+            parts=np.stack([view.parts for view in views]),
             hand_mask=hand_mask,
             K=K,
             T_n_m=T_n_world @ T_world_m,
@@ -141,6 +169,26 @@ class Windows:
             start=int(start),
             cameras=names,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_remembered": {}, "_remembered_bytes": 0}
+
+    def _images(self, episode: int, camera: str, frames: npt.NDArray[np.int64]) -> _Images:
+        """Frames of a camera, from memory where there is room for all of its."""
+        images = self._remembered.get((episode, camera))
+        if images is not None:
+            return images.at(frames)
+        file = self.episodes[episode][1]
+        everything = np.arange(len(file.steps))
+        size = len(everything) * _Images.BYTES_A_PIXEL * math.prod(self.datasets[0].size)
+        room = self.remember_bytes - self._remembered_bytes
+        read = file.frames(camera, everything if size <= room else frames)
+        images = _Images(read.rgb, read.depth, part_image(read.seg, file.seg_names, self.arms))
+        if size > room:
+            return images
+        self._remembered[episode, camera] = images
+        self._remembered_bytes += size
+        return images.at(frames)
 
     def _frames_to_start(self, episode: EpisodeFile, moving: bool) -> list[int]:
         steps = episode.steps

@@ -329,29 +329,34 @@ def _load(config: BenchConfig) -> list[Measurement]:
     """Training windows read from the dataset, against copying arrays of the same size in memory."""
     from geo4d_bench.dataset.windows import Windows
 
-    windows = Windows(config.data or Path("data") / config.task, "seen")
-    number = 32
-    for _, episode in windows.episodes:  # opened once in a training
-        for camera in windows.cameras:
+    folder, number = config.data or Path("data") / config.task, 32
+    packed, memory = Windows(folder, "seen", remember_bytes=0), Windows(folder, "seen")
+    for _, episode in packed.episodes:  # opened once in a training
+        for camera in packed.cameras:
             episode.K(camera)
-    window = windows.sample(np.random.default_rng(0))
+    for index in range(len(memory.episodes)):
+        for n, m in itertools.pairwise(memory.cameras):
+            memory.window(index, 0, n, m)
+    window = packed.sample(np.random.default_rng(0))
     arrays = [value for value in vars(window).values() if isinstance(value, np.ndarray)]
     rng = np.random.default_rng(0)
-    ours, copy = median_seconds(
+    from_file, from_memory, copy = median_seconds(
         config.repeats,
-        lambda: [windows.sample(rng) for _ in range(number)],
+        lambda: [packed.sample(rng) for _ in range(number)],
+        lambda: [memory.sample(rng) for _ in range(number)],
         lambda: [[a.copy() for a in arrays] for _ in range(number)],
     )
-    rows = [
-        _row(config, "load windows, against memory", number / ours, "windows/s", number / copy, more_is_better=True)
-    ]
+    ours = {"images in memory": number / from_memory, "images from files": number / from_file}
+    references = {"a copy": number / copy}
     if config.robomimic is not None:
         if not config.robomimic.is_file():
             raise ConfigError(f"--robomimic {config.robomimic} is not there; 'make test-exports' makes one")
-        theirs = _robomimic_seconds(windows, number, config.repeats, config.robomimic)
-        name = "load windows, against robomimic"
-        rows.append(_row(config, name, number / ours, "windows/s", number / theirs, more_is_better=True))
-    return rows
+        references["robomimic"] = number / _robomimic_seconds(packed, number, config.repeats, config.robomimic)
+    return [
+        _row(config, f"load windows, {how}, against {what}", value, "windows/s", reference, more_is_better=True)
+        for what, reference in references.items()
+        for how, value in ours.items()
+    ]
 
 
 def _robomimic_seconds(windows: Windows, number: int, repeats: int, python: Path) -> float:

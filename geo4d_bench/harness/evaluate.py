@@ -160,7 +160,10 @@ class _HeldOut:
         self.seed, self.key = config.seed, f"{settings.task}-{settings.version}"
         episodes = "".join(entry.sha256 for entry in dataset.manifest.episodes)
         self.identity = hashlib.sha256(episodes.encode()).hexdigest()
-        self.windows = {views: Windows(dataset, views, horizon=horizon, dt_s=dt_s) for views in _views(config)}
+        # Nothing is remembered: each window is looked at once.
+        self.windows = {
+            views: Windows(dataset, views, horizon=horizon, dt_s=dt_s, remember_bytes=0) for views in _views(config)
+        }
 
     def window(self, views: ViewSplit, index: int) -> Window:
         rng = generator(self.key, "eval", self.seed, f"evaluate/window/{views}/{index}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count, takewhile
 from typing import Protocol
 
 import numpy as np
@@ -48,16 +48,19 @@ def batches(
     if workers == 0:
         yield from _in_a_thread(source, size, seed, start, ahead)
         return
+    wanted = True
     # Started afresh, never forked: threads of this process would be lost in a copy.
-    loader = DataLoader(
-        _Steps(source, size, seed), batch_size=None, sampler=range(start, sys.maxsize), num_workers=workers,
-        prefetch_factor=ahead, multiprocessing_context="spawn",
-    )  # fmt: skip
-    stream = iter(loader)
+    stream = iter(DataLoader(
+        _Steps(source, size, seed), batch_size=None, sampler=takewhile(lambda _: wanted, count(start)),
+        num_workers=workers, prefetch_factor=ahead, multiprocessing_context="spawn",
+    ))  # fmt: skip
     try:
         yield from stream
     finally:
-        del stream, loader  # ends the processes
+        # What is under way is awaited: a process that is told to end while it sends a tensor may abort.
+        wanted = False
+        for _ in stream:
+            pass
 
 
 def _in_a_thread(

@@ -106,7 +106,7 @@ def run(config: TrainConfig) -> TrainResult:
         KeyboardInterrupt: stopped by Ctrl-C, after saving.
     """
     preset = PRESETS.get(config.preset)
-    source = _open(config.data, preset)
+    source = _open(config.data, preset, config.workers)
     held_out = config.held_out or _eval_of(config.data)
     watching = config.held_out is not None or held_out.exists()
     return train(config, preset, source, _open(held_out, preset) if watching else None)
@@ -220,8 +220,9 @@ def _bf16(precision: str) -> bool:
     return precision == "bf16"
 
 
-def _open(folder: Path, preset: GeneratorConfig) -> WindowSource:
-    """Windows of a dataset's seen cameras: novel ones are for evaluation alone."""
-    from geo4d_bench.dataset.windows import Windows
+def _open(folder: Path, preset: GeneratorConfig, workers: int = 0) -> WindowSource:
+    """Windows of a dataset's seen cameras: novel ones are for evaluation alone. The processes share the memory."""
+    from geo4d_bench.dataset.windows import REMEMBER_BYTES, Windows
 
-    return Windows(folder, "seen", horizon=preset.frames, dt_s=preset.dt_s)
+    room = REMEMBER_BYTES // max(1, workers)
+    return Windows(folder, "seen", horizon=preset.frames, dt_s=preset.dt_s, remember_bytes=room)

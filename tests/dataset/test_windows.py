@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -157,3 +158,23 @@ def test_poses_of_both_views_agree(windows: Windows) -> None:
     _, episode = windows.episodes[0]
     n, m = (episode.T_world_cam(c) for c in windows.cameras)
     assert np.allclose(window.T_n_m, inverse(n) @ m)
+
+
+@pytest.mark.parametrize("episodes_that_fit", [0, 0.5, 2])
+def test_windows_do_not_depend_on_what_is_remembered(tiny_dataset: Any, episodes_that_fit: float) -> None:
+    plain = Windows(tiny_dataset.train, "seen", remember_bytes=0)
+    height, width = plain.datasets[0].size
+    frames = [len(episode.steps) for _, episode in plain.episodes]
+    room = int(episodes_that_fit * max(frames) * len(plain.cameras) * height * width * 8)
+    remembering = Windows(tiny_dataset.train, "seen", remember_bytes=room)
+    for turn in range(2):
+        for seed in range(6):
+            expected = plain.sample(np.random.default_rng(seed))
+            found = remembering.sample(np.random.default_rng(seed))
+            for name, value in vars(expected).items():
+                np.testing.assert_array_equal(getattr(found, name), value, err_msg=f"{turn} {name}")
+            found.rgb[:], found.points[:], found.parts[:] = 0, 0, 0  # whoever changes a window changes no other
+    kept = remembering._remembered_bytes
+    assert kept <= room
+    assert (kept > 0) == (episodes_that_fit > 0)
+    assert not pickle.loads(pickle.dumps(remembering))._remembered, "a process begins with nothing"
