@@ -19,7 +19,6 @@ from geo4d_bench.geometry.camera import ViewSplit, depth_to_points
 from geo4d_bench.geometry.hand import part_image
 from geo4d_bench.geometry.se3 import inverse
 
-
 REMEMBER_BYTES = 4 * 1024**3
 """Of unpacked images; 100 episodes of 12 cameras at 64 x 80 take 3 GiB."""
 

@@ -54,7 +54,9 @@ def datagen(rig_file: Path, out: Path, *more: str) -> Iterator[subprocess.Popen[
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.wait()
+        if process.stderr:
+            process.stderr.close()
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
