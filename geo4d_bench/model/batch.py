@@ -24,9 +24,10 @@ def batch_from_windows(windows: Sequence[Window]) -> dict[str, Tensor]:
         invalid; first_valid (B, 2, H, W) bool; hand_mask (B, H, W) bool; rays (B, 2, H, W, 3) float32, z = 1;
         first_hand (B, arms, 3) float32 m, camera n's frame; opening (B, arms) float32 m;
         rgb (B, 2, T, H, W, 3) uint8; points (B, 2, T, H, W, 3) float32 m, camera n's frame, 0 where invalid;
-        valid (B, 2, T, H, W) bool; parts (B, 2, T, H, W) uint8; hand (B, arms, T, 3) float32 m, camera n's frame;
+        valid (B, 2, T, H, W) bool; parts (B, 2, T, H, W) uint8; hand (B, arms, T, 3) float32 m and
+        hand_rotation (B, arms, T, 3, 3), camera n's frame; hand_opening (B, arms, T) float32 m;
         T_n_m (B, 4, 4) float32, what view m's points were moved by: a target, never an input;
-        T_world_cam (B, 2, 4, 4) float32, an input of the setting ``geo4d_calibrated`` alone.
+        T_world_cam (B, 2, 4, 4) float32, an input of the setting ``geo4d_calibrated``, a target of ``geo4d``.
 
     Raises:
         DatasetError: no windows, or windows of different shapes.
@@ -42,12 +43,15 @@ def batch_from_windows(windows: Sequence[Window]) -> dict[str, Tensor]:
         # One (N, 3) product: as (T, H, W, 3) it would be T * H small ones.
         points[i, 1] = transform(w.T_n_m, points[i, 1].reshape(-1, 3)).reshape(points.shape[2:])
     valid = _zero_invalid(points)
+    T_n_ee = np.stack([w.T_n_ee[:, 1:] for w in windows]).astype(np.float32)
     batch |= {
         "rgb": torch.from_numpy(np.stack([w.rgb[:, 1:] for w in windows])),
         "points": torch.from_numpy(points),
         "valid": torch.from_numpy(valid),
         "parts": torch.from_numpy(np.stack([w.parts[:, 1:] for w in windows])),
-        "hand": torch.from_numpy(np.stack([w.T_n_ee[:, 1:, :3, 3] for w in windows]).astype(np.float32)),
+        "hand": torch.from_numpy(T_n_ee[..., :3, 3].copy()),
+        "hand_rotation": torch.from_numpy(T_n_ee[..., :3, :3].copy()),
+        "hand_opening": torch.from_numpy(np.stack([w.opening_m[:, 1:] for w in windows]).astype(np.float32)),
         "T_n_m": torch.from_numpy(np.stack([w.T_n_m for w in windows]).astype(np.float32)),
     }
     return batch

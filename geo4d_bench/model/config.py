@@ -36,7 +36,9 @@ class GeneratorConfig:
         part_odds: a pixel is generated as hand where its probability times this exceeds the others'; above 1, hands
             whose place is uncertain still show.
         point_mean_m, point_scale_m: points p in a camera's frame are seen by the network as (p - mean) / scale.
-        world_mean_m: the same for points in the world, which only ``geo4d_calibrated`` has.
+        work_centre_m, work_half_m: the cube in the world, by its middle and half its edge, in which hands work.
+        scene_layers: blocks that tell the hands' motion from orthographic pictures of that cube.
+        scene_cells: cells of such a picture along an edge, a multiple of 8.
         motion_scale_m: unit of the hands' predicted motion.
     """
 
@@ -61,7 +63,10 @@ class GeneratorConfig:
     part_odds: float = 3.0
     point_mean_m: tuple[float, float, float] = (0.0, 0.0, 0.8)
     point_scale_m: float = 0.3
-    world_mean_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    work_centre_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    work_half_m: float = 0.5
+    scene_layers: int = 3
+    scene_cells: int = 32
     motion_scale_m: float = 0.1
 
     def __post_init__(self) -> None:
@@ -82,12 +87,15 @@ class GeneratorConfig:
         if not (0.0 <= self.pure_noise_share <= 1.0):
             raise ConfigError(f"generator: pure_noise_share is {self.pure_noise_share}, expected 0 to 1")
         if (
-            min(self.dt_s, self.point_scale_m, self.motion_scale_m, self.part_weight, self.part_odds) <= 0
+            min(self.dt_s, self.point_scale_m, self.motion_scale_m, self.work_half_m, self.part_weight, self.part_odds)
+            <= 0
             or self.hand_weight < 0
         ):
             raise ConfigError("generator: dt_s, scales and weights must be positive")
-        if len(self.point_mean_m) != 3 or len(self.world_mean_m) != 3:
-            raise ConfigError("generator: point_mean_m and world_mean_m must have 3 numbers each")
+        if len(self.point_mean_m) != 3 or len(self.work_centre_m) != 3:
+            raise ConfigError("generator: point_mean_m and work_centre_m must have 3 numbers each")
+        if self.scene_cells < 8 or self.scene_cells % 8:
+            raise ConfigError(f"generator: scene_cells is {self.scene_cells}, expected a multiple of 8")
         if self.setting not in SETTINGS:
             raise ConfigError(f"generator: setting '{self.setting}', expected {' or '.join(SETTINGS)}")
 
@@ -120,7 +128,7 @@ class GeneratorConfig:
         if not isinstance(values, dict) or set(values) != names:
             got = set(values) if isinstance(values, dict) else set()
             raise ConfigError(f"generator config: fields differ from this version's: {', '.join(sorted(got ^ names))}")
-        for name in ("point_mean_m", "world_mean_m"):
+        for name in ("point_mean_m", "work_centre_m"):
             values[name] = tuple(values[name])
         return cls(**values)
 
@@ -128,6 +136,8 @@ class GeneratorConfig:
 PRESETS: Registry[GeneratorConfig] = Registry("preset")
 PRESETS.register(
     "debug",
-    GeneratorConfig(height=16, width=24, dim=32, heads=2, trunk_layers=1, decoder_layers=1, frames=3, patch=8),
+    GeneratorConfig(
+        height=16, width=24, dim=32, heads=2, trunk_layers=1, decoder_layers=1, frames=3, scene_layers=1, scene_cells=16
+    ),
 )
 PRESETS.register("nano", GeneratorConfig(height=64, width=80, dim=192, heads=3, trunk_layers=4, decoder_layers=2))

@@ -25,11 +25,13 @@ from geo4d_bench.model import checkpoint
 from geo4d_bench.model.batch import batch_from_first_frames
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.patches import from_patches, to_patches
+from geo4d_bench.model.scene import Hands
 from geo4d_bench.model.sprites import draw
 from geo4d_bench.model.tokens import Layers, TokenNetwork
 from geo4d_bench.model.video import FirstFrames, Video4D
 
 _EPSILON_M = 1e-3  # where the distance losses turn from quadratic to linear
+_FOUND_OFF_RAD, _FOUND_OFF_M = 0.01, 0.005
 _OPENING_SCALE_M = 0.08  # a Panda's hand, fully open
 
 
@@ -52,7 +54,6 @@ class _Condition:
     rays: Tensor
     anchor_m: Tensor  # (B, 2, A, 3) where the hands are at first, camera n's frame
     opening_m: Tensor  # (B, 2, A)
-    cameras: tuple[Tensor, Tensor] | None  # known poses of normalised points: (B, 2, 3, 3), (B, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,13 @@ class Generator(nn.Module):
         noise = torch.randn(x.shape, generator=rng, dtype=torch.float32).to(device)
         t = time.view(-1, 1, 1, 1, 1)
         frames = torch.randperm(c.frames, generator=rng)[: c.loss_frames].sort().values.to(device)
-        layers = self._network(condition, torch.lerp(x, noise, t), time, frames)
         # Hands are drawn where they truly are, so that they stay sharp however far off their positions are at first.
+        truth = self._true_hands(batch)
+        known = self._cameras(batch["T_world_cam"])
+        cameras = known if c.calibrated else self._disturbed(known, rng)
+        layers = self._network(condition, torch.lerp(x, noise, t), time, cameras, frames, truth)
         true_R, true_t = self._camera_m(batch["T_n_m"])
-        true_hand = batch["hand"][:, None].expand(-1, 2, -1, -1, -1)
-        scene = self._compose(layers, condition, true_hand, true_R, true_t, frames)
+        scene = self._compose(layers, condition, truth, true_R, true_t, frames)
 
         rgb = self._pixels(batch["rgb"][:, :, frames]).float() / 127.5 - 1.0
         points = self._pixels(batch["points"][:, :, frames])
@@ -109,7 +112,7 @@ class Generator(nn.Module):
         arm = torch.div(parts - 1, 3, rounding_mode="floor")
         hand_points = torch.stack([scene.hands[:, :, :, 3 * a : 3 * a + 3] for a in range(c.arms)])
         hand_error = sum(_distance(hand_points[a], points) * (arm == a)[:, :, :, None] for a in range(c.arms))
-        position = self._hand_positions(layers, condition)
+        found = layers.hands
         part_weight = torch.full((c.part_classes,), c.part_weight, device=device)
         part_weight[0] = 1.0
 
@@ -117,8 +120,11 @@ class Generator(nn.Module):
             "rgb": _mean((scene.rgb - rgb).square().add(1e-4).sqrt(), weight),
             "background": _mean(_distance(scene.background, points), weight * (valid & ~on_hand)) / c.point_scale_m,
             "hand": _mean(torch.as_tensor(hand_error), on_hand.float()) / c.motion_scale_m,
-            "position": _distance(position, true_hand, dim=-1).mean() / c.motion_scale_m,
-            "camera": (layers.R_n_m - true_R).square().mean() + (layers.t_n_m - true_t).square().mean(),
+            "position": _distance(found.position * c.point_scale_m, truth.position * c.point_scale_m, dim=-1).mean()
+            / c.motion_scale_m,
+            "rotation": (found.rotation - truth.rotation).square().sum((-2, -1)).add(1e-6).sqrt().mean(),
+            "opening": (found.opening - truth.opening).abs().mean(),
+            "camera": torch.zeros((), device=device) if c.calibrated else self._camera_error(condition, known),
             "parts": F.cross_entropy(scene.parts.movedim(3, 1), parts, weight=part_weight),
             "valid": F.binary_cross_entropy_with_logits(scene.valid, valid.float()),
         }
@@ -127,6 +133,8 @@ class Generator(nn.Module):
             "background": 1.0,
             "hand": 0.5,
             "position": 1.0,
+            "rotation": 0.5,
+            "opening": 1.0,
             "camera": 1.0,
             "parts": 2.0,
             "valid": 0.5,
@@ -176,14 +184,18 @@ class Generator(nn.Module):
         batch = batch_from_first_frames([first])
         self._check(batch)
         device = next(self.parameters()).device
-        condition = self._condition({k: v.to(device) for k, v in batch.items()})
+        batch = {k: v.to(device) for k, v in batch.items()}
+        condition = self._condition(batch)
+        if c.calibrated:
+            cameras = self._cameras(batch["T_world_cam"])
+        else:
+            cameras = self.network.find_cameras(self._inputs(condition))
         rng = torch.Generator().manual_seed(seed)
         x = torch.randn((1, 2, c.tokens, 6, c.frames * c.patch**2), generator=rng).to(device)
         times = torch.linspace(1.0, 0.0, steps + 1).tolist()
         for now, later in pairwise(times):
-            layers = self._network(condition, x, torch.full((1,), now, device=device))
-            position = self._hand_positions(layers, condition)
-            scene = self._compose(layers, condition, position, layers.R_n_m, layers.t_n_m)
+            layers = self._network(condition, x, torch.full((1,), now, device=device), cameras)
+            scene = self._compose(layers, condition, layers.hands, layers.R_n_m, layers.t_n_m)
             labels = self._without_weights(scene.parts).argmax(3)
             points = self._flatten(scene, labels)
             valid = (scene.valid > 0) | (labels > 0)[:, :, :, None]  # a hand has points of its own everywhere
@@ -210,26 +222,58 @@ class Generator(nn.Module):
 
     # ---- between batches and layers ---------------------------------------------------------------------------
 
-    def _network(self, condition: _Condition, noisy: Tensor, time: Tensor, frames: Tensor | None = None) -> Layers:
-        c = self.config
-        own_points = self._normalise(condition.rays * condition.depth, 3) * condition.valid
-        inputs = torch.cat([condition.rgb, own_points, condition.valid, condition.hand], 3).squeeze(4)
-        anchor = (condition.anchor_m - torch.tensor(c.point_mean_m, device=noisy.device)) / c.point_scale_m
-        opening = condition.opening_m / _OPENING_SCALE_M
-        layers: Layers = self.network(inputs, noisy, time, anchor, opening, frames, condition.cameras)
+    def _network(
+        self,
+        condition: _Condition,
+        noisy: Tensor,
+        time: Tensor,
+        cameras: tuple[Tensor, Tensor],
+        frames: Tensor | None = None,
+        hands: Hands | None = None,
+    ) -> Layers:
+        layers: Layers = self.network(
+            self._inputs(condition), noisy, time, self._normalise(condition.anchor_m, 3),
+            condition.opening_m / _OPENING_SCALE_M, cameras, frames, hands,
+        )  # fmt: skip
         return layers
+
+    def _inputs(self, condition: _Condition) -> Tensor:
+        """(B, 2, N, 8, patch²) what the network sees of the first frames."""
+        own_points = self._normalise(condition.rays * condition.depth, 3) * condition.valid
+        return torch.cat([condition.rgb, own_points, condition.valid, condition.hand], 3).squeeze(4)
+
+    def _true_hands(self, batch: dict[str, Tensor]) -> Hands:
+        """The hands of a batch, V = 1, as the network says them."""
+        position = self._normalise(batch["hand"], 3)
+        return Hands(
+            position[:, None], batch["hand_rotation"][:, None], batch["hand_opening"][:, None] / _OPENING_SCALE_M
+        )
+
+    def _camera_error(self, condition: _Condition, known: tuple[Tensor, Tensor]) -> Tensor:
+        """How far the cameras that are found are from the known ones."""
+        found = self.network.find_cameras(self._inputs(condition))
+        return torch.stack([(a - b).square().mean() for a, b in zip(found, known, strict=True)]).sum()
+
+    def _disturbed(self, cameras: tuple[Tensor, Tensor], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Cameras a little off, each by itself, as they are where they had to be found."""
+        R, t = cameras
+        turn, shift = (torch.randn(t.shape, generator=rng).to(t.device) for _ in range(2))
+        skew = torch.linalg.cross(
+            (_FOUND_OFF_RAD * turn)[..., None, :].expand_as(R), torch.eye(3, device=t.device).expand_as(R), dim=-1
+        )
+        return torch.matrix_exp(skew) @ R, t + _FOUND_OFF_M / self.config.point_scale_m * shift
 
     def _compose(
         self,
         layers: Layers,
         condition: _Condition,
-        position: Tensor,
+        hands: Hands,
         R: Tensor,
         t: Tensor,
         frames: Tensor | None = None,
     ) -> _Scene:
-        """The layers with the hands at ``position`` (B, 2, A, T, 3), metres in camera n's frame; ``R``, ``t`` of camera
-        m in camera n decide where view m sees them."""
+        """The layers with the hands where ``hands`` (V is 1 or 2) says; ``R``, ``t`` of camera m in camera n decide
+        where view m sees them."""
         c = self.config
         keep = torch.sigmoid(self._frames_apart(layers.keep).float())
         rgb = torch.lerp(self._frames_apart(layers.rgb).float(), condition.rgb, keep)
@@ -240,17 +284,19 @@ class Generator(nn.Module):
         moved = self._metres(moved + layers.t_n_m[:, None, :, None, None], 2)
 
         chosen = slice(None) if frames is None else frames
-        centre = position[:, :, :, chosen]  # (B, 2, A, F, 3)
+        shared = (len(layers.rgb), 2, -1, -1)
+        centre = self._metres(hands.position, 4).expand(*shared, -1)[:, :, :, chosen]  # (B, 2, A, F, 3)
+        turned = hands.rotation.expand(*shared, -1, -1)[:, :, :, chosen]
         in_view = torch.stack([centre[:, 0], self._in_frame_m(centre[:, 1], R, t)], 1)
         logits = self._frames_apart(layers.parts).float()
         shapes = self._frames_apart(layers.hand).float().split(3, 3)  # type: ignore[no-untyped-call]
-        parts, hands = [logits[:, :, :, :1]], []
+        parts, points = [logits[:, :, :, :1]], []
         drawn = [draw(layers.sprites[:, :, arm, chosen], in_view[:, :, arm], condition.rays) for arm in range(c.arms)]
         for arm, hand in enumerate(drawn):
             first = part_label(arm, 0)
             parts.append(logits[:, :, :, first : first + 3] + hand.parts)
-            shape = torch.einsum("bvij,bvnjtp->bvnitp", layers.R_n, shapes[arm] + hand.shape)
-            hands.append(centre[:, :, arm].transpose(2, 3)[:, :, None, :, :, None] + c.motion_scale_m * shape)
+            shape = torch.einsum("bvtij,bvnjtp->bvnitp", turned[:, :, arm], shapes[arm] + hand.shape)
+            points.append(centre[:, :, arm].transpose(2, 3)[:, :, None, :, :, None] + c.motion_scale_m * shape)
         labels = torch.cat(parts, 3)
         shown = torch.softmax(self._without_weights(labels), 3)
         for arm, hand in enumerate(drawn):
@@ -259,14 +305,10 @@ class Generator(nn.Module):
         return _Scene(
             rgb=rgb,
             background=torch.stack([own[:, 0], moved], 1),
-            hands=torch.cat(hands, 3),
+            hands=torch.cat(points, 3),
             parts=labels,
             valid=self._frames_apart(layers.valid).float() + 3.0 * (2.0 * condition.valid - 1.0),
         )
-
-    def _hand_positions(self, layers: Layers, condition: _Condition) -> Tensor:
-        """(B, 2, A, T, 3) metres, camera n's frame: each view's prediction of where the hands go."""
-        return condition.anchor_m[:, :, :, None] + self.config.motion_scale_m * layers.position
 
     def _in_frame_m(self, points_n: Tensor, R: Tensor, t: Tensor) -> Tensor:
         """Points (B, A, T, 3) of camera n's frame, metres, in that of camera m, whose normalised pose is R, t."""
@@ -295,7 +337,6 @@ class Generator(nn.Module):
             rays=self._pixels(batch["rays"][:, :, None]),
             anchor_m=torch.stack([anchor, anchor_m], 1),
             opening_m=batch["opening"][:, None].expand(-1, 2, -1),
-            cameras=self._known_cameras(batch["T_world_cam"]) if c.calibrated else None,
         )
 
     def _clean(self, batch: dict[str, Tensor]) -> Tensor:
@@ -305,10 +346,10 @@ class Generator(nn.Module):
         valid = to_patches(batch["valid"][..., None], self.config.patch)
         return torch.cat([rgb, self._normalise(points, 3) * valid], 3)
 
-    def _known_cameras(self, T_world_cam: Tensor) -> tuple[Tensor, Tensor]:
+    def _cameras(self, T_world_cam: Tensor) -> tuple[Tensor, Tensor]:
         """Rotations (B, 2, 3, 3) and translations (B, 2, 3) from normalised points of each camera to the world's."""
         c = self.config
-        mean, world_mean = (torch.tensor(m, device=T_world_cam.device) for m in (c.point_mean_m, c.world_mean_m))
+        mean, world_mean = (torch.tensor(m, device=T_world_cam.device) for m in (c.point_mean_m, c.work_centre_m))
         R = T_world_cam[..., :3, :3]
         return R, (R @ mean + T_world_cam[..., :3, 3] - world_mean) / c.point_scale_m
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geo4d_bench.model.blocks import Block, Head, product, rotation
 from geo4d_bench.model.config import GeneratorConfig
+from geo4d_bench.model.scene import Hands, SceneNetwork
 from geo4d_bench.model.sprites import CHANNELS, SIZE
 
 _CONDITION_CHANNELS = 8  # rgb, points in the own frame, validity, hand mask
@@ -31,11 +32,11 @@ class Layers:
         rgb: 3 channels, the new colour.  depth: 1, the new background depth, normalised.
         keep: 1, logit of "as in the first frame".  valid: 1, what the first frame's
             validity, as a logit, is corrected by.
-        parts: 1 + 3 A logits.  hand: (A * 3), points of each hand about its predicted position, in motion units.
-        position: (B, 2, A, T, 3) for each view, the hands' predicted motion from where they were, motion units.
-        sprites: (B, 2, A, T, 9, 16, 16) pictures of the hands, see :mod:`geo4d_bench.model.sprites`.
-        R_n: (B, 2, 3, 3) for each view, from the scene's own axes to camera n's; hand points are turned by it.
-        R_n_m: (B, 3, 3), t_n_m: (B, 3) predicted pose of camera m in camera n, of normalised points.
+        parts: 1 + 3 A logits.  hand: (A * 3), points of each hand about its predicted position, in motion units and
+            the end effector's axes.
+        hands: V = 2, what each view says of the hands, in camera n's frame; positions are of normalised points.
+        sprites: (B, 2, A, T, 9, S, S) pictures of the hands, see :mod:`geo4d_bench.model.sprites`.
+        R_n_m: (B, 3, 3), t_n_m: (B, 3) pose of camera m in camera n, of normalised points.
     """
 
     rgb: Tensor
@@ -44,9 +45,8 @@ class Layers:
     valid: Tensor
     parts: Tensor
     hand: Tensor
-    position: Tensor
+    hands: Hands
     sprites: Tensor
-    R_n: Tensor
     R_n_m: Tensor
     t_n_m: Tensor
 
@@ -69,13 +69,13 @@ class TokenNetwork(nn.Module):
         self.trunk = nn.ModuleList(Block(c.dim, c.heads) for _ in range(c.trunk_layers))
         self.decoder_n = ViewDecoder(c, cross=False)
         self.decoder_m = ViewDecoder(c, cross=c.cross_view_attention)
-        # Cameras are placed in a frame of the scene that the network chooses for itself, one view at a time: twelve
-        # cameras are learned instead of 132 pairs, and a motion looks the same from all of them. A thumbnail is enough
-        # to tell a camera: learned in a hundred steps, where the trunk took thousands.
-        # Where both poses are known, that frame is the world's.
+        self.scene = SceneNetwork(c)
+        # Where the poses are not known, each camera is found in the scene by itself: twelve cameras are learned instead
+        # of 132 pairs. A thumbnail is enough to tell a camera: learned in a hundred steps, where the trunk took
+        # thousands.
         self.camera = None if c.calibrated else Head(_CONDITION_CHANNELS * c.tokens, c.dim, 9)
-        self.motion = Head(2 * c.dim + 4 * c.arms, c.dim, c.arms * c.frames * 3)
-        self.sprites = Head(c.dim, c.dim, c.arms * c.frames * CHANNELS * SIZE * SIZE)
+        # One frame's picture of the hands, from how they are turned, where they are and how far they are open.
+        self.sprites = Head(c.dim + 13 * c.arms, c.dim, c.arms * CHANNELS * SIZE * SIZE)
         nn.init.normal_(self.embed_noisy.weight, std=0.1 * self.embed_noisy.in_features**-0.5)  # mostly pure noise
 
     def forward(
@@ -85,8 +85,9 @@ class TokenNetwork(nn.Module):
         time: Tensor,
         anchor: Tensor,
         opening: Tensor,
+        cameras: tuple[Tensor, Tensor],
         frames: Tensor | None = None,
-        cameras: tuple[Tensor, Tensor] | None = None,
+        hands: Hands | None = None,
     ) -> Layers:
         """Layers of both views.
 
@@ -96,13 +97,14 @@ class TokenNetwork(nn.Module):
             time: (B,) noise level, 0 clean to 1 pure noise.
             anchor: (B, 2, A, 3) where the hands are at first, as far as a view knows it, normalised.
             opening: (B, 2, A) how far they are open at first, about 0 to 1.
+            cameras: (B, 2, 3, 3) and (B, 2, 3), from each camera's normalised points to the scene's.
             frames: (F,) the frames whose pixels are wanted, all where None; they are most of the work.
-            cameras: (B, 2, 3, 3) and (B, 2, 3), known poses of normalised points; None where they are to be told from
-                the first frames.
+            hands: V = 1, the true hands in camera n's frame, to draw them by; None draws what is predicted.
         """
         c, b = self.config, len(condition)
-        R, t = self._cameras(condition) if cameras is None else cameras
-        in_scene = _move(R.detach(), t.detach(), condition[:, :, :, 3:6]) * condition[:, :, :, 6:7]
+        R, t = cameras
+        in_scene = _move(R, t, condition[:, :, :, 3:6]) * condition[:, :, :, 6:7]
+        predicted = self._hands(condition, in_scene, anchor, opening, R, t)
         condition = torch.cat([condition, in_scene], 3)
         x = self.embed_condition(condition.flatten(3)) + self.embed_noisy(noisy.flatten(3))
         x = x + self.position + self.view[:, None]
@@ -117,47 +119,14 @@ class TokenNetwork(nn.Module):
         x = x.reshape(b, 2, 1 + c.tokens, c.dim)
         n, states = self.decoder_n(x[:, 0], None)
         m, _ = self.decoder_m(x[:, 1], states if c.cross_view_attention else None)
-        return self._layers(n, m, R, t, thumbnail, anchor, opening, frames)
 
-    def _cameras(self, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 2, 3, 3) and (B, 2, 3): from each camera's normalised points to the scene's own frame."""
-        assert self.camera is not None
-        camera = self.camera(condition.mean(4).flatten(2)).float()  # (B, 2, N * 8) -> (B, 2, 9)
-        upright = torch.tensor([1.0, 0, 0, 0, 1, 0], device=camera.device)
-        return _rotation(camera[..., :6] + upright), camera[..., 6:]
-
-    def _layers(
-        self,
-        n: Tensor,
-        m: Tensor,
-        R: Tensor,
-        t: Tensor,
-        thumbnail: Tensor,
-        anchor: Tensor,
-        opening: Tensor,
-        frames: Tensor | None,
-    ) -> Layers:
-        c = self.config
-        b, a = len(n), c.arms
         pixels = torch.stack([self.decoder_n.pixels(n[:, 1:], frames), self.decoder_m.pixels(m[:, 1:], frames)], 1)
         pixels = pixels.view(b, 2, c.tokens, channels(c), -1)
         # Untrained, the model copies the first frame and shows no hand.
-        rgb, depth, keep, valid, parts, hand = torch.split(pixels, [3, 1, 1, 1, c.part_classes, 3 * a], dim=3)
-        summary = torch.stack([n[:, 0], m[:, 0]], 1)  # (B, 2, D)
-        # Without cross-view attention view m knows nothing of camera n, and takes its frame for the scene's own.
-        shared = c.cross_view_attention or c.calibrated
-        R_n, t_n = (R[:, :1], t[:, :1]) if shared else _of_n_alone(R, t)
-        in_scene = anchor @ R_n.detach().transpose(-1, -2) + t_n.detach()[:, :, None]  # (B, 2, A, 3)
-        motion = (
-            self.motion(torch.cat([summary, thumbnail, in_scene.flatten(2), opening], -1))
-            .float()
-            .view(b, 2, a * c.frames, 3)
-        )
-        if c.cross_view_attention:  # one hand, one place: what the views say of it is brought together
-            motion = motion.mean(1, keepdim=True).expand_as(motion)
-        sprites = self.sprites(summary)
-        R_n = R_n.transpose(-1, -2).expand(b, 2, 3, 3)
-        position = (motion @ R_n.transpose(-1, -2)).view(b, 2, a, c.frames, 3)
+        rgb, depth, keep, valid, parts, hand = torch.split(pixels, [3, 1, 1, 1, c.part_classes, 3 * c.arms], dim=3)
+        R_n, t_n = self._frame_n(R, t)
+        R_n_m = product(R_n[:, 1].transpose(-1, -2), R[:, 1])
+        t_n_m = product(R_n[:, 1].transpose(-1, -2), (t[:, 1] - t_n[:, 1])[..., None])[..., 0]
         return Layers(
             rgb=rgb,
             depth=depth,
@@ -165,12 +134,70 @@ class TokenNetwork(nn.Module):
             valid=valid,
             parts=torch.cat([parts[:, :, :, :1] + 3.0, parts[:, :, :, 1:]], 3),
             hand=hand,
-            position=position,
-            sprites=sprites.float().view(b, 2, a, c.frames, CHANNELS, SIZE, SIZE),
-            R_n=R_n,
-            R_n_m=R_n[:, 1] @ R[:, 1],
-            t_n_m=(R_n[:, 1] @ (t[:, 1] - t_n[:, -1])[..., None])[..., 0],
+            hands=predicted,
+            sprites=self._sprites(torch.stack([n[:, 0], m[:, 0]], 1), hands or predicted, R_n_m, t_n_m),
+            R_n_m=R_n_m,
+            t_n_m=t_n_m,
         )
+
+    def find_cameras(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 2, 3, 3) and (B, 2, 3), from each camera's normalised points to the scene's; each from its first frame."""
+        assert self.camera is not None
+        camera = self.camera(condition.mean(4).flatten(2)).float()  # (B, 2, N * 8) -> (B, 2, 9)
+        upright = torch.tensor([1.0, 0, 0, 0, 1, 0], device=camera.device)
+        return rotation(camera[..., :6] + upright), camera[..., 6:]
+
+    def _frame_n(self, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 2, 3, 3), (B, 2, 3): camera n's pose, as each view knows it."""
+        if self.config.cross_view_attention or self.config.calibrated:
+            return R[:, :1].expand_as(R), t[:, :1].expand_as(t)
+        # Without cross-view attention view m knows nothing of camera n, and takes its frame for the scene's own.
+        identity = torch.eye(3, device=R.device).expand_as(R[:, 1])
+        return torch.stack([R[:, 0], identity], 1), torch.stack([t[:, 0], torch.zeros_like(t[:, 1])], 1)
+
+    def _hands(
+        self, condition: Tensor, in_scene: Tensor, anchor: Tensor, opening: Tensor, R: Tensor, t: Tensor
+    ) -> Hands:
+        """What each view says of the hands, V = 2, in camera n's frame: one thing where anything flows between them."""
+        c, b = self.config, len(condition)
+        R_n, t_n = self._frame_n(R, t)
+        anchor_in_scene = product(R_n[:, :, None], anchor[..., None])[..., 0] + t_n[:, :, None]
+        unit = c.point_scale_m / c.work_half_m
+
+        def points(x: Tensor) -> Tensor:  # (B, 2, N, C, patch²) -> (B or 2 B, P, C)
+            x = x.movedim(3, -1).flatten(2, 3)
+            return x.flatten(1, 2) if c.cross_view_attention else x.flatten(0, 1)
+
+        told = slice(0, 1) if c.cross_view_attention else slice(None)
+        found = self.scene(
+            unit * points(in_scene),
+            points(condition[:, :, :, [0, 1, 2, 7]]),
+            points(condition[:, :, :, 6:7])[..., 0] > 0,
+            unit * anchor_in_scene[:, told].flatten(0, 1),
+            opening[:, told].flatten(0, 1),
+        )
+        to_n = R_n.transpose(-1, -2)[:, :, None, None]  # (B, 2, 1, 1, 3, 3)
+        motion = found.position.view(b, -1, c.arms, c.frames, 3) * (c.motion_scale_m / c.point_scale_m)
+        turned = found.rotation.view(b, -1, c.arms, c.frames, 3, 3)
+        return Hands(
+            position=anchor[:, :, :, None] + product(to_n, motion[..., None])[..., 0],
+            rotation=product(to_n, turned),
+            opening=found.opening.view(b, -1, c.arms, c.frames).expand(b, 2, -1, -1),
+        )
+
+    def _sprites(self, summary: Tensor, hands: Hands, R_n_m: Tensor, t_n_m: Tensor) -> Tensor:
+        """(B, 2, A, T, 9, S, S) pictures of the hands in each view's own frame."""
+        c, b = self.config, len(summary)
+        position, turned = hands.position.expand(b, 2, -1, -1, -1), hands.rotation.expand(b, 2, -1, -1, -1, -1)
+        to_m = R_n_m.transpose(-1, -2)[:, None, None]
+        in_m = product(to_m, (position[:, 1] - t_n_m[:, None, None])[..., None])[..., 0]
+        position = torch.stack([position[:, 0], in_m], 1)
+        turned = torch.stack([turned[:, 0], product(to_m, turned[:, 1])], 1)
+        state = torch.cat([turned.flatten(-2), position, hands.opening.expand(b, 2, -1, -1)[..., None]], -1)
+        state = state.transpose(2, 3).flatten(3).detach()  # (B, 2, T, A * 13)
+        told = torch.cat([summary[:, :, None].expand(-1, -1, c.frames, -1), state], -1)
+        drawn = self.sprites(told).float().view(b, 2, c.frames, c.arms, CHANNELS, SIZE, SIZE)
+        return drawn.transpose(2, 3)
 
 
 class ViewDecoder(nn.Module):
@@ -204,56 +231,6 @@ class ViewDecoder(nn.Module):
         return F.linear(x, weight, bias)
 
 
-class Block(nn.Module):
-    """Pre-norm transformer block: attention, cross-view attention where asked for, MLP."""
-
-    def __init__(self, dim: int, heads: int, cross: bool = False) -> None:
-        super().__init__()
-        self.norm_attention, self.attention = nn.LayerNorm(dim), Attention(dim, heads)
-        self.norm_cross = nn.LayerNorm(dim) if cross else None
-        self.cross = Attention(dim, heads) if cross else None
-        self.norm_mlp = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        h = self.norm_attention(x)
-        x = x + self.attention(h, h)
-        if self.cross is not None and self.norm_cross is not None and context is not None:
-            x = x + self.cross(self.norm_cross(x), context)
-        return cast(Tensor, x + self.mlp(self.norm_mlp(x)))
-
-
-class Head(nn.Module):
-    """Two layers; small until trained, yet not zero: zeros behind zeros learn slowly."""
-
-    def __init__(self, dim: int, hidden: int, out: int) -> None:
-        super().__init__()
-        self.inner, self.out = nn.Linear(dim, hidden), nn.Linear(hidden, out)
-        nn.init.normal_(self.out.weight, std=0.2 * hidden**-0.5)
-        nn.init.zeros_(self.out.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., dim) -> (..., out)."""
-        return cast(Tensor, self.out(F.gelu(self.inner(x))))
-
-
-class Attention(nn.Module):
-    """Multi-head attention of queries x (B, L, D) to a context (B, M, D), residual left to the caller."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query, self.key_value, self.out = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        b, length, dim = x.shape
-        q = self.query(x).view(b, length, self.heads, -1).transpose(1, 2)
-        k, v = self.key_value(context).view(b, -1, 2, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
-        # Written out: with so few tokens it is three times as fast on a CPU as scaled_dot_product_attention.
-        weights = torch.softmax((q * (dim // self.heads) ** -0.5) @ k.transpose(-1, -2), -1)
-        return cast(Tensor, self.out((weights @ v).transpose(1, 2).reshape(b, length, dim)))
-
-
 def channels(c: GeneratorConfig) -> int:
     """Numbers said about one pixel of one frame: rgb, depth, keep, valid, parts, hand points."""
     return 6 + c.part_classes + 3 * c.arms
@@ -268,18 +245,4 @@ def _time_features(time: Tensor, dim: int) -> Tensor:
 
 def _move(R: Tensor, t: Tensor, points: Tensor) -> Tensor:
     """Points (B, 2, N, 3, P) moved by each view's rotation (B, 2, 3, 3) and translation (B, 2, 3)."""
-    return torch.einsum("bvij,bvnjp->bvnip", R, points) + t[:, :, None, :, None]
-
-
-def _of_n_alone(R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """View n's camera (B, 2, 3, 3), (B, 2, 3) for view n, and the scene's own frame for view m."""
-    identity = torch.eye(3, device=R.device).expand_as(R[:, 1])
-    return torch.stack([R[:, 0], identity], 1), torch.stack([t[:, 0], torch.zeros_like(t[:, 1])], 1)
-
-
-def _rotation(six: Tensor) -> Tensor:
-    """(..., 3, 3) rotations from two rows that need not be orthonormal (..., 6): Zhou et al., CVPR 2019."""
-    a, b = six[..., :3], six[..., 3:]
-    x = F.normalize(a, dim=-1)
-    y = F.normalize(b - (x * b).sum(-1, keepdim=True) * x, dim=-1)
-    return torch.stack([x, y, torch.linalg.cross(x, y)], -2)
+    return product(R[:, :, None], points) + t[:, :, None, :, None]

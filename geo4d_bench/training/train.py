@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LOSS_PICTURE, SAMPLES_PICTURE = "loss.png", "samples.png"
 _DEFAULT_MINUTES = 10.0
+_ROOM_M = 0.15  # about where the hands go: what they reach for is no farther
 
 
 @dataclass(frozen=True)
@@ -178,10 +179,10 @@ def measure(preset: GeneratorConfig, windows: list[Window]) -> GeneratorConfig:
         )
     batch = batch_from_windows(windows)
     points = batch["points"][batch["valid"]].double()
-    per_window = zip(batch["T_world_cam"][:, 0].double(), batch["points"].double(), batch["valid"], strict=True)
-    world = np.concatenate([transform(T.numpy(), p[v].numpy()) for T, p, v in per_window]).mean(0).tolist()
+    hands = [transform(w.T_world_n, w.T_n_ee[..., :3, 3]).reshape(-1, 3) for w in windows]
+    low, high = np.concatenate(hands).min(0) - _ROOM_M, np.concatenate(hands).max(0) + _ROOM_M
     motion = batch["hand"][:, :, -1] - batch["hand"][:, :, 0]
-    mean = points.mean(0).tolist()
+    mean, centre = points.mean(0).tolist(), ((low + high) / 2).tolist()
     return dataclasses.replace(
         preset,
         arms=batch["hand"].shape[1],
@@ -189,7 +190,8 @@ def measure(preset: GeneratorConfig, windows: list[Window]) -> GeneratorConfig:
         dt_s=windows[0].dt_s,
         point_mean_m=(round(mean[0], 3), round(mean[1], 3), round(mean[2], 3)),
         point_scale_m=round(float(points.std(0).mean()), 3),
-        world_mean_m=(round(world[0], 3), round(world[1], 3), round(world[2], 3)),
+        work_centre_m=(round(centre[0], 3), round(centre[1], 3), round(centre[2], 3)),
+        work_half_m=round(float((high - low).max()) / 2, 3),
         motion_scale_m=round(max(0.02, float(np.sqrt(motion.square().sum(-1).mean()))), 3),
     )
 

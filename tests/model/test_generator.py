@@ -148,10 +148,11 @@ def test_poses_reach_the_calibrated_setting_alone(batch: dict[str, torch.Tensor]
 def test_the_calibrated_setting_knows_where_camera_m_is() -> None:
     """Untrained, it copies the first frame: view m's points then lie exactly where camera m's pose puts them."""
     w = window(3)
-    generator = build(dataclasses.replace(DEBUG, setting="geo4d_calibrated", world_mean_m=(0.3, -0.1, 0.2)))
-    condition = generator._condition(batch_from_windows([w]))
-    assert condition.cameras is not None
-    layers = generator._network(condition, torch.zeros(1, 2, DEBUG.tokens, 6, 3 * DEBUG.patch**2), torch.ones(1))
+    generator = build(dataclasses.replace(DEBUG, setting="geo4d_calibrated", work_centre_m=(0.3, -0.1, 0.2)))
+    batch = batch_from_windows([w])
+    condition, cameras = generator._condition(batch), generator._cameras(batch["T_world_cam"])
+    noisy = torch.zeros(1, 2, DEBUG.tokens, 6, 3 * DEBUG.patch**2)
+    layers = generator._network(condition, noisy, torch.ones(1), cameras)
     R, t = generator._camera_m(torch.from_numpy(w.T_n_m.astype(np.float32))[None])
     torch.testing.assert_close(layers.R_n_m, R, atol=1e-5, rtol=0)
     torch.testing.assert_close(layers.t_n_m, t, atol=1e-5, rtol=0)
@@ -199,7 +200,7 @@ def test_hand_mask_may_be_unknown(trained: Generator) -> None:
 
 def test_two_arms(batch: dict[str, torch.Tensor]) -> None:
     two = {k: v.clone() for k, v in batch.items()}
-    for name in ("hand", "first_hand", "opening"):
+    for name in ("hand", "hand_rotation", "hand_opening", "first_hand", "opening"):
         two[name] = two[name].repeat_interleave(2, dim=1)
     two["parts"][:4][two["parts"][:4] > 0] += 3
     generator = build(dataclasses.replace(DEBUG, arms=2))
