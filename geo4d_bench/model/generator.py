@@ -291,7 +291,7 @@ class Generator(nn.Module):
         logits = self._frames_apart(layers.parts).float()
         shapes = self._frames_apart(layers.hand).float().split(3, 3)  # type: ignore[no-untyped-call]
         parts, points = [logits[:, :, :, :1]], []
-        drawn = [draw(layers.sprites[:, :, arm, chosen], in_view[:, :, arm], condition.rays) for arm in range(c.arms)]
+        drawn = [draw(layers.sprites[:, :, arm], in_view[:, :, arm], condition.rays) for arm in range(c.arms)]
         for arm, hand in enumerate(drawn):
             first = part_label(arm, 0)
             parts.append(logits[:, :, :, first : first + 3] + hand.parts)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 PART_CHANNELS, SHAPE_CHANNELS, RGB_CHANNELS = 3, 3, 3
 CHANNELS = PART_CHANNELS + SHAPE_CHANNELS + RGB_CHANNELS
-SIZE = 16
+SIZE = 32
 HALF_EXTENT_M = 0.16
 
 
@@ -30,7 +30,7 @@ def draw(sprites: Tensor, centre_m: Tensor, rays: Tensor) -> DrawnHand:
     """Place one arm's sprites in both views.
 
     Args:
-        sprites: (B, V, T, 9, 16, 16); 2 cm a cell, seen along the optical axis.
+        sprites: (B, V, T, 9, 32, 32); 1 cm a cell, seen along the optical axis.
         centre_m: (B, V, T, 3) metres, each view's OWN camera frame: where the middle of the sprite belongs.
         rays: (B, V, N, 3, 1, patch²) with z = 1.
     """

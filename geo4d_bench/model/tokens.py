@@ -35,7 +35,7 @@ class Layers:
         parts: 1 + 3 A logits.  hand: (A * 3), points of each hand about its predicted position, in motion units and
             the end effector's axes.
         hands: V = 2, what each view says of the hands, in camera n's frame; positions are of normalised points.
-        sprites: (B, 2, A, T, 9, S, S) pictures of the hands, see :mod:`geo4d_bench.model.sprites`.
+        sprites: (B, 2, A, F, 9, S, S) pictures of the hands, see :mod:`geo4d_bench.model.sprites`.
         R_n_m: (B, 3, 3), t_n_m: (B, 3) pose of camera m in camera n, of normalised points.
     """
 
@@ -135,13 +135,13 @@ class TokenNetwork(nn.Module):
             parts=torch.cat([parts[:, :, :, :1] + 3.0, parts[:, :, :, 1:]], 3),
             hand=hand,
             hands=predicted,
-            sprites=self._sprites(torch.stack([n[:, 0], m[:, 0]], 1), hands or predicted, R_n_m, t_n_m),
+            sprites=self._sprites(torch.stack([n[:, 0], m[:, 0]], 1), hands or predicted, R_n_m, t_n_m, frames),
             R_n_m=R_n_m,
             t_n_m=t_n_m,
         )
 
     def find_cameras(self, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 2, 3, 3) and (B, 2, 3), from each camera's normalised points to the scene's; each from its first frame."""
+        """(B, 2, 3, 3), (B, 2, 3): from each camera's normalised points to the scene's, told from its first frame."""
         assert self.camera is not None
         camera = self.camera(condition.mean(4).flatten(2)).float()  # (B, 2, N * 8) -> (B, 2, 9)
         upright = torch.tensor([1.0, 0, 0, 0, 1, 0], device=camera.device)
@@ -185,8 +185,8 @@ class TokenNetwork(nn.Module):
             opening=found.opening.view(b, -1, c.arms, c.frames).expand(b, 2, -1, -1),
         )
 
-    def _sprites(self, summary: Tensor, hands: Hands, R_n_m: Tensor, t_n_m: Tensor) -> Tensor:
-        """(B, 2, A, T, 9, S, S) pictures of the hands in each view's own frame."""
+    def _sprites(self, summary: Tensor, hands: Hands, R_n_m: Tensor, t_n_m: Tensor, frames: Tensor | None) -> Tensor:
+        """(B, 2, A, F, 9, S, S) pictures of the hands in each view's own frame."""
         c, b = self.config, len(summary)
         position, turned = hands.position.expand(b, 2, -1, -1, -1), hands.rotation.expand(b, 2, -1, -1, -1, -1)
         to_m = R_n_m.transpose(-1, -2)[:, None, None]
@@ -195,8 +195,9 @@ class TokenNetwork(nn.Module):
         turned = torch.stack([turned[:, 0], product(to_m, turned[:, 1])], 1)
         state = torch.cat([turned.flatten(-2), position, hands.opening.expand(b, 2, -1, -1)[..., None]], -1)
         state = state.transpose(2, 3).flatten(3).detach()  # (B, 2, T, A * 13)
-        told = torch.cat([summary[:, :, None].expand(-1, -1, c.frames, -1), state], -1)
-        drawn = self.sprites(told).float().view(b, 2, c.frames, c.arms, CHANNELS, SIZE, SIZE)
+        state = state if frames is None else state[:, :, frames]
+        told = torch.cat([summary[:, :, None].expand(-1, -1, state.shape[2], -1), state], -1)
+        drawn = self.sprites(told).float().view(b, 2, -1, c.arms, CHANNELS, SIZE, SIZE)
         return drawn.transpose(2, 3)
 
 
