@@ -25,14 +25,13 @@ from geo4d_bench.model import checkpoint
 from geo4d_bench.model.batch import batch_from_first_frames
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.patches import from_patches, to_patches
-from geo4d_bench.model.scene import Hands
+from geo4d_bench.model.scene import OPENING_SCALE_M, Hands
 from geo4d_bench.model.sprites import draw
 from geo4d_bench.model.tokens import Layers, TokenNetwork
 from geo4d_bench.model.video import FirstFrames, Video4D
 
 _EPSILON_M = 1e-3  # where the distance losses turn from quadratic to linear
 _FOUND_OFF_RAD, _FOUND_OFF_M = 0.01, 0.005
-_OPENING_SCALE_M = 0.08  # a Panda's hand, fully open
 
 
 @dataclass(frozen=True)
@@ -233,7 +232,7 @@ class Generator(nn.Module):
     ) -> Layers:
         layers: Layers = self.network(
             self._inputs(condition), noisy, time, self._normalise(condition.anchor_m, 3),
-            condition.opening_m / _OPENING_SCALE_M, cameras, frames, hands,
+            condition.opening_m / OPENING_SCALE_M, cameras, frames, hands,
         )  # fmt: skip
         return layers
 
@@ -246,7 +245,7 @@ class Generator(nn.Module):
         """The hands of a batch, V = 1, as the network says them."""
         position = self._normalise(batch["hand"], 3)
         return Hands(
-            position[:, None], batch["hand_rotation"][:, None], batch["hand_opening"][:, None] / _OPENING_SCALE_M
+            position[:, None], batch["hand_rotation"][:, None], batch["hand_opening"][:, None] / OPENING_SCALE_M
         )
 
     def _camera_error(self, condition: _Condition, known: tuple[Tensor, Tensor]) -> Tensor:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from geo4d_bench.model.blocks import Block, Head, rotation
 from geo4d_bench.model.config import GeneratorConfig
 
+OPENING_SCALE_M = 0.08
+"""Metres a unit of opening: a Panda's hand, fully open."""
 CHANNELS = 6  # rgb, hand mask, height, whether there is anything
 _SEEN_ALONG = ((2, 0, 1), (0, 1, 2), (1, 0, 2))  # axis that is looked along, and the picture's two
 _LAYER = 0.03  # of the cube's half edge: what lies this little below the topmost point is mixed with it
@@ -25,7 +27,8 @@ class Hands:
     """Hands over T future frames; V is 1 where the views share them.
 
     Attributes:
-        position: (B, V, A, T, 3).  rotation: (B, V, A, T, 3, 3).  opening: (B, V, A, T), about 0 to 1.
+        position: (B, V, A, T, 3).  rotation: (B, V, A, T, 3, 3).
+        opening: (B, V, A, T) in units of ``OPENING_SCALE_M``.
     """
 
     position: Tensor

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from geo4d_bench.model.blocks import Block, Head, product, rotation
 from geo4d_bench.model.config import GeneratorConfig
-from geo4d_bench.model.scene import Hands, SceneNetwork
-from geo4d_bench.model.sprites import CHANNELS, SIZE
+from geo4d_bench.model.scene import OPENING_SCALE_M, Hands, SceneNetwork
+from geo4d_bench.model.sprites import CHANNELS, CLOUD_POINTS, SIZE, HandClouds, pictures
 
 _CONDITION_CHANNELS = 8  # rgb, points in the own frame, validity, hand mask
 _SCENE_CHANNELS = 3  # the same points in the scene's frame
@@ -54,6 +54,11 @@ class Layers:
 class TokenNetwork(nn.Module):
     """First frames, noisy frames and noise level in, :class:`Layers` out."""
 
+    hand_points: Tensor
+    hand_rgb: Tensor
+    hand_part: Tensor
+    hand_axis: Tensor
+
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = c = config
@@ -76,6 +81,10 @@ class TokenNetwork(nn.Module):
         self.camera = None if c.calibrated else Head(_CONDITION_CHANNELS * c.tokens, c.dim, 9)
         # One frame's picture of the hands, from how they are turned, where they are and how far they are open.
         self.sprites = Head(c.dim + 13 * c.arms, c.dim, c.arms * CHANNELS * SIZE * SIZE)
+        self.register_buffer("hand_points", torch.zeros(c.arms, CLOUD_POINTS, 3))
+        self.register_buffer("hand_rgb", torch.zeros(c.arms, CLOUD_POINTS, 3))
+        self.register_buffer("hand_part", torch.full((c.arms, CLOUD_POINTS), -1.0))
+        self.register_buffer("hand_axis", torch.zeros(c.arms, 3))
         nn.init.normal_(self.embed_noisy.weight, std=0.1 * self.embed_noisy.in_features**-0.5)  # mostly pure noise
 
     def forward(
@@ -140,6 +149,11 @@ class TokenNetwork(nn.Module):
             t_n_m=t_n_m,
         )
 
+    def show_hands(self, clouds: HandClouds) -> None:
+        """Draw hands that look like this from now on; it is kept with the weights."""
+        for name, value in vars(clouds).items():
+            getattr(self, f"hand_{name}").copy_(value)
+
     def find_cameras(self, condition: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 2, 3, 3), (B, 2, 3): from each camera's normalised points to the scene's, told from its first frame."""
         assert self.camera is not None
@@ -193,12 +207,20 @@ class TokenNetwork(nn.Module):
         in_m = product(to_m, (position[:, 1] - t_n_m[:, None, None])[..., None])[..., 0]
         position = torch.stack([position[:, 0], in_m], 1)
         turned = torch.stack([turned[:, 0], product(to_m, turned[:, 1])], 1)
-        state = torch.cat([turned.flatten(-2), position, hands.opening.expand(b, 2, -1, -1)[..., None]], -1)
-        state = state.transpose(2, 3).flatten(3).detach()  # (B, 2, T, A * 13)
-        state = state if frames is None else state[:, :, frames]
+        opening = hands.opening.expand(b, 2, -1, -1)
+        if frames is not None:
+            position, turned, opening = position[:, :, :, frames], turned[:, :, :, frames], opening[:, :, :, frames]
+        state = torch.cat([turned.flatten(-2), position, opening[..., None]], -1)
+        state = state.transpose(2, 3).flatten(3).detach()  # (B, 2, F, A * 13)
         told = torch.cat([summary[:, :, None].expand(-1, -1, state.shape[2], -1), state], -1)
         drawn = self.sprites(told).float().view(b, 2, -1, c.arms, CHANNELS, SIZE, SIZE)
-        return drawn.transpose(2, 3)
+        with torch.no_grad():
+            mean = torch.tensor(c.point_mean_m, device=position.device)
+            start = pictures(
+                HandClouds(self.hand_points, self.hand_rgb, self.hand_part, self.hand_axis), turned,
+                c.point_scale_m * position + mean, OPENING_SCALE_M * opening, c.motion_scale_m,
+            )  # fmt: skip
+        return start + drawn.transpose(2, 3)
 
 
 class ViewDecoder(nn.Module):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from geo4d_bench.errors import ConfigError, DatasetError
+from geo4d_bench.errors import ConfigError
 from geo4d_bench.model.config import PRESETS, GeneratorConfig
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 LOSS_PICTURE, SAMPLES_PICTURE = "loss.png", "samples.png"
 _DEFAULT_MINUTES = 10.0
-_ROOM_M = 0.15  # about where the hands go: what they reach for is no farther
 
 
 @dataclass(frozen=True)
@@ -121,6 +120,7 @@ def train(
 
     from geo4d_bench.training.data import fixed_windows
     from geo4d_bench.training.heldout import copy_error_cm
+    from geo4d_bench.training.measure import hand_clouds, measure
     from geo4d_bench.training.trainer import Schedule, Trainer
 
     if config.threads is not None:
@@ -133,12 +133,13 @@ def train(
         if k in ("data", "preset", "setting", "minutes", "steps", "batch_size", "learning_rate", "seed")
     }
     preset = dataclasses.replace(preset, setting=config.setting)
-    generator_config = measure(preset, fixed_windows(source, 32, "normalisation"))
+    seen = fixed_windows(source, 32, "normalisation")
+    generator_config = measure(preset, seen)
     watched = fixed_windows(held_out, config.watched, "held out") if held_out is not None else []
     copy_cm = copy_error_cm(watched) if watched else math.nan
     trainer = Trainer(
         config.folder, generator_config, schedule, config.seed, settings, source, watched, _bf16(config.precision),
-        config.workers,
+        config.workers, hand_clouds(seen),
     )  # fmt: skip
     nothing_to_do = trainer.progress.finished
     if not nothing_to_do:
@@ -157,42 +158,6 @@ def train(
         copy_cm=copy_cm,
         nothing_to_do=nothing_to_do,
         data=config.data,
-    )
-
-
-def measure(preset: GeneratorConfig, windows: list[Window]) -> GeneratorConfig:
-    """The preset with normalisation measured on windows, and their frames, time step and arms.
-
-    Raises:
-        DatasetError: images of another size than the preset's.
-    """
-    import numpy as np
-
-    from geo4d_bench.geometry.se3 import transform
-    from geo4d_bench.model.batch import batch_from_windows
-
-    height, width = windows[0].rgb.shape[2:4]
-    if (height, width) != (preset.height, preset.width):
-        raise DatasetError(
-            f"the data's images are {height} x {width}, this preset is for {preset.height} x {preset.width}; "
-            f"render with --height {preset.height} --width {preset.width} or choose another preset"
-        )
-    batch = batch_from_windows(windows)
-    points = batch["points"][batch["valid"]].double()
-    hands = [transform(w.T_world_n, w.T_n_ee[..., :3, 3]).reshape(-1, 3) for w in windows]
-    low, high = np.concatenate(hands).min(0) - _ROOM_M, np.concatenate(hands).max(0) + _ROOM_M
-    motion = batch["hand"][:, :, -1] - batch["hand"][:, :, 0]
-    mean, centre = points.mean(0).tolist(), ((low + high) / 2).tolist()
-    return dataclasses.replace(
-        preset,
-        arms=batch["hand"].shape[1],
-        frames=batch["rgb"].shape[2],
-        dt_s=windows[0].dt_s,
-        point_mean_m=(round(mean[0], 3), round(mean[1], 3), round(mean[2], 3)),
-        point_scale_m=round(float(points.std(0).mean()), 3),
-        work_centre_m=(round(centre[0], 3), round(centre[1], 3), round(centre[2], 3)),
-        work_half_m=round(float((high - low).max()) / 2, 3),
-        motion_scale_m=round(max(0.02, float(np.sqrt(motion.square().sum(-1).mean()))), 3),
     )
 
 

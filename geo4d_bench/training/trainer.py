@@ -19,6 +19,7 @@ from geo4d_bench.errors import CheckpointError
 from geo4d_bench.model.checkpoint import WEIGHTS_NAME, save_checkpoint, write_aside
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.generator import Generator
+from geo4d_bench.model.sprites import HandClouds
 from geo4d_bench.seeding import derive_seed
 from geo4d_bench.training.data import WindowSource, batches
 from geo4d_bench.training.heldout import hand_error_cm
@@ -69,12 +70,15 @@ class Trainer:
         watched: Sequence[Window],
         bf16: bool = False,
         workers: int = 0,
+        hands: HandClouds | None = None,
     ) -> None:
         self.folder, self.schedule, self.seed, self.settings = folder, schedule, seed, settings
         self.source, self.watched, self.bf16, self.workers = source, watched, bf16, workers
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed("training", "train", seed, "weights"))
             self.generator = Generator(config)
+        if hands is not None:
+            self.generator.network.show_hands(hands)
         self.averaged = Generator(config).eval()
         self.average = Average(self.generator, schedule.average_decay)
         self.optimizers = Optimizers(self.generator, schedule.learning_rate, schedule.weight_decay)

@@ -20,7 +20,8 @@ from geo4d_bench.model.config import PRESETS
 from geo4d_bench.model.generator import Generator
 from geo4d_bench.training.data import make_batch
 from geo4d_bench.training.heldout import copy_error_cm, hand_centres, true_video
-from geo4d_bench.training.train import TrainConfig, TrainResult, measure, train
+from geo4d_bench.training.measure import measure
+from geo4d_bench.training.train import TrainConfig, TrainResult, train
 
 DEBUG = PRESETS.get("debug")
 
