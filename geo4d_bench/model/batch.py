@@ -15,6 +15,9 @@ from geo4d_bench.geometry.camera import depth_to_points
 from geo4d_bench.geometry.se3 import transform
 from geo4d_bench.model.video import FirstFrames
 
+MORE = "more/"
+"""Prefix of what a batch holds of further windows: conditions, and where the hands go without any future frame."""
+
 
 def batch_from_windows(windows: Sequence[Window]) -> dict[str, Tensor]:
     """A training batch: the condition of both views, and the targets with all points in camera n's frame.
@@ -37,24 +40,30 @@ def batch_from_windows(windows: Sequence[Window]) -> dict[str, Tensor]:
     shapes = {w.rgb.shape for w in windows}
     if len(shapes) > 1:
         raise DatasetError(f"the windows of a batch have different shapes {sorted(shapes)}; render them at one size")
-    batch = batch_from_first_frames([first_frames(w) for w in windows])
+    batch = hands_from_windows(windows)
     points = np.stack([w.points[:, 1:] for w in windows])
     for i, w in enumerate(windows):
         # One (N, 3) product: as (T, H, W, 3) it would be T * H small ones.
         points[i, 1] = transform(w.T_n_m, points[i, 1].reshape(-1, 3)).reshape(points.shape[2:])
     valid = _zero_invalid(points)
-    T_n_ee = np.stack([w.T_n_ee[:, 1:] for w in windows]).astype(np.float32)
     batch |= {
         "rgb": torch.from_numpy(np.stack([w.rgb[:, 1:] for w in windows])),
         "points": torch.from_numpy(points),
         "valid": torch.from_numpy(valid),
         "parts": torch.from_numpy(np.stack([w.parts[:, 1:] for w in windows])),
-        "hand": torch.from_numpy(T_n_ee[..., :3, 3].copy()),
-        "hand_rotation": torch.from_numpy(T_n_ee[..., :3, :3].copy()),
-        "hand_opening": torch.from_numpy(np.stack([w.opening_m[:, 1:] for w in windows]).astype(np.float32)),
         "T_n_m": torch.from_numpy(np.stack([w.T_n_m for w in windows]).astype(np.float32)),
     }
     return batch
+
+
+def hands_from_windows(windows: Sequence[Window]) -> dict[str, Tensor]:
+    """The condition part of :func:`batch_from_windows`, with ``hand``, ``hand_rotation`` and ``hand_opening``."""
+    T_n_ee = np.stack([w.T_n_ee[:, 1:] for w in windows]).astype(np.float32)
+    return batch_from_first_frames([first_frames(w) for w in windows]) | {
+        "hand": torch.from_numpy(T_n_ee[..., :3, 3].copy()),
+        "hand_rotation": torch.from_numpy(T_n_ee[..., :3, :3].copy()),
+        "hand_opening": torch.from_numpy(np.stack([w.opening_m[:, 1:] for w in windows]).astype(np.float32)),
+    }
 
 
 def first_frames(window: Window) -> FirstFrames:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.geometry.hand import part_label
 from geo4d_bench.model import checkpoint
-from geo4d_bench.model.batch import batch_from_first_frames
+from geo4d_bench.model.batch import MORE, batch_from_first_frames
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.patches import from_patches, to_patches
 from geo4d_bench.model.scene import OPENING_SCALE_M, Hands
@@ -78,7 +78,8 @@ class Generator(nn.Module):
         """Loss of a batch from :func:`batch_from_windows`; pixels that are invalid take no part in it.
 
         Args:
-            batch: tensors on this module's device.
+            batch: tensors on this module's device. What its further windows (``more/...``) say of hands and cameras is
+                learned too.
             rng: decides noise levels and noise; on the CPU.
 
         Raises:
@@ -111,7 +112,6 @@ class Generator(nn.Module):
         arm = torch.div(parts - 1, 3, rounding_mode="floor")
         hand_points = torch.stack([scene.hands[:, :, :, 3 * a : 3 * a + 3] for a in range(c.arms)])
         hand_error = sum(_distance(hand_points[a], points) * (arm == a)[:, :, :, None] for a in range(c.arms))
-        found = layers.hands
         part_weight = torch.full((c.part_classes,), c.part_weight, device=device)
         part_weight[0] = 1.0
 
@@ -119,11 +119,7 @@ class Generator(nn.Module):
             "rgb": _mean((scene.rgb - rgb).square().add(1e-4).sqrt(), weight),
             "background": _mean(_distance(scene.background, points), weight * (valid & ~on_hand)) / c.point_scale_m,
             "hand": _mean(torch.as_tensor(hand_error), on_hand.float()) / c.motion_scale_m,
-            "position": _distance(found.position * c.point_scale_m, truth.position * c.point_scale_m, dim=-1).mean()
-            / c.motion_scale_m,
-            "rotation": (found.rotation - truth.rotation).square().sum((-2, -1)).add(1e-6).sqrt().mean(),
-            "opening": (found.opening - truth.opening).abs().mean(),
-            "camera": torch.zeros((), device=device) if c.calibrated else self._camera_error(condition, known),
+            **self._foresight_terms(batch, condition, layers.hands, rng),
             "parts": F.cross_entropy(scene.parts.movedim(3, 1), parts, weight=part_weight),
             "valid": F.binary_cross_entropy_with_logits(scene.valid, valid.float()),
         }
@@ -248,10 +244,39 @@ class Generator(nn.Module):
             position[:, None], batch["hand_rotation"][:, None], batch["hand_opening"][:, None] / OPENING_SCALE_M
         )
 
-    def _camera_error(self, condition: _Condition, known: tuple[Tensor, Tensor]) -> Tensor:
-        """How far the cameras that are found are from the known ones."""
-        found = self.network.find_cameras(self._inputs(condition))
-        return torch.stack([(a - b).square().mean() for a, b in zip(found, known, strict=True)]).sum()
+    def _foresight_terms(
+        self, batch: dict[str, Tensor], condition: _Condition, found: Hands, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """How far hands and cameras are off, over the windows of the batch and its further ones."""
+        terms = self._hands_and_cameras(batch, condition, found)
+        further = {k.removeprefix(MORE): v for k, v in batch.items() if k.startswith(MORE)}
+        if not further:
+            return terms
+        condition = self._condition(further)
+        known = self._cameras(further["T_world_cam"])
+        found = self.network.foresee_hands(
+            self._inputs(condition), self._normalise(condition.anchor_m, 3), condition.opening_m / OPENING_SCALE_M,
+            known if self.config.calibrated else self._disturbed(known, rng),
+        )  # fmt: skip
+        more = self._hands_and_cameras(further, condition, found)
+        share = len(further["first_rgb"]) / (len(further["first_rgb"]) + len(batch["first_rgb"]))
+        return {k: torch.lerp(v, more[k], share) for k, v in terms.items()}
+
+    def _hands_and_cameras(self, batch: dict[str, Tensor], condition: _Condition, found: Hands) -> dict[str, Tensor]:
+        c, truth = self.config, self._true_hands(batch)
+        off_m = _distance(found.position * c.point_scale_m, truth.position * c.point_scale_m, dim=-1)
+        terms = {
+            "position": off_m.mean() / c.motion_scale_m,
+            "rotation": (found.rotation - truth.rotation).square().sum((-2, -1)).add(1e-6).sqrt().mean(),
+            "opening": (found.opening - truth.opening).abs().mean(),
+            "camera": torch.zeros((), device=off_m.device),
+        }
+        if not c.calibrated:
+            pairs = zip(
+                self.network.find_cameras(self._inputs(condition)), self._cameras(batch["T_world_cam"]), strict=True
+            )
+            terms["camera"] = torch.stack([(a - b).square().mean() for a, b in pairs]).sum()
+        return terms
 
     def _disturbed(self, cameras: tuple[Tensor, Tensor], rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Cameras a little off, each by itself, as they are where they had to be found."""

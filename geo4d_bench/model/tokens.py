@@ -112,9 +112,8 @@ class TokenNetwork(nn.Module):
         """
         c, b = self.config, len(condition)
         R, t = cameras
-        in_scene = _move(R, t, condition[:, :, :, 3:6]) * condition[:, :, :, 6:7]
-        predicted = self._hands(condition, in_scene, anchor, opening, R, t)
-        condition = torch.cat([condition, in_scene], 3)
+        predicted = self.foresee_hands(condition, anchor, opening, cameras)
+        condition = torch.cat([condition, _in_scene(condition, cameras)], 3)
         x = self.embed_condition(condition.flatten(3)) + self.embed_noisy(noisy.flatten(3))
         x = x + self.position + self.view[:, None]
         thumbnail = self.embed_thumbnail(condition.mean(4).flatten(2))  # (B, 2, N * 11) -> (B, 2, D)
@@ -169,12 +168,15 @@ class TokenNetwork(nn.Module):
         identity = torch.eye(3, device=R.device).expand_as(R[:, 1])
         return torch.stack([R[:, 0], identity], 1), torch.stack([t[:, 0], torch.zeros_like(t[:, 1])], 1)
 
-    def _hands(
-        self, condition: Tensor, in_scene: Tensor, anchor: Tensor, opening: Tensor, R: Tensor, t: Tensor
+    def foresee_hands(
+        self, condition: Tensor, anchor: Tensor, opening: Tensor, cameras: tuple[Tensor, Tensor]
     ) -> Hands:
-        """What each view says of the hands, V = 2, in camera n's frame: one thing where anything flows between them."""
+        """What each view says of the hands, V = 2, in camera n's frame: one thing where anything flows between them.
+
+        The arguments are those of :meth:`forward`.
+        """
         c, b = self.config, len(condition)
-        R_n, t_n = self._frame_n(R, t)
+        R_n, t_n = self._frame_n(*cameras)
         anchor_in_scene = product(R_n[:, :, None], anchor[..., None])[..., 0] + t_n[:, :, None]
         unit = c.point_scale_m / c.work_half_m
 
@@ -184,7 +186,7 @@ class TokenNetwork(nn.Module):
 
         told = slice(0, 1) if c.cross_view_attention else slice(None)
         found = self.scene(
-            unit * points(in_scene),
+            unit * points(_in_scene(condition, cameras)),
             points(condition[:, :, :, [0, 1, 2, 7]]),
             points(condition[:, :, :, 6:7])[..., 0] > 0,
             unit * anchor_in_scene[:, told].flatten(0, 1),
@@ -266,6 +268,7 @@ def _time_features(time: Tensor, dim: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], -1)
 
 
-def _move(R: Tensor, t: Tensor, points: Tensor) -> Tensor:
-    """Points (B, 2, N, 3, P) moved by each view's rotation (B, 2, 3, 3) and translation (B, 2, 3)."""
-    return product(R[:, :, None], points) + t[:, :, None, :, None]
+def _in_scene(condition: Tensor, cameras: tuple[Tensor, Tensor]) -> Tensor:
+    """(B, 2, N, 3, P) each view's own points, moved to the scene's frame; 0 where invalid."""
+    R, t = cameras
+    return (product(R[:, :, None], condition[:, :, :, 3:6]) + t[:, :, None, :, None]) * condition[:, :, :, 6:7]
