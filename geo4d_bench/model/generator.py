@@ -24,9 +24,10 @@ from geo4d_bench.geometry.hand import part_label
 from geo4d_bench.model import checkpoint
 from geo4d_bench.model.batch import MORE, batch_from_first_frames
 from geo4d_bench.model.config import GeneratorConfig
+from geo4d_bench.model.localise import MAP_POINTS, SceneMap
 from geo4d_bench.model.patches import from_patches, to_patches
 from geo4d_bench.model.scene import OPENING_SCALE_M, Hands
-from geo4d_bench.model.sprites import draw
+from geo4d_bench.model.sprites import HandClouds, draw
 from geo4d_bench.model.tokens import Layers, TokenNetwork
 from geo4d_bench.model.video import FirstFrames, Video4D
 
@@ -69,10 +70,21 @@ class _Scene:
 class Generator(nn.Module):
     """A generator of 4D video; see the module's docstring. Build it from a preset or :meth:`from_pretrained`."""
 
+    scene_points: Tensor
+
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
         self.network = TokenNetwork(config)
+        self.register_buffer("scene_points", torch.zeros(MAP_POINTS, 3))  # a map of the scene; all 0: there is none
+        self._map: tuple[Tensor, SceneMap] | None = None
+
+    def know(self, hands: HandClouds, scene_points: Tensor) -> None:
+        """Draw hands that look like ``hands``, and find cameras by a map of the scene (up to ``MAP_POINTS``, 3), metres
+        in the world; both are kept with the weights. Without a map, cameras are where the network guesses them.
+        """
+        self.network.show_hands(hands)
+        self.scene_points.copy_(scene_points[torch.arange(MAP_POINTS) % len(scene_points)])
 
     def loss(self, batch: dict[str, Tensor], rng: torch.Generator) -> Loss:
         """Loss of a batch from :func:`batch_from_windows`; pixels that are invalid take no part in it.
@@ -184,7 +196,7 @@ class Generator(nn.Module):
         if c.calibrated:
             cameras = self._cameras(batch["T_world_cam"])
         else:
-            cameras = self.network.find_cameras(self._inputs(condition))
+            cameras = self._find_cameras(condition, batch)
         rng = torch.Generator().manual_seed(seed)
         x = torch.randn((1, 2, c.tokens, 6, c.frames * c.patch**2), generator=rng).to(device)
         times = torch.linspace(1.0, 0.0, steps + 1).tolist()
@@ -369,6 +381,26 @@ class Generator(nn.Module):
         points = to_patches(batch["points"], self.config.patch)
         valid = to_patches(batch["valid"][..., None], self.config.patch)
         return torch.cat([rgb, self._normalise(points, 3) * valid], 3)
+
+    def _find_cameras(self, condition: _Condition, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The cameras of one sample, as :meth:`_cameras` has them, guessed by the network and registered to the map."""
+        c = self.config
+        R, t = self.network.find_cameras(self._inputs(condition))
+        known = self.scene_points.cpu()
+        if not known.any():
+            return R, t
+        if self._map is None or not torch.equal(self._map[0], known):
+            self._map = known, SceneMap(np.unique(known.double().numpy(), axis=0), np.asarray(c.work_centre_m))
+        T = torch.eye(4).repeat(2, 1, 1)
+        T[:, :3, :3] = R[0].cpu()
+        T[:, :3, 3] = (
+            t[0].cpu() * c.point_scale_m + torch.tensor(c.work_centre_m) - T[:, :3, :3] @ torch.tensor(c.point_mean_m)
+        )
+        views = [
+            p[v].double().cpu().numpy() for p, v in zip(batch["first_points"][0], batch["first_valid"][0], strict=True)
+        ]
+        found = [self._map[1].find(p, guess.double().numpy()) for p, guess in zip(views, T, strict=True)]
+        return self._cameras(torch.from_numpy(np.stack(found).astype(np.float32))[None].to(R.device))
 
     def _cameras(self, T_world_cam: Tensor) -> tuple[Tensor, Tensor]:
         """Rotations (B, 2, 3, 3) and translations (B, 2, 3) from normalised points of each camera to the world's."""

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from geo4d_bench.dataset.types import Window
@@ -14,6 +15,7 @@ from geo4d_bench.geometry.hand import HAND, LEFT_FINGER, RIGHT_FINGER, part_labe
 from geo4d_bench.geometry.se3 import Array, inverse, transform
 from geo4d_bench.model.batch import batch_from_windows
 from geo4d_bench.model.config import GeneratorConfig
+from geo4d_bench.model.localise import CELL_M, MAP_POINTS
 from geo4d_bench.model.sprites import CLOUD_POINTS, HandClouds
 
 _ROOM_M = 0.15  # about where the hands go: what they reach for is no farther
@@ -61,6 +63,25 @@ def hand_clouds(windows: Sequence[Window]) -> HandClouds:
     clouds = [_gather(windows, arm) for arm in range(arms)]
     points, rgb, part, axis = (torch.from_numpy(np.stack(x).astype(np.float32)) for x in zip(*clouds, strict=True))
     return HandClouds(points, rgb, part, axis)
+
+
+def scene_points(windows: Sequence[Window]) -> torch.Tensor:
+    """(up to ``MAP_POINTS``, 3) metres in the world: of the cubes in which first frames show something, one point each,
+    those seen by the most views first. What stands elsewhere in every episode is seen least."""
+    views = []
+    for w in windows:
+        for T, points in zip((w.T_world_n, w.T_world_n @ w.T_n_m), w.points[:, 0], strict=True):
+            finite = points[np.isfinite(points).all(-1)].astype(np.float64)
+            world = transform(T, finite)
+            views.append(world[np.unique(_cells(world), axis=0, return_index=True)[1]])
+    world = np.concatenate(views)
+    _, first, count = np.unique(_cells(world), axis=0, return_index=True, return_counts=True)
+    most = np.argsort(-count, kind="stable")[:MAP_POINTS]
+    return torch.from_numpy(world[first[most]].astype(np.float32))
+
+
+def _cells(points: Array) -> npt.NDArray[np.int64]:
+    return np.floor(points / CELL_M).astype(np.int64)
 
 
 def _gather(windows: Sequence[Window], arm: int) -> tuple[Array, Array, Array, Array]:

@@ -120,7 +120,7 @@ def train(
 
     from geo4d_bench.training.data import fixed_windows
     from geo4d_bench.training.heldout import copy_error_cm
-    from geo4d_bench.training.measure import hand_clouds, measure
+    from geo4d_bench.training.measure import hand_clouds, measure, scene_points
     from geo4d_bench.training.trainer import Schedule, Trainer
 
     if config.threads is not None:
@@ -139,7 +139,7 @@ def train(
     copy_cm = copy_error_cm(watched) if watched else math.nan
     trainer = Trainer(
         config.folder, generator_config, schedule, config.seed, settings, source, watched, _bf16(config.precision),
-        config.workers, hand_clouds(seen),
+        config.workers, (hand_clouds(seen), scene_points(seen)),
     )  # fmt: skip
     nothing_to_do = trainer.progress.finished
     if not nothing_to_do:

@@ -70,15 +70,15 @@ class Trainer:
         watched: Sequence[Window],
         bf16: bool = False,
         workers: int = 0,
-        hands: HandClouds | None = None,
+        known: tuple[HandClouds, torch.Tensor] | None = None,
     ) -> None:
         self.folder, self.schedule, self.seed, self.settings = folder, schedule, seed, settings
         self.source, self.watched, self.bf16, self.workers = source, watched, bf16, workers
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed("training", "train", seed, "weights"))
             self.generator = Generator(config)
-        if hands is not None:
-            self.generator.network.show_hands(hands)
+        if known is not None:
+            self.generator.know(*known)
         self.averaged = Generator(config).eval()
         self.average = Average(self.generator, schedule.average_decay)
         self.optimizers = Optimizers(self.generator, schedule.learning_rate, schedule.weight_decay)
