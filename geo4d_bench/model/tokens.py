@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -222,7 +223,7 @@ class TokenNetwork(nn.Module):
                 HandClouds(self.hand_points, self.hand_rgb, self.hand_part, self.hand_axis), turned,
                 c.point_scale_m * position + mean, OPENING_SCALE_M * opening, c.motion_scale_m,
             )  # fmt: skip
-        return start + drawn.transpose(2, 3)
+        return cast(Tensor, start + drawn.transpose(2, 3))
 
 
 class ViewDecoder(nn.Module):

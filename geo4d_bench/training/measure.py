@@ -81,7 +81,8 @@ def scene_points(windows: Sequence[Window]) -> torch.Tensor:
 
 
 def _cells(points: Array) -> npt.NDArray[np.int64]:
-    return np.floor(points / CELL_M).astype(np.int64)
+    cells: npt.NDArray[np.int64] = np.floor(points / CELL_M).astype(np.int64)
+    return cells
 
 
 def _gather(windows: Sequence[Window], arm: int) -> tuple[Array, Array, Array, Array]:
@@ -102,11 +103,11 @@ def _gather(windows: Sequence[Window], arm: int) -> tuple[Array, Array, Array, A
     cloud_points, cloud_rgb = np.zeros((CLOUD_POINTS, 3)), np.zeros((CLOUD_POINTS, 3))
     cloud_part = np.full(CLOUD_POINTS, -1.0)
     rng, room = np.random.default_rng(0), 0
-    for part, share in ((HAND, 0.5), (LEFT_FINGER, 0.25), (RIGHT_FINGER, 0.25)):
-        of_part = np.flatnonzero(parts == part)
+    for label, share in ((HAND, 0.5), (LEFT_FINGER, 0.25), (RIGHT_FINGER, 0.25)):
+        of_part = np.flatnonzero(parts == label)
         count = min(len(of_part), round(share * CLOUD_POINTS))
         chosen, here = rng.choice(of_part, count, replace=False) if count else of_part, slice(room, room + count)
-        cloud_points[here], cloud_rgb[here], cloud_part[here] = points[chosen], rgb[chosen], part
+        cloud_points[here], cloud_rgb[here], cloud_part[here] = points[chosen], rgb[chosen], label
         room += count
     return cloud_points, cloud_rgb, cloud_part, axis
 
