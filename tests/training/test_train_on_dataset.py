@@ -47,7 +47,7 @@ def test_the_calibrated_setting_trains_on_a_dataset(tiny_dataset: Tiny, tmp_path
     )  # fmt: skip
     generator = Generator.from_pretrained(tmp_path)
     assert generator.config.setting == "geo4d_calibrated"
-    assert 0.8 < generator.config.world_mean_m[2] < 1.6  # the shelf's height in the world
+    assert 0.8 < generator.config.work_centre_m[2] < 1.6  # the shelf's height in the world
     window = Windows(tiny_dataset.eval, "novel").sample(np.random.default_rng(0))
     (video,) = generator.generate([first_frames(window)], [0])
     assert video.points.shape == window.points[:, 1:].shape
