@@ -1,8 +1,10 @@
 """The 4D video generator: first RGB-D frames of two views in, T frames of RGB, points, validity and hand parts out.
 
-In the setting ``geo4d`` no camera pose goes in: that view m's points come out in camera n's frame is taught by training
-on such targets (paper, section 3). ``geo4d_calibrated`` is given both poses and works in the world's frame inside.
-Rectified flow: x_t = (1 - t) x + t noise; the network predicts the clean x at every t.
+Points of both views come out in camera n's frame, which is taught by training on such targets (paper, section 3).
+Inside, the generator works in the scene's frame. In the setting ``geo4d`` no camera pose goes in: each view is placed in
+the scene by its first frame alone, guessed by the network and registered to a map of the training scene.
+``geo4d_calibrated`` is given both poses. Rectified flow: x_t = (1 - t) x + t noise; the network predicts the clean x at
+every t. Where the hands go is told from the first frames, not from the noise: it is the same for every seed.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from geo4d_bench.model.tokens import Layers, TokenNetwork
 from geo4d_bench.model.video import FirstFrames, Video4D
 
 _EPSILON_M = 1e-3  # where the distance losses turn from quadratic to linear
-_FOUND_OFF_RAD, _FOUND_OFF_M = 0.01, 0.005
+_FOUND_OFF_RAD, _FOUND_OFF_M = 0.01, 0.005  # about how well registration finds a camera, standard deviations
 
 
 @dataclass(frozen=True)
@@ -405,9 +407,9 @@ class Generator(nn.Module):
     def _cameras(self, T_world_cam: Tensor) -> tuple[Tensor, Tensor]:
         """Rotations (B, 2, 3, 3) and translations (B, 2, 3) from normalised points of each camera to the world's."""
         c = self.config
-        mean, world_mean = (torch.tensor(m, device=T_world_cam.device) for m in (c.point_mean_m, c.work_centre_m))
+        mean, centre = (torch.tensor(m, device=T_world_cam.device) for m in (c.point_mean_m, c.work_centre_m))
         R = T_world_cam[..., :3, :3]
-        return R, (R @ mean + T_world_cam[..., :3, 3] - world_mean) / c.point_scale_m
+        return R, (R @ mean + T_world_cam[..., :3, 3] - centre) / c.point_scale_m
 
     def _camera_m(self, T_n_m: Tensor) -> tuple[Tensor, Tensor]:
         """Rotation (B, 3, 3) and translation (B, 3) that take normalised points of frame m to those of frame n."""

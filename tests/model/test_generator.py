@@ -14,8 +14,10 @@ from geo4d_bench.geometry import inverse, transform
 from geo4d_bench.model.batch import batch_from_windows, first_frames
 from geo4d_bench.model.config import PRESETS, GeneratorConfig
 from geo4d_bench.model.generator import Generator
+from geo4d_bench.model.localise import SceneMap
 from geo4d_bench.model.patches import from_patches, to_patches
 from geo4d_bench.model.video import FirstFrames
+from geo4d_bench.training.measure import hand_clouds, scene_points
 
 DEBUG = PRESETS.get("debug")
 
@@ -156,6 +158,31 @@ def test_the_calibrated_setting_knows_where_camera_m_is() -> None:
     R, t = generator._camera_m(torch.from_numpy(w.T_n_m.astype(np.float32))[None])
     torch.testing.assert_close(layers.R_n_m, R, atol=1e-5, rtol=0)
     torch.testing.assert_close(layers.t_n_m, t, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_cameras_are_found_by_the_map_from_the_networks_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    w = window(3)
+    generator = build(dataclasses.replace(DEBUG, work_centre_m=(0.3, -0.1, 0.2)))
+    batch = batch_from_windows([w])
+    condition = generator._condition(batch)
+    guessed = generator.network.find_cameras(generator._inputs(condition))
+    torch.testing.assert_close(generator._find_cameras(condition, batch), guessed)  # no map yet
+    generator.know(hand_clouds([w]), scene_points([w]))
+    poses = iter([w.T_world_n, w.T_world_n @ w.T_n_m])
+    guesses, counts = [], []
+
+    def find(self: SceneMap, points: np.ndarray, guess: np.ndarray) -> np.ndarray:
+        guesses.append(guess)
+        counts.append(len(points))
+        return next(poses)
+
+    monkeypatch.setattr(SceneMap, "find", find)
+    found = generator._find_cameras(condition, batch)
+    torch.testing.assert_close(found, generator._cameras(batch["T_world_cam"]))
+    assert counts == batch["first_valid"][0].sum((1, 2)).tolist()
+    again = generator._cameras(torch.from_numpy(np.stack(guesses).astype(np.float32))[None])
+    torch.testing.assert_close(again, guessed, atol=1e-5, rtol=0)
 
 
 def test_generated_video_has_shapes_units_and_nan(trained: Generator) -> None:
