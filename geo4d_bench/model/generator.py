@@ -1,8 +1,8 @@
 """The 4D video generator: first RGB-D frames of two views in, T frames of RGB, points, validity and hand parts out.
 
 Points of both views come out in camera n's frame, which is taught by training on such targets (paper, section 3).
-Inside, the generator works in the scene's frame. In the setting ``geo4d`` no camera pose goes in: each view is placed in
-the scene by its first frame alone, guessed by the network and registered to a map of the training scene.
+Inside, the generator works in the scene's frame. In the setting ``geo4d`` no camera pose goes in: each view is placed
+in the scene by its first frame alone, guessed by the network and registered to a map of the training scene.
 ``geo4d_calibrated`` is given both poses. Rectified flow: x_t = (1 - t) x + t noise; the network predicts the clean x at
 every t. Where the hands go is told from the first frames, not from the noise: it is the same for every seed.
 """
