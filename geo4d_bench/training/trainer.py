@@ -57,7 +57,10 @@ class Schedule:
 
 
 class Trainer:
-    """One training in one folder. ``settings`` identify it: a folder is resumed only with equal ones."""
+    """One training in one folder. ``settings`` identify it: a folder is resumed only with equal ones.
+
+    ``known`` is what the generator is told of hands and scene, see ``Generator.know``.
+    """
 
     def __init__(
         self,
@@ -68,17 +71,16 @@ class Trainer:
         settings: dict[str, Any],
         source: WindowSource,
         watched: Sequence[Window],
-        bf16: bool = False,
-        workers: int = 0,
-        known: tuple[HandClouds, torch.Tensor] | None = None,
+        bf16: bool,
+        workers: int,
+        known: tuple[HandClouds, torch.Tensor],
     ) -> None:
         self.folder, self.schedule, self.seed, self.settings = folder, schedule, seed, settings
         self.source, self.watched, self.bf16, self.workers = source, watched, bf16, workers
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed("training", "train", seed, "weights"))
             self.generator = Generator(config)
-        if known is not None:
-            self.generator.know(*known)
+        self.generator.know(*known)
         self.averaged = Generator(config).eval()
         self.average = Average(self.generator, schedule.average_decay)
         self.optimizers = Optimizers(self.generator, schedule.learning_rate, schedule.weight_decay)
