@@ -24,6 +24,7 @@ __all__ = [
     "TaskInfo",
     "make_policy",
     "names",
+    "train_options",
 ]
 
 DEFAULT_EXECUTE = 4
@@ -35,7 +36,7 @@ class PolicyFactory:
     """Makes policy objects, one an episode.
 
     Attributes:
-        name: as registered.
+        name: as registered; of an ablation ``NAME-ABLATION``, so that it stands in every row.
         privileged: it is handed the simulator, and every row of its says so.
         needs_images: where False, observations need no rendered images.
         needs_both_poses: where True, observations need view m's pose too.
@@ -84,6 +85,12 @@ def make_policy(name: str, checkpoint: Path | None = None, execute: int = DEFAUL
     return _POLICIES.get(name)(checkpoint, execute)
 
 
+def train_options(name: str) -> str:
+    """The options of ``geo4d-bench train`` that make a policy's checkpoint."""
+    setting = f"--setting geo4d{'_calibrated' if name.endswith('_calibrated') else ''}"
+    return setting + (" --ablation pose_regression" if name.startswith("pose_regression") else "")
+
+
 _Maker = Callable[[Path | None, int], PolicyFactory]
 _POLICIES: Registry[_Maker] = Registry("policy")
 
@@ -120,31 +127,46 @@ def _geo4d_calibrated(checkpoint: Path | None, execute: int) -> PolicyFactory:
     return _generated("geo4d_calibrated", checkpoint, execute)
 
 
+def _pose_regression(checkpoint: Path | None, execute: int) -> PolicyFactory:
+    return _generated("pose_regression", checkpoint, execute)
+
+
+def _pose_regression_calibrated(checkpoint: Path | None, execute: int) -> PolicyFactory:
+    return _generated("pose_regression_calibrated", checkpoint, execute)
+
+
 def _generated(name: str, checkpoint: Path | None, execute: int) -> PolicyFactory:
+    """The policy of a checkpoint: one of video, or of poses read out, in one of the two settings."""
+    direct, calibrated = name.startswith("pose_regression"), name.endswith("_calibrated")
     if checkpoint is None or not checkpoint.is_dir():
         got = "none was given" if checkpoint is None else f"{checkpoint} is not a folder"
         raise CheckpointError(
             f"policy '{name}' needs a generator's checkpoint folder and {got}; make one with "
-            f"'geo4d-bench train --data data/store_cereal --preset nano --setting {name}'"
+            f"'geo4d-bench train --data data/store_cereal --preset nano {train_options(name)}'"
         )
     from geo4d_bench.policies.geo4d import Geo4D, Geo4DCalibrated, load_generator
+    from geo4d_bench.policies.pose_regression import PoseRegression, PoseRegressionCalibrated
 
-    policy = Geo4DCalibrated if name == Geo4DCalibrated.setting else Geo4D
+    policy: type[Geo4D | PoseRegression] = (
+        (PoseRegressionCalibrated if calibrated else PoseRegression)
+        if direct
+        else (Geo4DCalibrated if calibrated else Geo4D)
+    )
     loaded = load_generator(checkpoint)
-    trained = loaded.generator.config.setting
-    if trained != policy.setting:
-        raise ConfigError(
-            f"{checkpoint} was trained in the setting {trained}, which is the policy '{trained}', not '{name}'"
-        )
+    config = loaded.generator.config
+    regresses = config.ablation == "pose_regression"
+    trained = config.setting.replace("geo4d", "pose_regression") if regresses else config.setting
+    if trained != name:
+        raise ConfigError(f"{checkpoint} was trained for the policy '{trained}', not '{name}'")
     return PolicyFactory(
-        name=name,
+        name=name if regresses or config.ablation == "none" else f"{name}-{config.ablation}",
         privileged=policy.privileged,
         needs_images=policy.needs_images,
         needs_both_poses=policy.needs_both_poses,
         needs_checkpoint=True,
         checkpoint_sha256=loaded.sha256,
         image_size=loaded.image_size,
-        arms=loaded.generator.config.arms,
+        arms=config.arms,
         build=lambda: policy(loaded, execute),
     )
 
@@ -169,6 +191,8 @@ for _name, _maker in (
     ("oracle_video", _oracle_video),
     ("geo4d", _geo4d),
     ("geo4d_calibrated", _geo4d_calibrated),
+    ("pose_regression", _pose_regression),
+    ("pose_regression_calibrated", _pose_regression_calibrated),
     ("random", _random),
 ):
     _POLICIES.register(_name, _maker)

@@ -33,6 +33,16 @@ class LoadedGenerator:
     sha256: str
     image_size: tuple[int, int]
 
+    def first_frames(self, obs: Observation, task: TaskInfo) -> FirstFrames:
+        """What the generator sees; PolicyError where the images are not of the size that it was trained at."""
+        height, width = self.image_size
+        if obs.rgb.shape[1:3] != (height, width):
+            raise PolicyError(
+                f"geo4d: images are {obs.rgb.shape[1]} x {obs.rgb.shape[2]}, the checkpoint was trained at "
+                f"{height} x {width}; render observations at that size"
+            )
+        return first_frames(obs, task)
+
 
 class Geo4D(VideoPolicy):
     """Plans with a generator; knows the reference camera's pose only to take its plan to the world.
@@ -67,7 +77,7 @@ class Geo4D(VideoPolicy):
         if not mine:
             return []
         began = time.perf_counter()
-        firsts = [p.first_frames(obs) for p, obs in zip(mine, observations, strict=True)]
+        firsts = [p.loaded.first_frames(obs, p.task) for p, obs in zip(mine, observations, strict=True)]
         videos = mine[0].loaded.generator.generate(firsts, [p.next_seed() for p in mine])
         generate_ms = 1e3 * (time.perf_counter() - began) / len(mine)
         chunks = []
@@ -75,16 +85,6 @@ class Geo4D(VideoPolicy):
             policy.timings["generate_ms"] = generate_ms
             chunks.append(policy.chunk_from_video(video, obs))
         return chunks
-
-    def first_frames(self, obs: Observation) -> FirstFrames:
-        """What the generator sees; PolicyError where the images are not of the size that it was trained at."""
-        height, width = self.loaded.image_size
-        if obs.rgb.shape[1:3] != (height, width):
-            raise PolicyError(
-                f"geo4d: images are {obs.rgb.shape[1]} x {obs.rgb.shape[2]}, the checkpoint was trained at "
-                f"{height} x {width}; render observations at that size"
-            )
-        return first_frames(obs, self.task)
 
     def next_seed(self) -> int:
         """The seed of the next plan: its own for every plan of an episode, the same in every rerun."""

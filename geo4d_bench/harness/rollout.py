@@ -27,9 +27,11 @@ class RolloutConfig:
     task: str = "store_cereal"
     """Task to play."""
     policy: str = "geo4d"
-    """Policy that plays: expert, oracle_pose, oracle_video, geo4d, geo4d_calibrated or random."""
+    """Policy that plays: expert, oracle_pose, oracle_video, geo4d, pose_regression (or either with _calibrated)
+    or random."""
     checkpoint: Path | None = None
-    """Checkpoint folder of a policy that needs one; runs/<task>/nano (nano_calibrated) where not given."""
+    """Checkpoint folder of a policy that needs one; runs/<task>/nano (with _calibrated and -pose_regression)
+    where not given."""
     views: str = "novel"
     """Where the pair of cameras of each episode is taken from: seen, novel, random16, orbit or a rig's .yaml file."""
     rig: str = "hemisphere16"
@@ -69,7 +71,8 @@ class RolloutConfig:
     @property
     def checkpoint_folder(self) -> Path:
         """Where a checkpoint is looked for."""
-        name = "nano_calibrated" if self.policy == "geo4d_calibrated" else "nano"
+        name = "nano_calibrated" if self.policy.endswith("_calibrated") else "nano"
+        name += "-pose_regression" if self.policy.startswith("pose_regression") else ""
         return self.checkpoint or Path("runs") / self.task / name
 
 
@@ -183,7 +186,7 @@ def load_policy(config: RolloutConfig) -> PolicyFactory:
     """The policy's factory; CheckpointError naming the command that makes a missing checkpoint, ConfigError where
     the checkpoint is for another number of arms than the task has."""
     from geo4d_bench import tasks
-    from geo4d_bench.policies import make_policy
+    from geo4d_bench.policies import make_policy, train_options
 
     arms = tasks.spec(config.task).arms
     try:
@@ -194,7 +197,7 @@ def load_policy(config: RolloutConfig) -> PolicyFactory:
         raise CheckpointError(
             f"policy '{config.policy}' needs a trained generator and there is none at {config.checkpoint_folder}; "
             f"make one with 'geo4d-bench datagen --task {config.task}' and then 'geo4d-bench train --data "
-            f"data/{config.task} --setting {config.policy} --out {config.checkpoint_folder}', or name another with "
+            f"data/{config.task} {train_options(config.policy)} --out {config.checkpoint_folder}', or name one with "
             "--checkpoint"
         ) from None
     if factory.arms not in (None, len(arms)):

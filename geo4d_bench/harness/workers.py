@@ -210,7 +210,7 @@ def _log_crash(config: RolloutConfig, episode: Episode) -> None:
 
 def _one_thread(policy: str) -> None:
     """One thread in every process: the processes share the cores, and sums do not depend on how they were split."""
-    if "torch" in sys.modules or policy.startswith("geo4d"):
+    if "torch" in sys.modules or policy.startswith(("geo4d", "pose_regression")):
         import torch
 
         torch.set_num_threads(1)

@@ -29,7 +29,6 @@ def batch_from_windows(windows: Sequence[Window]) -> dict[str, Tensor]:
         rgb (B, 2, T, H, W, 3) uint8; points (B, 2, T, H, W, 3) float32 m, camera n's frame, 0 where invalid;
         valid (B, 2, T, H, W) bool; parts (B, 2, T, H, W) uint8; hand (B, arms, T, 3) float32 m and
         hand_rotation (B, arms, T, 3, 3), camera n's frame; hand_opening (B, arms, T) float32 m;
-        T_n_m (B, 4, 4) float32, what view m's points were moved by: a target, never an input;
         T_world_cam (B, 2, 4, 4) float32, an input of the setting ``geo4d_calibrated``, a target of ``geo4d``.
 
     Raises:
@@ -51,7 +50,6 @@ def batch_from_windows(windows: Sequence[Window]) -> dict[str, Tensor]:
         "points": torch.from_numpy(points),
         "valid": torch.from_numpy(valid),
         "parts": torch.from_numpy(np.stack([w.parts[:, 1:] for w in windows])),
-        "T_n_m": torch.from_numpy(np.stack([w.T_n_m for w in windows]).astype(np.float32)),
     }
     return batch
 
@@ -82,7 +80,7 @@ def first_frames(window: Window) -> FirstFrames:
 def batch_from_first_frames(conditions: Sequence[FirstFrames]) -> dict[str, Tensor]:
     """The condition part of a batch (``first_*``, ``hand_mask``, ``opening``, ``rays``); an unknown mask is empty.
 
-    ``T_world_cam`` (B, 2, 4, 4) float32 is in it where all conditions have it.
+    ``T_world_cam`` (B, V, 4, 4) float32 is in it where all conditions have it; V views, as many as the conditions have.
     """
     points = np.stack([c.points for c in conditions]).astype(np.float32, copy=False)
     valid = _zero_invalid(points)

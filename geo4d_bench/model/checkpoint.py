@@ -28,7 +28,8 @@ def checkpoint_sha256(folder: Path) -> str:
 
 def save_checkpoint(folder: Path, config: GeneratorConfig, weights: dict[str, Tensor]) -> None:
     """Write a checkpoint; CheckpointError where the disk refuses, and what was there stays."""
-    write_aside(folder / WEIGHTS_NAME, save({k: v.detach().cpu().contiguous() for k, v in weights.items()}))
+    apart = {k: v.detach().cpu().clone() for k, v in weights.items()}  # two names may share one tensor
+    write_aside(folder / WEIGHTS_NAME, save(apart))
     write_aside(folder / CONFIG_NAME, config.to_json().encode())
 
 

@@ -12,6 +12,19 @@ from geo4d_bench.registry import Registry
 SETTINGS = ("geo4d", "geo4d_calibrated")
 """``geo4d`` gets no camera pose, as in the paper; ``geo4d_calibrated`` is given the poses of both cameras."""
 
+ABLATIONS = {
+    "none": "the whole method",
+    "no_mv_attention": "nothing flows between the views",
+    "shared_decoders": "one decoder's weights serve both views, as in the paper's release",
+    "no_mask": "invalid pixels are learned as the point (0, 0, 0) of their camera, as in the paper's release",
+    "no_gripper_weight": "pixels near a hand weigh as much as any other",
+    "native_frame": "each view's points stay in its own frame, there is no shared one; without known poses only",
+    "svd": "RGB only, one decoder, the views apart",
+    "svd_mv": "RGB only, two decoders with cross-view attention",
+    "pose_regression": "the hands' poses alone are learned and read out: the baseline that generates no video",
+}
+"""What is left out of the method, by name (paper, sections 4 and 5); the name stands in every row of results."""
+
 
 @dataclass(frozen=True)
 class GeneratorConfig:
@@ -26,7 +39,7 @@ class GeneratorConfig:
         patch: a token is patch x patch pixels of all T frames of one view.
         dim, heads: width of a token and attention heads.
         trunk_layers: blocks shared by the views.  decoder_layers: blocks that each view has to itself.
-        cross_view_attention: where False nothing flows between the views (the ablation of the paper).
+        ablation: one of ``ABLATIONS``.
         pure_noise_share: share of the training samples at pure noise, where one-step generation works.
         sample_steps: Euler steps of ``generate``.
         loss_frames: frames whose pixels a training step looks at, drawn anew each time: neighbours say nearly the
@@ -53,7 +66,7 @@ class GeneratorConfig:
     dt_s: float = 0.4
     arms: int = 1
     patch: int = 8
-    cross_view_attention: bool = True
+    ablation: str = "none"
     pure_noise_share: float = 0.7
     sample_steps: int = 1
     loss_frames: int = 3
@@ -98,11 +111,53 @@ class GeneratorConfig:
             raise ConfigError(f"generator: scene_cells is {self.scene_cells}, expected a multiple of 8")
         if self.setting not in SETTINGS:
             raise ConfigError(f"generator: setting '{self.setting}', expected {' or '.join(SETTINGS)}")
+        if self.ablation not in ABLATIONS:
+            raise ConfigError(f"generator: ablation '{self.ablation}', expected one of {', '.join(ABLATIONS)}")
+        if self.calibrated and self.ablation == "native_frame":
+            raise ConfigError(
+                "generator: with both poses known view m's points are in the shared frame as soon as they are in their "
+                "own; native_frame is for the setting geo4d"
+            )
 
     @property
     def calibrated(self) -> bool:
         """Whether the poses of both cameras are inputs."""
         return self.setting == "geo4d_calibrated"
+
+    @property
+    def cross_view_attention(self) -> bool:
+        """Whether anything flows between the views."""
+        return self.ablation not in ("no_mv_attention", "svd")
+
+    @property
+    def shared_decoders(self) -> bool:
+        """Whether one decoder's weights serve both views."""
+        return self.ablation in ("shared_decoders", "svd")
+
+    @property
+    def shared_frame(self) -> bool:
+        """Whether view m's points come out in camera n's frame."""
+        return self.ablation != "native_frame"
+
+    @property
+    def rgb_only(self) -> bool:
+        """Whether there are no points, neither seen nor generated."""
+        return self.ablation in ("svd", "svd_mv")
+
+    @property
+    def draws(self) -> bool:
+        """Whether video is generated."""
+        return self.ablation != "pose_regression"
+
+    @property
+    def foresees(self) -> bool:
+        """Whether the hands' way is told from points."""
+        return not self.rgb_only
+
+    @property
+    def finds_cameras(self) -> bool:
+        """Whether cameras have to be found in the scene."""
+        return self.foresees and self.shared_frame and not self.calibrated
 
     @property
     def tokens(self) -> int:

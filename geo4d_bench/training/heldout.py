@@ -5,6 +5,7 @@ PSNR and whole-image errors hardly tell a learning model from a useless one; thi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,7 +27,13 @@ def true_video(window: Window) -> Video4D:
 
 def hand_error_cm(generator: Generator, windows: Sequence[Window]) -> float:
     """Mean over windows, hands and frames of the distance between generated and true hand, both views' points
-    together; frames that truly show nothing of a hand are left out."""
+    together; frames that truly show nothing of a hand are left out. Of a generator that makes no video, the distance
+    between foreseen and true end effector; NaN of one that knows no places."""
+    if generator.config.rgb_only:
+        return math.nan
+    if not generator.config.draws:
+        hands = generator.foresee([first_frames(w) for w in windows])
+        return _mean_cm([(h.T_n_ee - w.T_n_ee[:, 1:])[..., :3, 3] for h, w in zip(hands, windows, strict=True)])
     videos = generator.generate([first_frames(w) for w in windows], range(len(windows)))
     return _mean_cm([_centres(video, w) - _true_centres(w) for w, video in zip(windows, videos, strict=True)])
 

@@ -63,7 +63,7 @@ def save_state(
         "trained_s": repr(progress.trained_s),
         "finished": str(int(progress.finished)),
     }
-    write_aside(folder / STATE_NAME, save({k: v.detach().contiguous() for k, v in tensors.items()}, metadata=meta))
+    write_aside(folder / STATE_NAME, save({k: v.detach().clone() for k, v in tensors.items()}, metadata=meta))
 
 
 def read_progress(folder: Path) -> tuple[dict[str, Any], Progress] | None:

@@ -32,6 +32,18 @@ class TrainConfig:
     """Size of the generator."""
     setting: Literal["geo4d", "geo4d_calibrated"] = "geo4d"
     """geo4d gets no camera pose, as in the paper; geo4d_calibrated is given the poses of both cameras."""
+    ablation: Literal[
+        "none",
+        "no_mv_attention",
+        "shared_decoders",
+        "no_mask",
+        "no_gripper_weight",
+        "native_frame",
+        "svd",
+        "svd_mv",
+        "pose_regression",
+    ] = "none"
+    """What to leave out of the method; pose_regression is the baseline that reads the poses out and makes no video."""
     minutes: float | None = None
     """Time budget (10 where neither this nor --steps is given). Learning rate and end follow it."""
     steps: int | None = None
@@ -43,7 +55,8 @@ class TrainConfig:
     seed: int = 0
     """Decides weights, windows and noise."""
     out: Path | None = None
-    """Checkpoint folder; runs/TASK/PRESET by default (PRESET_calibrated), TASK being the dataset's folder name."""
+    """Checkpoint folder; runs/TASK/PRESET by default (PRESET_calibrated, PRESET-ABLATION), TASK being the dataset's
+    folder name."""
     threads: int | None = None
     """CPU threads; all by default."""
     workers: int = 0
@@ -70,7 +83,9 @@ class TrainConfig:
     @property
     def folder(self) -> Path:
         """Where the checkpoint goes."""
-        return self.out or Path("runs") / self.data.name / (self.preset + self.setting.removeprefix("geo4d"))
+        left_out = "" if self.ablation == "none" else f"-{self.ablation}"
+        name = self.preset + self.setting.removeprefix("geo4d") + left_out
+        return self.out or Path("runs") / self.data.name / name
 
 
 @dataclass(frozen=True)
@@ -130,9 +145,9 @@ def train(
     settings = {
         k: str(v) if isinstance(v, Path) else v
         for k, v in dataclasses.asdict(config).items()
-        if k in ("data", "preset", "setting", "minutes", "steps", "batch_size", "learning_rate", "seed")
+        if k in ("data", "preset", "setting", "ablation", "minutes", "steps", "batch_size", "learning_rate", "seed")
     }
-    preset = dataclasses.replace(preset, setting=config.setting)
+    preset = dataclasses.replace(preset, setting=config.setting, ablation=config.ablation)
     seen = fixed_windows(source, 32, "normalisation")
     generator_config = measure(preset, seen)
     watched = fixed_windows(held_out, config.watched, "held out") if held_out is not None else []
@@ -172,7 +187,7 @@ def _draw(trainer: Trainer, watched: list[Window], copy_cm: float) -> None:
     from geo4d_bench.training.pictures import draw_curves, draw_samples
 
     draw_curves(trainer.folder / LOSS_PICTURE, trainer.rows, copy_cm)
-    if watched:
+    if watched and trainer.generator.config.draws:
         shown = watched[:2]
         videos = trainer.averaged_generator().generate([first_frames(w) for w in shown], range(len(shown)))
         draw_samples(trainer.folder / SAMPLES_PICTURE, [true_video(w) for w in shown], videos)

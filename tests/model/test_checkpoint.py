@@ -52,7 +52,7 @@ def test_sha256_names_weights_and_config(folder: Path) -> None:
     before = checkpoint_sha256(folder)
     generator = Generator.from_pretrained(folder)
     with torch.no_grad():
-        generator.network.camera.out.bias[0] += 1e-3
+        generator.foresight.camera.out.bias[0] += 1e-3
     generator.save_pretrained(folder)
     assert checkpoint_sha256(folder) != before
 
@@ -102,7 +102,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(folder: Path) -> None:
     before = checkpoint_sha256(folder)
     generator = Generator.from_pretrained(folder)
     with torch.no_grad():
-        generator.network.camera.out.bias[0] += 1.0
+        generator.foresight.camera.out.bias[0] += 1.0
     with files_no_larger_than(10_000), pytest.raises(CheckpointError, match=r"cannot be written .*free space"):
         generator.save_pretrained(folder)
     assert checkpoint_sha256(folder) == before

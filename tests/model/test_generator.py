@@ -13,9 +13,11 @@ from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.geometry import inverse, transform
 from geo4d_bench.model.batch import batch_from_windows, first_frames
 from geo4d_bench.model.config import PRESETS, GeneratorConfig
+from geo4d_bench.model.foresight import cameras_in_scene
 from geo4d_bench.model.generator import Generator
 from geo4d_bench.model.localise import SceneMap
 from geo4d_bench.model.patches import from_patches, to_patches
+from geo4d_bench.model.tokens import ViewDecoder
 from geo4d_bench.model.video import FirstFrames
 from geo4d_bench.training.measure import hand_clouds, scene_points
 
@@ -39,6 +41,11 @@ def train(generator: Generator, batch: dict[str, torch.Tensor], steps: int) -> l
         optimizer.step()
         losses.append(float(loss.detach()))
     return losses
+
+
+def decoders(generator: Generator) -> tuple[ViewDecoder, ViewDecoder]:
+    assert generator.network is not None
+    return generator.network.decoder_n, generator.network.decoder_m
 
 
 def noise(seed: int = 1) -> torch.Generator:
@@ -105,7 +112,7 @@ def test_invalid_pixels_change_nothing(batch: dict[str, torch.Tensor], trained: 
 
 def test_decoders_are_separate(batch: dict[str, torch.Tensor]) -> None:
     generator = build()
-    n, m = generator.network.decoder_n, generator.network.decoder_m
+    n, m = decoders(generator)
     m.load_state_dict(n.state_dict(), strict=False)
     shared = [k for k, v in n.state_dict().items() if torch.equal(v, m.state_dict()[k])]
     assert set(shared) == set(n.state_dict())
@@ -117,7 +124,7 @@ def test_decoders_are_separate(batch: dict[str, torch.Tensor]) -> None:
 
 @pytest.mark.parametrize("cross", [True, False])
 def test_view_m_sees_view_n_only_through_cross_view_attention(batch: dict[str, torch.Tensor], cross: bool) -> None:
-    generator = build(dataclasses.replace(DEBUG, cross_view_attention=cross))
+    generator = build(dataclasses.replace(DEBUG, ablation="none" if cross else "no_mv_attention"))
     train(generator, batch, 10)
     one, other = first(0), first(1)
     swapped = dataclasses.replace(
@@ -151,13 +158,15 @@ def test_the_calibrated_setting_knows_where_camera_m_is() -> None:
     """Untrained, it copies the first frame: view m's points then lie exactly where camera m's pose puts them."""
     w = window(3)
     generator = build(dataclasses.replace(DEBUG, setting="geo4d_calibrated", work_centre_m=(0.3, -0.1, 0.2)))
-    batch = batch_from_windows([w])
-    condition, cameras = generator._condition(batch), generator._cameras(batch["T_world_cam"])
-    noisy = torch.zeros(1, 2, DEBUG.tokens, 6, 3 * DEBUG.patch**2)
-    layers = generator._network(condition, noisy, torch.ones(1), cameras)
-    R, t = generator._camera_m(torch.from_numpy(w.T_n_m.astype(np.float32))[None])
-    torch.testing.assert_close(layers.R_n_m, R, atol=1e-5, rtol=0)
-    torch.testing.assert_close(layers.t_n_m, t, atol=1e-5, rtol=0)
+    (video,) = generator.generate([first_frames(w)], [0])
+    copied = transform(w.T_n_m, w.points[1, 0])
+    seen = np.isfinite(copied).all(-1) & (video.parts[1] == 0) & np.isfinite(video.points[1]).all(-1)
+    assert seen.mean() > 0.5
+    # The gate "as in the first frame" starts at sigmoid(2), and the new depth at the mean: 12 % of the way to it.
+    nearer = 1 / (1 + np.exp(2)) * (DEBUG.point_mean_m[2] - w.points[1, 0, ..., 2:]) / w.points[1, 0, ..., 2:]
+    blended = transform(w.T_n_m, (1 + nearer) * w.points[1, 0])
+    off = np.linalg.norm(video.points[1] - blended, axis=-1)[seen]
+    assert np.median(off) < 0.03
 
 
 @torch.no_grad()
@@ -165,9 +174,12 @@ def test_cameras_are_found_by_the_map_from_the_networks_guess(monkeypatch: pytes
     w = window(3)
     generator = build(dataclasses.replace(DEBUG, work_centre_m=(0.3, -0.1, 0.2)))
     batch = batch_from_windows([w])
-    condition = generator._condition(batch)
-    guessed = generator.network.find_cameras(generator._inputs(condition))
-    torch.testing.assert_close(generator._find_cameras(condition, batch), guessed)  # no map yet
+    foresight = generator.foresight
+    assert foresight is not None
+    seen = generator._seen(generator._condition(batch))[0]
+    views = [p[v] for p, v in zip(batch["first_points"][0], batch["first_valid"][0], strict=True)]
+    guessed = foresight.find_cameras(seen)
+    torch.testing.assert_close(foresight.locate(seen, views), guessed)  # no map yet
     generator.know(hand_clouds([w]), scene_points([w]))
     poses = iter([w.T_world_n, w.T_world_n @ w.T_n_m])
     guesses, counts = [], []
@@ -178,10 +190,10 @@ def test_cameras_are_found_by_the_map_from_the_networks_guess(monkeypatch: pytes
         return next(poses)
 
     monkeypatch.setattr(SceneMap, "find", find)
-    found = generator._find_cameras(condition, batch)
-    torch.testing.assert_close(found, generator._cameras(batch["T_world_cam"]))
+    found = foresight.locate(seen, views)
+    torch.testing.assert_close(found, cameras_in_scene(generator.config, batch["T_world_cam"]))
     assert counts == batch["first_valid"][0].sum((1, 2)).tolist()
-    again = generator._cameras(torch.from_numpy(np.stack(guesses).astype(np.float32))[None])
+    again = cameras_in_scene(generator.config, torch.from_numpy(np.stack(guesses).astype(np.float32))[None])
     torch.testing.assert_close(again, guessed, atol=1e-5, rtol=0)
 
 
@@ -259,3 +271,24 @@ def test_patches_come_back() -> None:
     assert patches.shape == (2, 2, 6, 5, 3 * 64)
     assert torch.equal(from_patches(patches, 8, 16, 24), images)
     assert torch.equal(patches[0, 0, 4, 2, :8], images[0, 0, 0, 8, 8:16, 2])  # second row, second column of patches
+
+
+def test_further_views_join_in_one_pass(batch: dict[str, torch.Tensor]) -> None:
+    calibrated = build(dataclasses.replace(DEBUG, setting="geo4d_calibrated"))
+    train(calibrated, batch, 30)
+    eyes = [w for w in (window(i) for i in range(40)) if w.cameras[0] == "cam00"]
+    pairs = {w.cameras[1]: dataclasses.replace(w) for w in eyes}
+    assert len(pairs) == 3
+    one, *others = (first_frames(w) for w in pairs.values())
+    four = one
+    for other in others:
+        four = four.with_view_m_of(other)
+    two_views, four_views = calibrated.generate([one, four], [4, 4])
+    assert four_views.rgb.shape == (4, 3, 16, 24, 3)
+    for view, (name, w) in enumerate(pairs.items(), 1):
+        # Whichever view saw it, in camera n's frame a wall's point lies on the plane of view n's wall.
+        pair = four_views.pair(view)
+        wall = transform(w.T_world_n, pair.points[1, 0][pair.parts[1, 0] == 0])[:, 0]
+        assert abs(np.nanmedian(wall)) < 0.1, name
+    assert np.array_equal(four_views.pair(1).K, two_views.K)
+    assert not np.array_equal(four_views.rgb[1], two_views.rgb[1])  # all views attend to one another

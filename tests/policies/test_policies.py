@@ -265,7 +265,7 @@ def test_settings_are_never_mixed(checkpoint: Path, tmp_path: Path) -> None:
     from geo4d_bench.model.config import PRESETS
     from geo4d_bench.model.generator import Generator
 
-    with pytest.raises(ConfigError, match="setting geo4d, which is the policy 'geo4d', not 'geo4d_calibrated'"):
+    with pytest.raises(ConfigError, match="for the policy 'geo4d', not 'geo4d_calibrated'"):
         policies.make_policy("geo4d_calibrated", checkpoint)
     config = dataclasses.replace(PRESETS.get("debug"), setting="geo4d_calibrated")
     Generator(config).save_pretrained(tmp_path)
@@ -280,6 +280,37 @@ def test_settings_are_never_mixed(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="poses of both cameras"):
         policy.act(obs)
     policy.act(dataclasses.replace(obs, T_world_cam_m=SCENE.T_world_m)).check(TASK.arms)
+
+
+def test_pose_regression_acts_on_the_poses_that_are_foreseen(tmp_path: Path) -> None:
+    from geo4d_bench.model.config import PRESETS
+    from geo4d_bench.model.generator import Generator
+
+    config = dataclasses.replace(
+        PRESETS.get("debug"), setting="geo4d_calibrated", ablation="pose_regression", work_centre_m=(0.4, 0.0, 0.3)
+    )
+    Generator(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="for the policy 'pose_regression_calibrated', not 'geo4d_calibrated'"):
+        policies.make_policy("geo4d_calibrated", tmp_path)
+    factory = policies.make_policy("pose_regression_calibrated", tmp_path, execute=2)
+    assert (factory.name, factory.privileged, factory.needs_both_poses) == ("pose_regression_calibrated", False, True)
+    policy = factory()
+    policy.reset(TASK, 5)
+    obs = dataclasses.replace(observation(*(factory.image_size or (0, 0))), T_world_cam_m=SCENE.T_world_m)
+    chunk = policy.act(obs)
+    chunk.check(TASK.arms)
+    hands = policy.loaded.generator.foresee([policy.loaded.first_frames(obs, TASK)])[0]
+    np.testing.assert_allclose(chunk.T_world_ee["right"], SCENE.T_world_n @ hands.T_n_ee[0, :2], atol=1e-12)
+    assert chunk.T_world_ee["right"].shape == (2, 4, 4)
+    np.testing.assert_array_equal(policy.act(obs).T_world_ee["right"], chunk.T_world_ee["right"])
+
+
+def test_an_ablation_stands_in_the_name(tmp_path: Path) -> None:
+    from geo4d_bench.model.config import PRESETS
+    from geo4d_bench.model.generator import Generator
+
+    Generator(dataclasses.replace(PRESETS.get("debug"), ablation="no_mv_attention")).save_pretrained(tmp_path)
+    assert policies.make_policy("geo4d", tmp_path).name == "geo4d-no_mv_attention"
 
 
 def test_images_of_another_size_are_refused(checkpoint: Path) -> None:
