@@ -22,6 +22,7 @@ from geo4d_bench.fingerprint import fingerprint
 from geo4d_bench.geometry.camera import ViewSplit
 from geo4d_bench.harness.contenders import CheckpointContender, Contender
 from geo4d_bench.harness.held_out import HeldOut, Views, open_held_out, view_splits
+from geo4d_bench.harness.predictions import PredictionsContender, faults
 from geo4d_bench.harness.summary import add_set_metrics, arm_columns, by_frame, by_source, frame_columns, median_window
 from geo4d_bench.harness.window_store import SOURCES, Features, WindowStore, records, write_csv
 
@@ -93,17 +94,41 @@ class Evaluation:
         return "\n".join(lines)
 
 
-def run(config: EvaluateConfig) -> Evaluation:
+@dataclass(frozen=True)
+class Refused:
+    """Predictions that cannot be scored as they are: ``faults``, a line each."""
+
+    predictions: Path
+    faults: list[str]
+    exit_code: int = 1
+
+    def __str__(self) -> str:
+        return "\n".join([*self.faults, f"{self.predictions}: {len(self.faults)} faults, nothing was scored"])
+
+
+def run(config: EvaluateConfig) -> Evaluation | Refused:
     """Score a generator; a second call with the same settings goes on where the first was interrupted.
+
+    Predictions are checked as a whole before any of them is scored.
 
     Raises:
         CheckpointError, DatasetError: a folder is missing, damaged, or the dataset is of the train split.
-        ConfigError: ``windows`` below 1, or images of another size than the checkpoint's.
+        ConfigError: ``windows`` below 1, images of another size than the checkpoint's, or a checkpoint's options with
+            predictions.
     """
     if config.windows < 1:
         raise ConfigError(f"evaluate: windows is {config.windows}, expected 1 or more")
+    if config.predictions is not None and (config.checkpoint is not None or config.steps is not None):
+        raise ConfigError("evaluate: --predictions with --checkpoint or --steps; give one of the two generators")
     dataset = open_held_out(config.data, config.allow_train_data)
     task = dataset.manifest.settings.task
+    if config.predictions is not None:
+        found = faults(config.predictions, dataset, view_splits(config.views), config.windows, config.seed)
+        if found:
+            return Refused(config.predictions, found)
+        predicted = PredictionsContender(config.predictions)
+        out = config.out or Path("runs") / task / predicted.name / "evaluation"
+        return _evaluate(config, dataset, predicted, out, f"geo4d-bench report --task {task}")
     checkpoint = config.checkpoint or Path("runs") / task / "nano"
     contender = CheckpointContender(checkpoint, config.seed, config.steps)
     follow_up = f"geo4d-bench rollout --task {task} --policy {contender.setting} --checkpoint {checkpoint}"
