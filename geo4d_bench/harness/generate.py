@@ -55,8 +55,7 @@ class Generated:
                 f"each window's folder has its film and {self.frames} frames as point clouds, generated_NN.ply and "
                 "true_NN.ply (00: what was given): both views' points, metres, camera n's frame (x right, y down, "
                 "z forward)",
-                f'films open in any player, clouds in MeshLab, CloudCompare or Blender, or: python -c "import trimesh; '
-                f"trimesh.load('{self.folders[0] / 'generated_01.ply'}').show()\" (needs pyglet<2)",
+                "films open in any player (white in the depth: no surface), clouds in MeshLab, CloudCompare or Blender",
                 "next: geo4d-bench evaluate scores these windows and more",
             ]
         )
