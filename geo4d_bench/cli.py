@@ -38,6 +38,10 @@ _TABLE = {
     ),
     "export": Entry("dataset.export", "ExportConfig", "write a dataset for robomimic or LeRobot"),
     "train": Entry("training.train", "TrainConfig", "train the generator"),
+    "generate": Entry("harness.generate", "GenerateConfig", "generate held-out windows as films and point clouds"),
+    "conditions": Entry(
+        "harness.conditions", "ConditionsConfig", "write held-out windows' first frames for any generator"
+    ),
     "evaluate": Entry("harness.evaluate", "EvaluateConfig", "score generated video on held-out demonstrations"),
     "rollout": Entry("harness.rollout", "RolloutConfig", "run a policy from seen or novel views"),
     "leaderboard": Entry("harness.leaderboard", "LeaderboardConfig", "rank runs from their episode rows"),

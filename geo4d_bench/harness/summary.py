@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geo4d_bench.evaluation.bootstrap import cluster_mean
+from geo4d_bench.evaluation.bootstrap import Mean, cluster_mean
+from geo4d_bench.evaluation.frechet import frechet_interval, pair_distance
 from geo4d_bench.seeding import generator
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from geo4d_bench.harness.window_store import WindowStore
 
 TIMES = ("generate_ms", "track_ms")
 KEYS = ("views", "source", "window")
@@ -62,6 +65,37 @@ def by_frame(windows: pd.DataFrame, dt_s: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def add_set_metrics(
+    metrics: pd.DataFrame, windows: pd.DataFrame, store: WindowStore, extractors: Sequence[tuple[str, str]]
+) -> None:
+    """Append the Fréchet distances to ``metrics.csv``: each source's set of videos against the set of true ones.
+
+    For each (metric, sha256) of the extractors: ``<metric>_n``, ``<metric>_m`` with ``_low``, ``_high``, and
+    ``<metric>_sha256``. ``fvd`` has ``fvd_n_paper_compat``, ``fvd_m_paper_compat`` besides, a distance of pairs.
+
+    Args:
+        metrics: from :func:`by_source`.  windows: its argument.  store: the windows' features.
+    """
+    for metric, sha256 in extractors:
+        found: list[dict[str, float]] = []
+        for views, source in zip(metrics["views"], metrics["source"], strict=True):
+            mine = windows[(windows["views"] == views) & (windows["source"] == source)]
+            real, made = (
+                store.features(views, [int(i) for i in mine["window"]], f"{s}/{metric}")
+                for s in ("true_frames", source)
+            )
+            row: dict[str, float] = {}
+            for view, name in enumerate(f"{metric}_{letter}" for letter in "nm"):
+                rng = generator("evaluation", "eval", 0, f"bootstrap/{views}/{source}/{name}")
+                row |= _columns(name, frechet_interval(real[:, view], made[:, view], list(mine["episode"]), rng))
+                if metric == "fvd":
+                    row[f"{name}_paper_compat"] = pair_distance(real[:, view], made[:, view])
+            found.append(row)
+        for name in found[0]:
+            metrics[name] = [row[name] for row in found]
+        metrics[f"{metric}_sha256"] = sha256
+
+
 def median_window(windows: pd.DataFrame, views: str) -> tuple[int, float]:
     """The window (index, gripper error in cm) whose generated gripper error is the median; the lower of two."""
     mine = windows[(windows["views"] == views) & (windows["source"] == "generated")]
@@ -73,5 +107,8 @@ def median_window(windows: pd.DataFrame, views: str) -> tuple[int, float]:
 def _mean(name: str, values: pd.Series[float], episodes: pd.Series[str], stream: str) -> dict[str, float]:
     # The resamples come from a stream of their own for each number, so that a further column changes no other.
     rng = generator("evaluation", "eval", 0, f"bootstrap/{stream}")
-    mean = cluster_mean(np.asarray(values, dtype=np.float64), list(episodes), rng)
+    return _columns(name, cluster_mean(np.asarray(values, dtype=np.float64), list(episodes), rng))
+
+
+def _columns(name: str, mean: Mean) -> dict[str, float]:
     return {name: mean.value, f"{name}_low": mean.low, f"{name}_high": mean.high}

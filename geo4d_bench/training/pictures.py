@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ from geo4d_bench.model.checkpoint import write_aside
 from geo4d_bench.model.video import Video4D
 
 Image = npt.NDArray[np.uint8]
+Kind = Literal["rgb", "depth", "parts"]
+KINDS: tuple[Kind, ...] = ("rgb", "depth", "parts")
 
 _PART_COLOURS = np.array([[245, 245, 245], [90, 90, 90], [30, 110, 220], [220, 90, 30]], np.uint8)
 
@@ -46,7 +49,7 @@ def draw_samples(path: Path, true: Sequence[Video4D], generated: Sequence[Video4
     rows = []
     for a, b in zip(true, generated, strict=True):
         for view in range(2):
-            rows += [_row(a, b, view, kind) for kind in ("rgb", "depth", "parts")]
+            rows += [_row(a, b, view, kind) for kind in KINDS]
     sheet = np.concatenate(rows).repeat(scale, 0).repeat(scale, 1)
     write_aside(path, png(sheet))
 
@@ -68,14 +71,9 @@ def depth_colours(depth: npt.NDArray[np.float32], low: float, high: float) -> Im
     return colours
 
 
-def _row(true: Video4D, generated: Video4D, view: int, kind: str) -> Image:
-    """True frames over generated ones, a gap between, as one strip (2 H + gaps, T * (W + 1), 3)."""
-    strips = [np.concatenate([_gap(f) for f in _frames(v, true, view, kind)], 1) for v in (true, generated)]
-    edge = np.full((2, strips[0].shape[1], 3), 255, np.uint8)
-    return np.concatenate([strips[0], edge[:1], strips[1], edge, edge])
-
-
-def _frames(video: Video4D, true: Video4D, view: int, kind: str) -> Image:
+def colours_of(video: Video4D, true: Video4D, view: int, kind: Kind) -> Image:
+    """(T, H, W, 3) uint8 pictures of a view: its ``rgb``, its ``depth`` along camera n's axis in the colours of the
+    true depths' range, or its hand ``parts``."""
     if kind == "rgb":
         colours: Image = video.rgb[view]
         return colours
@@ -85,6 +83,13 @@ def _frames(video: Video4D, true: Video4D, view: int, kind: str) -> Image:
     z = true.points[view, ..., 2]
     low, high = (np.nanpercentile(z, [1, 99])) if np.isfinite(z).any() else (0.0, 1.0)
     return depth_colours(video.points[view, ..., 2], float(low), float(high))
+
+
+def _row(true: Video4D, generated: Video4D, view: int, kind: Kind) -> Image:
+    """True frames over generated ones, a gap between, as one strip (2 H + gaps, T * (W + 1), 3)."""
+    strips = [np.concatenate([_gap(f) for f in colours_of(v, true, view, kind)], 1) for v in (true, generated)]
+    edge = np.full((2, strips[0].shape[1], 3), 255, np.uint8)
+    return np.concatenate([strips[0], edge[:1], strips[1], edge, edge])
 
 
 def _gap(frame: Image) -> Image:

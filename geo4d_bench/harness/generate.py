@@ -1,0 +1,108 @@
+"""``geo4d-bench generate``: held-out windows as one can look at them, films and point clouds, beside the truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geo4d_bench.errors import ConfigError
+from geo4d_bench.geometry.camera import ViewSplit
+from geo4d_bench.harness.contenders import CheckpointContender
+from geo4d_bench.harness.held_out import HeldOut, open_held_out
+from geo4d_bench.harness.point_clouds import write_clouds
+from geo4d_bench.harness.window_film import write_film
+
+if TYPE_CHECKING:
+    from geo4d_bench.dataset.types import Window
+    from geo4d_bench.model.video import Video4D
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Generate held-out windows, the very ones that 'evaluate' scores, as films and point clouds."""
+
+    checkpoint: Path | None = None
+    """The checkpoint folder; runs/<task of the data>/nano where not given."""
+    data: Path = Path("data/store_cereal_eval")
+    """A dataset of the eval split, rendered from seen and novel cameras."""
+    views: ViewSplit = "novel"
+    """Which cameras the windows are seen from."""
+    windows: int = 4
+    """How many windows: the first ones of 'evaluate' with the same seed."""
+    seed: int = 0
+    """Chooses the windows and the generator's noise."""
+    steps: int | None = None
+    """Sampling steps; the checkpoint's own number where not given."""
+    out: Path | None = None
+    """Where to write; <checkpoint>/generated where not given."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """``folders`` hold a window each: ``film.mp4``, and ``generated_00.ply``, ``true_00.ply`` ... of every frame."""
+
+    out: Path
+    folders: list[Path]
+    frames: int
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [
+                *(f"{folder / 'film.mp4'}" for folder in self.folders),
+                f"each window's folder has its film and {self.frames} frames as point clouds, generated_NN.ply and "
+                "true_NN.ply (00: what was given): both views' points, metres, camera n's frame (x right, y down, "
+                "z forward)",
+                "films open in any player (white in the depth: no surface), clouds in MeshLab, CloudCompare or Blender",
+                "next: geo4d-bench evaluate scores these windows and more",
+            ]
+        )
+
+
+def run(config: GenerateConfig) -> Generated:
+    """Generate and write; files of the same window are replaced, each whole.
+
+    Raises:
+        CheckpointError, DatasetError: a folder is missing, damaged, or the dataset is of the train split.
+        ConfigError: ``windows`` below 1, or images of another size than the checkpoint's.
+    """
+    from tqdm import tqdm
+
+    from geo4d_bench.training.heldout import true_video
+
+    if config.windows < 1:
+        raise ConfigError(f"generate: windows is {config.windows}, expected 1 or more")
+    dataset = open_held_out(config.data)
+    checkpoint = config.checkpoint or Path("runs") / dataset.manifest.settings.task / "nano"
+    contender = CheckpointContender(checkpoint, config.seed, config.steps)
+    held_out = HeldOut(dataset, [config.views], config.seed, contender.frames, contender.dt_s)
+    out = config.out or checkpoint / "generated"
+    folders = []
+    for index in tqdm(range(config.windows), desc="generate", unit="window"):
+        window = held_out.window(config.views, index)
+        true, generated = (
+            _from_the_first_frame(window, video)
+            for video in (true_video(window), contender.video(window, config.views, index))
+        )
+        folder = out / f"{config.views}_{index:05d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        title = f"{contender.name}, {config.views} views {' and '.join(window.cameras)}: {window.episode}"
+        write_film(folder / "film.mp4", true, generated, title)
+        write_clouds(folder, "true", true)
+        write_clouds(folder, "generated", generated)
+        folders.append(folder)
+    return Generated(out, folders, 1 + contender.frames)
+
+
+def _from_the_first_frame(window: Window, video: Video4D) -> Video4D:
+    """1 + T frames: what was given, view m's points moved by the true pose, and then the video's T."""
+    from geo4d_bench.harness.scoring import copied_first_frame
+
+    first = copied_first_frame(window)
+
+    def join(name: str) -> Any:
+        return np.concatenate([getattr(first, name)[:, :1], getattr(video, name)], axis=1)
+
+    return replace(video, rgb=join("rgb"), points=join("points"), parts=join("parts"))

@@ -1,0 +1,75 @@
+"""The windows that generators are scored on: a pure function of the dataset, the seed and a number."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from geo4d_bench.errors import DatasetError
+from geo4d_bench.geometry.camera import ViewSplit
+from geo4d_bench.seeding import derive_seed, generator
+
+if TYPE_CHECKING:
+    from geo4d_bench.dataset.reader import Dataset
+    from geo4d_bench.dataset.types import Window
+
+Views = Literal["seen", "novel", "both"]
+
+
+def open_held_out(folder: Path, allow_train_data: bool = False) -> Dataset:
+    """The dataset in a folder; DatasetError where it is of the train split and that is not wanted."""
+    from geo4d_bench.dataset.reader import Dataset
+
+    dataset = Dataset(folder)
+    settings = dataset.manifest.settings
+    if settings.split != "eval" and not allow_train_data:
+        raise DatasetError(
+            f"{folder}: its episodes are of the '{settings.split}' split, expected 'eval'; give a dataset "
+            f"that 'geo4d-bench datagen --task {settings.task} --split eval' made "
+            "(evaluate takes --allow-train-data, too)"
+        )
+    return dataset
+
+
+def view_splits(views: Views) -> tuple[ViewSplit, ...]:
+    """``both`` is seen first, then novel."""
+    return ("seen", "novel") if views == "both" else (views,)
+
+
+def dataset_identity(dataset: Dataset) -> str:
+    """64 hex digits over the contents of every episode: what a dataset is, wherever it lies."""
+    return hashlib.sha256("".join(entry.sha256 for entry in dataset.manifest.episodes).encode()).hexdigest()
+
+
+def noise_seed(seed: int, views: str, index: int) -> int:
+    """The seed of a generator's noise for window ``index``."""
+    return derive_seed("evaluation", "eval", seed, f"generate/{views}/{index}")
+
+
+class HeldOut:
+    """The windows of a dataset, numbered: window i of a choice of views is a pure function of the seed and i.
+
+    Args:
+        dataset: from :func:`open_held_out`.
+        views: which cameras.
+        seed: chooses the windows.
+        frames, dt_s: predicted frames T, and the seconds between them.
+
+    Raises:
+        ConfigError: no window of that length fits, or the dataset lacks such cameras.
+    """
+
+    def __init__(self, dataset: Dataset, views: Sequence[ViewSplit], seed: int, frames: int, dt_s: float) -> None:
+        from geo4d_bench.dataset.windows import Windows
+
+        settings = dataset.manifest.settings
+        self.split, self.seed, self.identity = settings.split, seed, dataset_identity(dataset)
+        self._key = f"{settings.task}-{settings.version}"
+        # Nothing is remembered: each window is looked at once.
+        self._windows = {v: Windows(dataset, v, horizon=frames, dt_s=dt_s, remember_bytes=0) for v in views}
+
+    def window(self, views: ViewSplit, index: int) -> Window:
+        """Window ``index``: a start and an ordered pair of cameras, drawn at random."""
+        return self._windows[views].sample(generator(self._key, "eval", self.seed, f"evaluate/window/{views}/{index}"))
