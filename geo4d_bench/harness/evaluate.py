@@ -2,7 +2,8 @@
 
 Every window is scored three times with the same code: as generated, with the first frame copied (the floor that a
 generator has to beat), and with the true frames (the tracker's own error, which no generator can beat). The windows
-are a pure function of the dataset, ``seed`` and ``windows``, so that checkpoints are compared on the same ones.
+are a pure function of the dataset, ``seed`` and ``windows``, so that checkpoints are compared on the same ones. What is
+given, the first frames, is measured by a sensor; the truth is perfect.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.fingerprint import fingerprint
 from geo4d_bench.geometry.camera import ViewSplit
@@ -53,6 +55,8 @@ class EvaluateConfig:
     """Chooses the windows and the generator's noise."""
     steps: int | None = None
     """Sampling steps; the checkpoint's own number where not given."""
+    sensor: SensorName | None = None
+    """How the depth of the first frames is measured; as in the checkpoint's training where not given."""
     out: Path | None = None
     """Where to write; <checkpoint>/evaluation where not given."""
     allow_train_data: bool = False
@@ -111,15 +115,16 @@ def run(config: EvaluateConfig) -> Evaluation:
     checkpoint = config.checkpoint or Path("runs") / task / "nano"
     sha256 = checkpoint_sha256(checkpoint)
     model = Generator.from_pretrained(checkpoint)
-    held_out = _HeldOut(config, dataset, model.config.frames, model.config.dt_s)
+    sensor = config.sensor or model.config.sensor
+    held_out = _HeldOut(config, dataset, model.config.frames, model.config.dt_s, sensor)
     out = config.out or checkpoint / "evaluation"
-    store = _Store(out / "windows.csv", _run_id(config, sha256, held_out.identity))
+    store = _Store(out / "windows.csv", _run_id(config, sha256, held_out.identity, sensor))
     scorer = _Scorer(model, {arm: dataset.hand(arm) for arm in dataset.arms}, config)
     views = _views(config)
     todo = [(v, i) for v in views for i in range(config.windows)]
     try:
         for v, i in tqdm([x for x in todo if x not in store], desc="evaluate", unit="window"):
-            store.add(scorer.rows(held_out.window(v, i), v, i))
+            store.add(scorer.rows(held_out.window(v, i), held_out.given(v, i), v, i))
     finally:
         store.save()
     windows = store.frame(todo)
@@ -127,7 +132,8 @@ def run(config: EvaluateConfig) -> Evaluation:
     for table in (metrics, frames):
         table.insert(0, "checkpoint", sha256)
         table.insert(1, "setting", model.config.setting)
-        table.insert(2, "split", held_out.split)
+        table.insert(2, "sensor", sensor)
+        table.insert(3, "split", held_out.split)
     _write_csv(metrics, out / "metrics.csv")
     _write_csv(frames, out / "gripper_error_by_frame.csv")
     for v in views:
@@ -152,7 +158,7 @@ def _open(config: EvaluateConfig) -> Dataset:
 class _HeldOut:
     """The windows of a dataset, numbered: window i of a choice of views is a pure function of the seed and i."""
 
-    def __init__(self, config: EvaluateConfig, dataset: Dataset, horizon: int, dt_s: float) -> None:
+    def __init__(self, config: EvaluateConfig, dataset: Dataset, horizon: int, dt_s: float, sensor: SensorName) -> None:
         from geo4d_bench.dataset.windows import Windows
 
         settings = dataset.manifest.settings
@@ -161,13 +167,24 @@ class _HeldOut:
         episodes = "".join(entry.sha256 for entry in dataset.manifest.episodes)
         self.identity = hashlib.sha256(episodes.encode()).hexdigest()
         # Nothing is remembered: each window is looked at once.
-        self.windows = {
-            views: Windows(dataset, views, horizon=horizon, dt_s=dt_s, remember_bytes=0) for views in _views(config)
-        }
+        self.windows, self.measured = (
+            {
+                views: Windows(dataset, views, horizon=horizon, dt_s=dt_s, remember_bytes=0, sensor=s)
+                for views in _views(config)
+            }
+            for s in ("perfect", sensor)
+        )
 
     def window(self, views: ViewSplit, index: int) -> Window:
-        rng = generator(self.key, "eval", self.seed, f"evaluate/window/{views}/{index}")
-        return self.windows[views].sample(rng)
+        """The truth."""
+        return self.windows[views].sample(self._rng(views, index))
+
+    def given(self, views: ViewSplit, index: int) -> Window:
+        """The same window as the sensor measured it: its first frames are what a generator is given."""
+        return self.measured[views].sample(self._rng(views, index))
+
+    def _rng(self, views: ViewSplit, index: int) -> np.random.Generator:
+        return generator(self.key, "eval", self.seed, f"evaluate/window/{views}/{index}")
 
 
 class _Scorer:
@@ -179,24 +196,24 @@ class _Scorer:
         self.generator, self.config = generator, config
         self.trackers = {arm: PointTracker(hand) for arm, hand in hands.items()}
 
-    def generate(self, window: Window, views: str, index: int) -> Video4D:
+    def generate(self, given: Window, views: str, index: int) -> Video4D:
         from geo4d_bench.model.batch import first_frames
 
         seed = derive_seed("evaluation", "eval", self.config.seed, f"generate/{views}/{index}")
-        return self.generator.generate([first_frames(window)], [seed], self.config.steps)[0]
+        return self.generator.generate([first_frames(given)], [seed], self.config.steps)[0]
 
-    def rows(self, window: Window, views: str, index: int) -> list[dict[str, Any]]:
+    def rows(self, window: Window, given: Window, views: str, index: int) -> list[dict[str, Any]]:
         from geo4d_bench.harness import scoring
         from geo4d_bench.training.heldout import true_video
 
         began = time.perf_counter()
-        generated = self.generate(window, views, index)
+        generated = self.generate(given, views, index)
         generate_ms = 1e3 * (time.perf_counter() - began)
         rows = []
         for source in SOURCES:
             track_ms = np.nan
             if source == "copy_first_frame":
-                video, tracks = scoring.copied_first_frame(window), scoring.standing_still(window)
+                video, tracks = scoring.copied_first_frame(given), scoring.standing_still(window)
             else:
                 video = generated if source == "generated" else true_video(window)
                 began = time.perf_counter()
@@ -258,9 +275,9 @@ def _views(config: EvaluateConfig) -> tuple[ViewSplit, ...]:
     return ("seen", "novel") if config.views == "both" else (config.views,)
 
 
-def _run_id(config: EvaluateConfig, sha256: str, data: str) -> str:
+def _run_id(config: EvaluateConfig, sha256: str, data: str, sensor: SensorName) -> str:
     """16 hex digits over everything that decides a window's row; the number of windows doesn't."""
-    text = f"{sha256}/{data}/{config.seed}/{config.steps}/{fingerprint()}"
+    text = f"{sha256}/{data}/{config.seed}/{config.steps}/{sensor}/{fingerprint()}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -273,9 +290,9 @@ def _draw_example(scorer: _Scorer, held_out: _HeldOut, windows: pd.DataFrame, vi
 
     index, error_cm = median_window(windows, views)
     count = int((windows["views"] == views).sum() // len(SOURCES))
-    window = held_out.window(views, index)
-    videos = (true_video(window), scorer.generate(window, views, index))
-    first = copied_first_frame(window)
+    window, given = held_out.window(views, index), held_out.given(views, index)
+    videos = (true_video(window), scorer.generate(given, views, index))
+    first = copied_first_frame(given)
     example = Example(
         first_rgb=window.rgb[:, 0],
         first_depth=first.points[:, 0, ..., 2],

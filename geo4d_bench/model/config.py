@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from geo4d_bench.dataset.sensors import SENSORS, SensorName
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.registry import Registry
 
@@ -20,6 +21,7 @@ class GeneratorConfig:
     Attributes:
         height, width: image size in pixels.
         setting: one of ``SETTINGS``.
+        sensor: how the cameras that it was trained with measure depth, one of ``dataset.sensors.SENSORS``.
         frames: predicted frames T.
         dt_s: seconds between frames.
         arms: number of arms.
@@ -49,6 +51,7 @@ class GeneratorConfig:
     trunk_layers: int
     decoder_layers: int
     setting: str = "geo4d"
+    sensor: SensorName = "perfect"
     frames: int = 10
     dt_s: float = 0.4
     arms: int = 1
@@ -98,6 +101,9 @@ class GeneratorConfig:
             raise ConfigError(f"generator: scene_cells is {self.scene_cells}, expected a multiple of 8")
         if self.setting not in SETTINGS:
             raise ConfigError(f"generator: setting '{self.setting}', expected {' or '.join(SETTINGS)}")
+
+        if self.sensor not in SENSORS:
+            raise ConfigError(f"generator: sensor '{self.sensor}', expected {' or '.join(SENSORS)}")
 
     @property
     def calibrated(self) -> bool:

@@ -38,6 +38,27 @@ def settings(blind: Path, tiny_dataset: Any, out: Path, **changes: Any) -> Evalu
     return EvaluateConfig(checkpoint=blind, data=tiny_dataset.eval, windows=2, out=out, **changes)
 
 
+def test_a_sensor_changes_what_is_given_and_not_the_truth(blind: Path, tiny_dataset: Any, tmp_path: Path) -> None:
+    for name in ("perfect", "estimated"):
+        evaluate.run(settings(blind, tiny_dataset, tmp_path / name, views="novel", sensor=name))
+    perfect, estimated = (
+        pd.read_csv(tmp_path / name / "metrics.csv").set_index("source") for name in ("perfect", "estimated")
+    )
+    assert set(perfect.sensor) == {"perfect"}
+    assert set(estimated.sensor) == {"estimated"}
+    assert estimated.loc["true_frames", "abs_rel_n"] == 0.0
+    assert estimated.loc["true_frames", "gripper_cm"] == perfect.loc["true_frames", "gripper_cm"]
+    assert estimated.loc["copy_first_frame", "abs_rel_n"] > perfect.loc["copy_first_frame", "abs_rel_n"]
+
+
+def test_the_sensor_is_the_checkpoints_where_none_is_named(blind: Path, tiny_dataset: Any, tmp_path: Path) -> None:
+    trained = Generator.from_pretrained(blind)
+    trained.config = dataclasses.replace(trained.config, sensor="stereo")
+    trained.save_pretrained(tmp_path / "stereo")
+    evaluate.run(settings(tmp_path / "stereo", tiny_dataset, tmp_path / "out", views="novel"))
+    assert set(pd.read_csv(tmp_path / "out" / "metrics.csv").sensor) == {"stereo"}
+
+
 def test_known_generator_gets_its_known_scores(blind: Path, tiny_dataset: Any, tmp_path: Path) -> None:
     result = evaluate.run(settings(blind, tiny_dataset, tmp_path))
     metrics = pd.read_csv(tmp_path / "metrics.csv").set_index(["views", "source"])
