@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import CheckpointError, ConfigError
 from geo4d_bench.policies.protocol import ActionChunk, Future, Observation, Policy, SimulatorAccess, TaskInfo
 from geo4d_bench.registry import Registry
@@ -44,6 +45,7 @@ class PolicyFactory:
         checkpoint_sha256: of the checkpoint, 64 hex digits; empty where there is none.
         image_size: (H, W) that its observations must have; None where any size serves.
         arms: number of arms that it can move; None where any number.
+        sensor: how the depth that it was trained with was measured; perfect where it was not trained.
         build: makes one policy.
     """
 
@@ -55,6 +57,7 @@ class PolicyFactory:
     checkpoint_sha256: str
     image_size: tuple[int, int] | None
     arms: int | None
+    sensor: SensorName
     build: Callable[[], Policy] = field(repr=False)
 
     def __call__(self) -> Policy:
@@ -167,6 +170,7 @@ def _generated(name: str, checkpoint: Path | None, execute: int) -> PolicyFactor
         checkpoint_sha256=loaded.sha256,
         image_size=loaded.image_size,
         arms=config.arms,
+        sensor=config.sensor,
         build=lambda: policy(loaded, execute),
     )
 
@@ -181,6 +185,7 @@ def _plain(name: str, policy: type[Policy], build: Callable[[], Policy] | None =
         checkpoint_sha256="",
         image_size=None,
         arms=None,
+        sensor="perfect",
         build=build or policy,
     )
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import time
 from typing import ClassVar
 
+import numpy as np
+
+from geo4d_bench.model.video import ForeseenHands
 from geo4d_bench.policies.geo4d import LoadedGenerator
 from geo4d_bench.policies.protocol import ActionChunk, Observation, Policy, TaskInfo
+from geo4d_bench.policies.trackers import HandTrack
 
 
 class PoseRegression(Policy):
@@ -46,3 +50,11 @@ class PoseRegressionCalibrated(PoseRegression):
 
     needs_both_poses = True
     setting = "geo4d_calibrated"
+
+
+def tracks(hands: ForeseenHands) -> list[HandTrack]:
+    """The poses as a tracker would give them, an arm each; nothing is lost, and nothing is known of confidence."""
+    return [
+        HandTrack(T, opening, np.full(len(T), np.nan), np.zeros(len(T), dtype=bool))
+        for T, opening in zip(hands.T_n_ee, hands.opening_m, strict=True)
+    ]

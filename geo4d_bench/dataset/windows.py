@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from geo4d_bench.dataset.reader import Dataset, EpisodeFile
+from geo4d_bench.dataset.sensors import SENSORS, SensorName
 from geo4d_bench.dataset.types import Window
 from geo4d_bench.dataset.writer import world_motion
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.geometry.camera import ViewSplit, depth_to_points
 from geo4d_bench.geometry.hand import part_image
 from geo4d_bench.geometry.se3 import inverse
+from geo4d_bench.seeding import generator
 
 REMEMBER_BYTES = 4 * 1024**3
 """Of unpacked images; 100 episodes of 12 cameras at 64 x 80 take 3 GiB."""
@@ -33,7 +35,8 @@ class Start:
 
 @dataclass(frozen=True)
 class _Images:
-    """Frames of one camera as windows need them: rgb and depth of ``ViewFrames``, parts of ``part_image``."""
+    """Frames of one camera as windows need them: rgb of ``ViewFrames``, its depth as far as the sensor sees it
+    (``Sensor.geometry``), parts of ``part_image``."""
 
     rgb: npt.NDArray[np.uint8]
     depth: npt.NDArray[np.float32]
@@ -66,6 +69,7 @@ class Windows:
         episodes: names of episodes to use (``ep_000003``); None uses all.
         remember_bytes: of unpacked images that each process keeps in memory at most, so that a frame need not be
             unpacked at its every use. Cameras of episodes that do not fit are read from the file each time.
+        sensor: how the cameras measure the depth of all frames; each window is a video of its own.
 
     Raises:
         DatasetError: a dataset or episode cannot be read.
@@ -86,6 +90,7 @@ class Windows:
         pad_share: float = 0.5,
         episodes: Sequence[str] | None = None,
         remember_bytes: int = REMEMBER_BYTES,
+        sensor: SensorName = "perfect",
     ) -> None:
         several = [datasets] if isinstance(datasets, Dataset | Path | str) else list(datasets)
         self.datasets = tuple(d if isinstance(d, Dataset) else Dataset(d) for d in several)
@@ -96,6 +101,7 @@ class Windows:
         self.cameras = _camera_names(self.datasets, cameras)
         self.arms = self.datasets[0].arms
         self.remember_bytes = remember_bytes
+        self.sensor = SENSORS.get(sensor)
         self._remembered: dict[tuple[int, str], _Images] = {}
         self._remembered_bytes = 0
         self.episodes: tuple[tuple[Dataset, EpisodeFile], ...] = tuple(
@@ -121,15 +127,21 @@ class Windows:
         return self.window(*key)
 
     def sample(self, rng: np.random.Generator) -> Window:
-        """A random start seen from a random ordered pair of two distinct cameras."""
+        """A random start seen from a random ordered pair of two distinct cameras, with the sensor's noise.
+
+        Start and pair do not depend on the sensor: one ``rng`` shows the same window to each.
+        """
         start = self.starts[int(rng.integers(len(self.starts)))]
         n, m = rng.choice(len(self.cameras), size=2, replace=False)
-        return self.window(start.episode, start.frame, self.cameras[int(n)], self.cameras[int(m)])
+        return self.window(start.episode, start.frame, self.cameras[int(n)], self.cameras[int(m)], rng)
 
-    def window(self, episode: int, start: int, camera_n: str, camera_m: str) -> Window:
+    def window(
+        self, episode: int, start: int, camera_n: str, camera_m: str, rng: np.random.Generator | None = None
+    ) -> Window:
         """The window that starts at a frame of an episode, with view n ``camera_n`` and view m ``camera_m``.
 
-        ``start`` may be any frame of the episode, also one that is not in ``starts``.
+        ``start`` may be any frame of the episode, also one that is not in ``starts``. ``rng`` draws the sensor's
+        noise; without it, each window has its own noise and always the same.
         """
         dataset, file = self.episodes[episode]
         steps = file.steps
@@ -145,8 +157,10 @@ class Windows:
         T_world_n, T_world_m = (file.T_world_cam(name) for name in names)
         T_n_world = inverse(T_world_n)
         points = np.empty((len(views), *views[0].depth.shape, 3), dtype=np.float32)
+        rng = rng or generator(file.name, "train", start, f"sensor/{camera_n}/{camera_m}")
+        height, width = points.shape[2:4]
         for i, view in enumerate(views):
-            depth_to_points(view.depth, K[i], out=points[i])
+            depth_to_points(self.sensor.noise(height, width, rng)(view.depth), K[i], out=points[i])
         at = steps[frames]
         opening = np.stack([trajectory.opening_m[arm][at] for arm in self.arms])
         T_n_ee = np.stack([T_n_world @ trajectory.T_world_ee[arm][at] for arm in self.arms])
@@ -182,7 +196,8 @@ class Windows:
         size = len(everything) * _Images.BYTES_A_PIXEL * math.prod(self.datasets[0].size)
         room = self.remember_bytes - self._remembered_bytes
         read = file.frames(camera, everything if size <= room else frames)
-        images = _Images(read.rgb, read.depth, part_image(read.seg, file.seg_names, self.arms))
+        depth = self.sensor.geometry(read.depth, file.K(camera))
+        images = _Images(read.rgb, depth, part_image(read.seg, file.seg_names, self.arms))
         if size > room:
             return images
         self._remembered[episode, camera] = images

@@ -55,10 +55,11 @@ def frechet_interval(
 
     Returns:
         NaN for the interval where it would say nothing: fewer than three clusters, or no more videos than features,
-        where the covariances lack rank and the bias outweighs the spread; NaN for all with fewer than two videos.
+        where the covariances lack rank and the bias outweighs the spread; NaN for all with fewer than two videos, or
+        where there are none (NaN features).
     """
     names, index = np.unique([str(c) for c in clusters], return_inverse=True)
-    if len(real) < 2:
+    if len(real) < 2 or not np.isfinite(generated).all():
         return Mean(np.nan, np.nan, np.nan, len(real))
     value = frechet_distance(real, generated)
     if len(names) < 3 or len(real) <= real.shape[1] + 1:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.geometry.camera import ViewSplit
 from geo4d_bench.harness.held_out import noise_seed
 
 if TYPE_CHECKING:
     from geo4d_bench.dataset.types import Window
     from geo4d_bench.model.video import Video4D
+    from geo4d_bench.policies.trackers import HandTrack
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a generator says of one window: a video of two views or more, or, from one that makes none, the hands."""
+
+    video: Video4D | None
+    tracks: list[HandTrack] | None = None
 
 
 class Contender(Protocol):
@@ -19,20 +31,25 @@ class Contender(Protocol):
     Attributes:
         name: what it is called on the board.  sha256: of the weights and config, or of the predictions.
         setting: what it is shown, one of ``model.config.SETTINGS``.  ablation: what it lacks, ``none``.
+        sensor: how the depth that it is shown is measured.
         frames, dt_s: predicted frames T, and the seconds between them.
-        generates: whether ``video`` generates, so that its time means something.
+        generates: whether ``predict`` generates, so that its time means something.
+        draws: whether there will be videos.
     """
 
     name: str
     sha256: str
     setting: str
     ablation: str
+    sensor: SensorName
     frames: int
     dt_s: float
     generates: bool
+    draws: bool
 
-    def video(self, window: Window, views: ViewSplit, index: int) -> Video4D:
-        """The video for window ``index`` of these views. What it may look at of ``window`` is its first frames."""
+    def predict(self, given: Sequence[Window], views: ViewSplit, index: int) -> Prediction:
+        """The prediction for window ``index``: of view n and of each view m of ``given``, pairs with one view n. What
+        it may look at are their first frames."""
         ...
 
 
@@ -41,6 +58,7 @@ class CheckpointContender:
 
     Args:
         folder: config and weights.  seed: of the noise.  steps: sampling steps; None takes the checkpoint's own.
+        sensor: None takes that of the training.
 
     Raises:
         CheckpointError: the folder is missing, incomplete or of another version.
@@ -48,7 +66,7 @@ class CheckpointContender:
 
     generates = True
 
-    def __init__(self, folder: Path, seed: int, steps: int | None) -> None:
+    def __init__(self, folder: Path, seed: int, steps: int | None, sensor: SensorName | None = None) -> None:
         from geo4d_bench.model.checkpoint import checkpoint_sha256
         from geo4d_bench.model.generator import Generator
 
@@ -58,9 +76,16 @@ class CheckpointContender:
         config = self._generator.config
         self.name = folder.resolve().name
         self.setting, self.frames, self.dt_s = config.setting, config.frames, config.dt_s
-        self.ablation = str(getattr(config, "ablation", "none"))
+        self.ablation, self.draws, self.sensor = config.ablation, config.draws, sensor or config.sensor
+        self.policy = config.setting if config.draws else config.setting.replace("geo4d", "pose_regression")
 
-    def video(self, window: Window, views: ViewSplit, index: int) -> Video4D:
+    def predict(self, given: Sequence[Window], views: ViewSplit, index: int) -> Prediction:
         from geo4d_bench.model.batch import first_frames
+        from geo4d_bench.policies.pose_regression import tracks
 
-        return self._generator.generate([first_frames(window)], [noise_seed(self._seed, views, index)], self._steps)[0]
+        first, *others = (first_frames(window) for window in given)
+        for other in others:
+            first = first.with_view_m_of(other)
+        if not self.draws:
+            return Prediction(None, tracks(self._generator.foresee([first])[0]))
+        return Prediction(self._generator.generate([first], [noise_seed(self._seed, views, index)], self._steps)[0])

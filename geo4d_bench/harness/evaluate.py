@@ -3,28 +3,30 @@
 Every window is scored three times with the same code: as generated, with the first frame copied (the floor that a
 generator has to beat), and with the true frames (the tracker's own error, which no generator can beat). The windows
 are a pure function of the dataset, ``seed`` and ``windows``, so that generators are compared on the same ones: our
-checkpoints, and with ``--predictions`` anybody's (docs/predictions.md).
+checkpoints, and with ``--predictions`` anybody's (docs/predictions.md). What is given, the first frames, is measured by
+a sensor; the truth is perfect.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.fingerprint import fingerprint
 from geo4d_bench.geometry.camera import ViewSplit
-from geo4d_bench.harness.contenders import CheckpointContender, Contender
+from geo4d_bench.harness.contenders import CheckpointContender, Contender, Prediction
 from geo4d_bench.harness.held_out import HeldOut, Views, open_held_out, view_splits
 from geo4d_bench.harness.predictions import PredictionsContender, faults
 from geo4d_bench.harness.summary import add_set_metrics, arm_columns, by_frame, by_source, frame_columns, median_window
-from geo4d_bench.harness.window_store import SOURCES, Features, WindowStore, records, write_csv
+from geo4d_bench.harness.window_store import SOURCES, Features, Source, WindowStore, records, write_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +57,10 @@ class EvaluateConfig:
     """Chooses the windows and the generator's noise."""
     steps: int | None = None
     """Sampling steps; the checkpoint's own number where not given."""
+    sensor: SensorName | None = None
+    """How the depth of the first frames is measured; as in the checkpoint's training where not given."""
+    second_views: int = 1
+    """Views that are generated beside the reference in one pass; scores are means over the pairs with it."""
     i3d: Path | None = None
     """I3D's weights as safetensors (docs/metrics.md): adds FVD."""
     out: Path | None = None
@@ -113,13 +119,19 @@ def run(config: EvaluateConfig) -> Evaluation | Refused:
 
     Raises:
         CheckpointError, DatasetError: a folder is missing, damaged, or the dataset is of the train split.
-        ConfigError: ``windows`` below 1, images of another size than the checkpoint's, or a checkpoint's options with
-            predictions.
+        ConfigError: ``windows`` below 1, images of another size than the checkpoint's, fewer cameras than asked for,
+            or a checkpoint's options with predictions.
     """
-    if config.windows < 1:
-        raise ConfigError(f"evaluate: windows is {config.windows}, expected 1 or more")
-    if config.predictions is not None and (config.checkpoint is not None or config.steps is not None):
-        raise ConfigError("evaluate: --predictions with --checkpoint or --steps; give one of the two generators")
+    if min(config.windows, config.second_views) < 1:
+        raise ConfigError(
+            f"evaluate: windows is {config.windows}, second_views {config.second_views}, expected 1 or more"
+        )
+    asked = (config.checkpoint, config.steps, config.sensor, None if config.second_views == 1 else config.second_views)
+    if config.predictions is not None and any(x is not None for x in asked):
+        raise ConfigError(
+            "evaluate: --predictions with --checkpoint, --steps, --sensor or --second-views, which are a checkpoint's; "
+            "give one of the two generators"
+        )
     dataset = open_held_out(config.data, config.allow_train_data)
     task = dataset.manifest.settings.task
     if config.predictions is not None:
@@ -130,8 +142,8 @@ def run(config: EvaluateConfig) -> Evaluation | Refused:
         out = config.out or Path("runs") / task / predicted.name / "evaluation"
         return _evaluate(config, dataset, predicted, out, f"geo4d-bench report --task {task}")
     checkpoint = config.checkpoint or Path("runs") / task / "nano"
-    contender = CheckpointContender(checkpoint, config.seed, config.steps)
-    follow_up = f"geo4d-bench rollout --task {task} --policy {contender.setting} --checkpoint {checkpoint}"
+    contender = CheckpointContender(checkpoint, config.seed, config.steps, config.sensor)
+    follow_up = f"geo4d-bench rollout --task {task} --policy {contender.policy} --checkpoint {checkpoint}"
     return _evaluate(config, dataset, contender, config.out or checkpoint / "evaluation", follow_up)
 
 
@@ -141,14 +153,16 @@ def _evaluate(config: EvaluateConfig, dataset: Dataset, contender: Contender, ou
     from geo4d_bench.evaluation.extractors import extractors
 
     views = view_splits(config.views)
-    held_out = HeldOut(dataset, views, config.seed, contender.frames, contender.dt_s)
+    held_out = HeldOut(
+        dataset, views, config.seed, contender.frames, contender.dt_s, contender.sensor, config.second_views
+    )
     extracting = extractors(config.i3d)
     store = WindowStore(out, _run_id(config, contender, held_out.identity, extracting))
     scorer = _Scorer(contender, {arm: dataset.hand(arm) for arm in dataset.arms}, extracting)
     todo = [(v, i) for v in views for i in range(config.windows)]
     try:
         for v, i in tqdm([x for x in todo if x not in store], desc="evaluate", unit="window"):
-            store.add(*scorer.score(held_out.window(v, i), v, i))
+            store.add(*scorer.score(held_out.pairs(v, i), held_out.given(v, i), v, i))
     finally:
         store.save()
     windows = store.frame(todo)
@@ -159,10 +173,12 @@ def _evaluate(config: EvaluateConfig, dataset: Dataset, contender: Contender, ou
         table.insert(1, "checkpoint", contender.sha256)
         table.insert(2, "setting", contender.setting)
         table.insert(3, "ablation", contender.ablation)
-        table.insert(4, "split", held_out.split)
+        table.insert(4, "sensor", contender.sensor)
+        table.insert(5, "second_views", config.second_views)
+        table.insert(6, "split", held_out.split)
     write_csv(metrics, out / "metrics.csv")
     write_csv(frames, out / "gripper_error_by_frame.csv")
-    for v in views:
+    for v in views if contender.draws else ():
         _draw_example(scorer, held_out, windows, v, out)
     return Evaluation(metrics, frames, out, follow_up)
 
@@ -176,33 +192,55 @@ class _Scorer:
         self.contender, self.extracting = contender, extracting
         self.trackers = {arm: PointTracker(hand) for arm, hand in hands.items()}
 
-    def score(self, window: Window, views: ViewSplit, index: int) -> tuple[list[dict[str, Any]], Features]:
+    def score(
+        self, pairs: Sequence[Window], given: Sequence[Window], views: ViewSplit, index: int
+    ) -> tuple[list[dict[str, Any]], Features]:
+        """The rows of one pass: ``pairs`` of its view n with each of its other views, ``given`` as measured."""
+        began = time.perf_counter()
+        predicted = self.contender.predict(given, views, index)
+        generate_ms = 1e3 * (time.perf_counter() - began) if self.contender.generates else np.nan
+        first = pairs[0]
+        rows, features = [], {}
+        for source in SOURCES:
+            scored = [self._pair(source, pair, given[i], predicted, i + 1) for i, pair in enumerate(pairs)]
+            row: dict[str, Any] = {"views": views, "source": source, "window": index, "episode": first.episode}
+            row |= {"start": first.start, "camera_n": first.cameras[0]}
+            row |= {"camera_m": " ".join(pair.cameras[1] for pair in pairs)}
+            row |= {k: float(np.mean([s[k] for s, _ in scored])) for k in scored[0][0]}
+            row |= {"generate_ms": generate_ms if source == "generated" else np.nan}
+            rows.append(row)
+            video = scored[0][1]
+            for extractor in self.extracting:
+                found = np.stack(
+                    [extractor.features(rgb) for rgb in (first.rgb[:, 1:] if video is None else video.rgb)]
+                )
+                features[f"{source}/{extractor.metric}"] = np.full_like(found, np.nan) if video is None else found
+        return rows, features
+
+    def _pair(
+        self, source: Source, window: Window, given: Window, predicted: Prediction, view: int
+    ) -> tuple[dict[str, float], Video4D | None]:
+        """One pair's numbers, and its video."""
         from geo4d_bench.harness import scoring
         from geo4d_bench.training.heldout import true_video
 
-        began = time.perf_counter()
-        generated = self.contender.video(window, views, index)
-        generate_ms = 1e3 * (time.perf_counter() - began) if self.contender.generates else np.nan
-        rows, features = [], {}
-        for source in SOURCES:
-            track_ms = np.nan
-            if source == "copy_first_frame":
-                video, tracks = scoring.copied_first_frame(window), scoring.standing_still(window)
-            else:
-                video = generated if source == "generated" else true_video(window)
-                began = time.perf_counter()
-                tracks = self.track(window, video)
-                track_ms = 1e3 * (time.perf_counter() - began)
-            row: dict[str, Any] = {"views": views, "source": source, "window": index, "episode": window.episode}
-            row |= {"start": window.start, "camera_n": window.cameras[0], "camera_m": window.cameras[1]}
-            row |= asdict(scoring.score(window, video, tracks))
-            row |= {"generate_ms": generate_ms if source == "generated" else np.nan, "track_ms": track_ms}
-            errors = scoring.position_errors_cm(window, tracks)  # (arms, T)
-            row |= dict(zip(arm_columns(list(self.trackers)), errors.mean(1).tolist(), strict=False))
-            rows.append(row | dict(zip(frame_columns(errors.shape[1]), errors.mean(0).tolist(), strict=True)))
-            for extractor in self.extracting:
-                features[f"{source}/{extractor.metric}"] = np.stack([extractor.features(rgb) for rgb in video.rgb])
-        return rows, features
+        video: Video4D | None
+        track_ms = np.nan
+        if source == "copy_first_frame":
+            video, tracks = scoring.copied_first_frame(given), scoring.standing_still(window)
+        elif source == "generated" and predicted.tracks is not None:
+            video, tracks = None, predicted.tracks
+        else:
+            video = (
+                true_video(window) if predicted.video is None or source == "true_frames" else predicted.video.pair(view)
+            )
+            began = time.perf_counter()
+            tracks = self.track(window, video)
+            track_ms = 1e3 * (time.perf_counter() - began)
+        numbers = asdict(scoring.score(window, video, tracks)) | {"track_ms": track_ms}
+        errors = scoring.position_errors_cm(window, tracks)  # (arms, T)
+        numbers |= dict(zip(arm_columns(list(self.trackers)), errors.mean(1).tolist(), strict=False))
+        return numbers | dict(zip(frame_columns(errors.shape[1]), errors.mean(0).tolist(), strict=True)), video
 
     def track(self, window: Window, video: Video4D) -> list[HandTrack]:
         """Each arm's track from its true first pose, which a robot knows from its joints."""
@@ -215,7 +253,8 @@ class _Scorer:
 def _run_id(config: EvaluateConfig, contender: Contender, data: str, extracting: tuple[Extractor, ...]) -> str:
     """16 hex digits over everything that decides a window's row; the number of windows doesn't."""
     features = "".join(e.sha256 for e in extracting)
-    text = f"{contender.sha256}/{data}/{config.seed}/{config.steps}/{features}/{fingerprint()}"
+    options = f"{config.seed}/{config.steps}/{contender.sensor}/{config.second_views}"
+    text = f"{contender.sha256}/{data}/{options}/{features}/{fingerprint()}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -228,9 +267,11 @@ def _draw_example(scorer: _Scorer, held_out: HeldOut, windows: pd.DataFrame, vie
 
     index, error_cm = median_window(windows, views)
     count = int((windows["views"] == views).sum() // len(SOURCES))
-    window = held_out.window(views, index)
-    videos = (true_video(window), scorer.contender.video(window, views, index))
-    first = copied_first_frame(window)
+    window, given = held_out.pairs(views, index)[0], held_out.given(views, index)
+    generated = scorer.contender.predict(given, views, index).video
+    assert generated is not None
+    videos = (true_video(window), generated.pair(1))
+    first = copied_first_frame(given[0])
     example = Example(
         first_rgb=window.rgb[:, 0],
         first_depth=first.points[:, 0, ..., 2],

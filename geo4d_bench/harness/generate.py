@@ -77,15 +77,17 @@ def run(config: GenerateConfig) -> Generated:
     dataset = open_held_out(config.data)
     checkpoint = config.checkpoint or Path("runs") / dataset.manifest.settings.task / "nano"
     contender = CheckpointContender(checkpoint, config.seed, config.steps)
-    held_out = HeldOut(dataset, [config.views], config.seed, contender.frames, contender.dt_s)
+    if not contender.draws:
+        raise ConfigError(f"{checkpoint}: was trained for pose_regression, which makes no video; evaluate scores it")
+    held_out = HeldOut(dataset, [config.views], config.seed, contender.frames, contender.dt_s, contender.sensor)
     out = config.out or checkpoint / "generated"
     folders = []
     for index in tqdm(range(config.windows), desc="generate", unit="window"):
-        window = held_out.window(config.views, index)
-        true, generated = (
-            _from_the_first_frame(window, video)
-            for video in (true_video(window), contender.video(window, config.views, index))
-        )
+        window, given = held_out.window(config.views, index), held_out.given(config.views, index)
+        video = contender.predict(given, config.views, index).video
+        assert video is not None
+        true = _from_the_first_frame(window, true_video(window))
+        generated = _from_the_first_frame(given[0], video)
         folder = out / f"{config.views}_{index:05d}"
         folder.mkdir(parents=True, exist_ok=True)
         title = f"{contender.name}, {config.views} views {' and '.join(window.cameras)}: {window.episode}"

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from geo4d_bench.errors import DatasetError
+import numpy as np
+
+from geo4d_bench.dataset.sensors import SensorName
+from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.geometry.camera import ViewSplit
 from geo4d_bench.seeding import derive_seed, generator
 
 if TYPE_CHECKING:
     from geo4d_bench.dataset.reader import Dataset
     from geo4d_bench.dataset.types import Window
+    from geo4d_bench.dataset.windows import Windows
 
 Views = Literal["seen", "novel", "both"]
 
@@ -56,20 +60,61 @@ class HeldOut:
         views: which cameras.
         seed: chooses the windows.
         frames, dt_s: predicted frames T, and the seconds between them.
+        sensor: how first frames are measured.
+        second_views: further cameras beside the reference.
 
     Raises:
         ConfigError: no window of that length fits, or the dataset lacks such cameras.
     """
 
-    def __init__(self, dataset: Dataset, views: Sequence[ViewSplit], seed: int, frames: int, dt_s: float) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        views: Sequence[ViewSplit],
+        seed: int,
+        frames: int,
+        dt_s: float,
+        sensor: SensorName = "perfect",
+        second_views: int = 1,
+    ) -> None:
         from geo4d_bench.dataset.windows import Windows
 
         settings = dataset.manifest.settings
         self.split, self.seed, self.identity = settings.split, seed, dataset_identity(dataset)
-        self._key = f"{settings.task}-{settings.version}"
+        self._key, self._second_views = f"{settings.task}-{settings.version}", second_views
         # Nothing is remembered: each window is looked at once.
-        self._windows = {v: Windows(dataset, v, horizon=frames, dt_s=dt_s, remember_bytes=0) for v in views}
+        self._true, self._measured = (
+            {v: Windows(dataset, v, horizon=frames, dt_s=dt_s, remember_bytes=0, sensor=s) for v in views}
+            for s in ("perfect", sensor)
+        )
+        for v in views:
+            if len(self._true[v].cameras) <= second_views:
+                raise ConfigError(
+                    f"{second_views} second views, but {v} has {len(self._true[v].cameras)} cameras, one of which is "
+                    "the reference; give fewer, or other views"
+                )
 
     def window(self, views: ViewSplit, index: int) -> Window:
         """Window ``index``: a start and an ordered pair of cameras, drawn at random."""
-        return self._windows[views].sample(generator(self._key, "eval", self.seed, f"evaluate/window/{views}/{index}"))
+        return self._true[views].sample(self._rng(views, index))
+
+    def pairs(self, views: ViewSplit, index: int) -> list[Window]:
+        """The window, and the same start and view n with further views m."""
+        return self._with_company(self._true[views], views, index)
+
+    def given(self, views: ViewSplit, index: int) -> list[Window]:
+        """The same as the sensor measured it: its first frames are what a generator is given."""
+        return self._with_company(self._measured[views], views, index)
+
+    def _with_company(self, windows: Windows, views: ViewSplit, index: int) -> list[Window]:
+        first = windows.sample(self._rng(views, index))
+        if self._second_views == 1:
+            return [first]
+        others = [name for name in windows.cameras if name not in first.cameras]
+        rng = generator(self._key, "eval", self.seed, f"evaluate/company/{views}/{index}")
+        episode = [file.name for _, file in windows.episodes].index(first.episode)
+        names = rng.permutation(others)[: self._second_views - 1]
+        return [first, *(windows.window(episode, first.start, first.cameras[0], str(m), rng) for m in names)]
+
+    def _rng(self, views: ViewSplit, index: int) -> np.random.Generator:
+        return generator(self._key, "eval", self.seed, f"evaluate/window/{views}/{index}")

@@ -45,6 +45,8 @@ class InspectConfig:
     """Which frame the picture shows, counted from 0; default the middle one."""
     cameras: tuple[str, ...] = ()
     """Cameras of the film; default up to four, seen and novel ones."""
+    sensors: bool = False
+    """Also draw how each sensor model measures the depth of the picture's frame (docs/sensors.md)."""
     out: Path | None = None
     """Folder of the picture and film; default runs/inspect/<name>."""
 
@@ -52,7 +54,7 @@ class InspectConfig:
 @dataclass(frozen=True)
 class Inspection:
     """``summary``: of the dataset or episode, (what, value) a line.  ``tree``: (path, description) of every array of
-    the shown episode, one camera standing for all.  ``picture``, ``film``: the files written."""
+    the shown episode, one camera standing for all.  ``picture``, ``film``, ``sensors``: the files written."""
 
     path: Path
     episode: str
@@ -60,6 +62,7 @@ class Inspection:
     tree: tuple[tuple[str, str], ...]
     picture: Path
     film: Path
+    sensors: Path | None
 
     def __str__(self) -> str:
         wide = max(len(path) for path, _ in self.tree)
@@ -71,6 +74,7 @@ class Inspection:
                 *(f"  {path:<{wide}}  {text}" for path, text in self.tree),
                 f"picture: {self.picture}",
                 f"film:    {self.film}",
+                *([f"sensors: {self.sensors}"] if self.sensors else []),
             ]
         )
 
@@ -83,6 +87,7 @@ def run(config: InspectConfig) -> Inspection:
         DatasetError: nothing that can be read, or there is no such camera.
     """
     from geo4d_bench.harness.episode_pictures import episode_film, episode_sheet
+    from geo4d_bench.harness.sensor_picture import sensor_sheet
 
     path = config.path
     described: tuple[tuple[str, str], ...] = ()
@@ -109,9 +114,12 @@ def run(config: InspectConfig) -> Inspection:
         tree = tuple(_tree(episode))
         episode_sheet(episode, frame, picture)
         episode_film(episode, config.cameras or _few(episode), film)
+        sensors = out / f"{episode.name}_frame{frame:03d}_sensors.png" if config.sensors else None
+        if sensors is not None:
+            sensor_sheet(episode, frame, (config.cameras or _few(episode))[:2], sensors)
     except (KeyError, OSError, ValueError) as error:
         raise DatasetError(f"{episode.path}: not a whole episode ({error}); run 'geo4d-bench verify'") from error
-    return Inspection(path, episode.path.name, summary, tree, picture, film)
+    return Inspection(path, episode.path.name, summary, tree, picture, film, sensors)
 
 
 def _dataset_summary(folder: Path, manifest: Manifest, shown: EpisodeFile) -> Iterator[tuple[str, str]]:

@@ -34,6 +34,7 @@ class BoardRow:
         n, k: episodes and successes.  ci_low, ci_high: 95 % Wilson interval of the success rate k / n.
         group: policies of one task and one choice of views that share a letter do not differ at 0.05 (exact
             McNemar on the seeds both have, Holm-corrected).
+        sensor: how the depth that the policy saw was measured.
         privileged: whether the policy was handed the simulator.
         rows_sha256: of the episode rows behind the line, wall times left out.
         failed_after: the last phase that episodes without success reached, and how many of them, most first. Not in
@@ -45,6 +46,7 @@ class BoardRow:
     policy: str
     checkpoint: str
     views: str
+    sensor: str
     n: int
     k: int
     success_rate: float
@@ -93,6 +95,7 @@ class Leaderboard:
             "views",
             "policy",
             "checkpoint",
+            "sensor",
             "k/n",
             "success",
             "95 % interval",
@@ -106,6 +109,7 @@ class Leaderboard:
                 row.views,
                 row.policy,
                 row.checkpoint[:8],
+                row.sensor,
                 f"{row.k}/{row.n}",
                 f"{row.success_rate:.2f}",
                 f"{row.ci_low:.2f} to {row.ci_high:.2f}",
@@ -210,7 +214,7 @@ def write(board: Leaderboard) -> None:
 
 
 def _run_key(row: EpisodeRow) -> tuple[str, ...]:
-    return (row.task, row.task_version, row.views, row.split, row.policy, row.checkpoint, row.fingerprint)
+    return (row.task, row.task_version, row.views, row.split, row.policy, row.checkpoint, row.sensor, row.fingerprint)
 
 
 def _refuse_doubled_seeds(members: Sequence[EpisodeRow]) -> None:
@@ -246,6 +250,7 @@ def _board_row(members: Sequence[EpisodeRow], group: str) -> BoardRow:
         policy=first.policy,
         checkpoint=first.checkpoint,
         views=first.views,
+        sensor=first.sensor,
         n=n,
         k=k,
         success_rate=k / n,

@@ -30,6 +30,7 @@ class EpisodeRow:
         task, task_version, policy, views, split: what was run; ``views`` is ``seen``, ``novel`` or a rig's name.
         checkpoint: sha256 of the checkpoint's weights and settings, empty for policies without one.
         camera_n, camera_m: the views; view_angle_deg: the larger of their angles to the nearest training camera.
+        sensor: how the depth that the policy saw was measured, see ``dataset.sensors``.
         seed, episode: the episode's seed, and its index in the run.
         status: ``failure`` = cannot succeed any more, ``timeout`` = time is up, ``crash`` = an exception.
         success: whether the task was done.  phase: the last sub-goal reached.
@@ -48,6 +49,7 @@ class EpisodeRow:
     camera_n: str
     camera_m: str
     view_angle_deg: float
+    sensor: str
     split: str
     seed: int
     episode: int
@@ -69,6 +71,8 @@ class EpisodeRow:
 
 
 COLUMNS = tuple(f.name for f in dataclasses.fields(EpisodeRow))
+_BEFORE_SENSORS = tuple(name for name in COLUMNS if name != "sensor")
+"""Of ledgers from before there were sensors: all depth was perfect."""
 _TYPES = get_type_hints(EpisodeRow)
 
 
@@ -99,14 +103,15 @@ class Ledger:
         lines = list(csv.reader(io.StringIO(whole)))
         if not lines:
             return Contents((), torn or None)
-        if tuple(lines[0]) != COLUMNS:
+        columns = tuple(lines[0])
+        if columns not in (COLUMNS, _BEFORE_SENSORS):
             raise LedgerError(
                 f"{self.path}: these are not the columns of an episode ledger "
                 f"({_difference(lines[0])}); use another --out, or delete the file"
             )
         rows: dict[tuple[str, int], EpisodeRow] = {}
         for number, cells in enumerate(lines[1:], start=2):
-            row = self._parse(cells, number)
+            row = self._parse(cells, number, columns)
             before = rows.get((row.run_id, row.seed))
             if before is not None and before.status != "crash":
                 raise LedgerError(f"{self.path}, line {number}: seed {row.seed} of run {row.run_id} stands there twice")
@@ -123,6 +128,8 @@ class Ledger:
             for other in contents.rows:
                 if (other.run_id, other.seed) == (row.run_id, row.seed) and other.status != "crash":
                     return False
+            if self._is_from_before_sensors():
+                self._rewrite(contents.rows)
             header = not contents.rows and self._is_without_header()
             self._write(([list(COLUMNS)] if header else []) + [row.text()])
         return True
@@ -131,20 +138,22 @@ class Ledger:
         """Sort the rows by run and seed, without the crashes that were made up for; readers see the old file or
         the new one, never a part."""
         with self._locked():
-            rows = sorted(self.read().rows, key=lambda r: (r.run_id, r.seed))
-            fresh = self.path.with_name(self.path.name + ".new")
-            with fresh.open("w", newline="", encoding="utf-8") as file:
-                file.write(_csv([list(COLUMNS), *(row.text() for row in rows)]))
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self.path)
+            self._rewrite(sorted(self.read().rows, key=lambda r: (r.run_id, r.seed)))
 
-    def _parse(self, cells: Sequence[str], number: int) -> EpisodeRow:
+    def _rewrite(self, rows: Sequence[EpisodeRow]) -> None:
+        fresh = self.path.with_name(self.path.name + ".new")
+        with fresh.open("w", newline="", encoding="utf-8") as file:
+            file.write(_csv([list(COLUMNS), *(row.text() for row in rows)]))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self.path)
+
+    def _parse(self, cells: Sequence[str], number: int, columns: Sequence[str]) -> EpisodeRow:
         where = f"{self.path}, line {number}"
-        if len(cells) != len(COLUMNS):
-            raise LedgerError(f"{where}: {len(cells)} cells, expected {len(COLUMNS)}; delete the line to run it again")
-        values = {}
-        for name, cell in zip(COLUMNS, cells, strict=True):
+        if len(cells) != len(columns):
+            raise LedgerError(f"{where}: {len(cells)} cells, expected {len(columns)}; delete the line to run it again")
+        values: dict[str, object] = {"sensor": "perfect"}
+        for name, cell in zip(columns, cells, strict=True):
             try:
                 values[name] = _from_text(cell, _TYPES[name])
             except ValueError:
@@ -153,6 +162,13 @@ class Ledger:
                     f"{where}: column {name} holds '{cell}', not a {kind}; delete the line to run it again"
                 ) from None
         return EpisodeRow(**values)  # type: ignore[arg-type]
+
+    def _is_from_before_sensors(self) -> bool:
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                return tuple(next(csv.reader(file), ())) == _BEFORE_SENSORS
+        except FileNotFoundError:
+            return False
 
     def _is_without_header(self) -> bool:
         try:
@@ -189,10 +205,15 @@ class Ledger:
 
 
 def canonical_sha256(rows: Sequence[EpisodeRow]) -> str:
-    """sha256 of rows sorted by run and seed, wall times left out: equal for two runs with one fingerprint."""
+    """sha256 of rows sorted by run and seed, wall times left out: equal for two runs with one fingerprint.
+
+    A perfect sensor is left out too, so that rows from before there were sensors keep their digest.
+    """
     ordered = sorted(rows, key=lambda r: (r.run_id, r.seed))
     blank = dict.fromkeys(WALL_TIME_COLUMNS, 0.0)
     lines = [dataclasses.replace(row, **blank).text() for row in ordered]  # type: ignore[arg-type]
+    at = COLUMNS.index("sensor")
+    lines = [line[:at] + line[at + 1 :] if line[at] == "perfect" else line for line in lines]
     return hashlib.sha256(_csv(lines).encode()).hexdigest()
 
 

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import DatasetError
 from geo4d_bench.geometry.camera import ViewSplit
 from geo4d_bench.geometry.se3 import transform
+from geo4d_bench.harness.contenders import Prediction
 from geo4d_bench.harness.held_out import HeldOut, dataset_identity
 from geo4d_bench.model.config import SETTINGS, GeneratorConfig
 from geo4d_bench.model.video import FirstFrames, Video4D
@@ -94,8 +96,9 @@ class PredictionsContender:
         DatasetError: the folder has no manifest.
     """
 
-    generates = False
+    generates, draws = False, True
     ablation = "none"
+    sensor: SensorName = "perfect"
     frames, dt_s = FRAMES, DT_S
 
     def __init__(self, folder: Path) -> None:
@@ -104,9 +107,9 @@ class PredictionsContender:
         self.name, self.setting = str(manifest["generator"]), str(manifest["setting"])
         self.sha256 = predictions_sha256(folder)
 
-    def video(self, window: Window, views: ViewSplit, index: int) -> Video4D:
+    def predict(self, given: Sequence[Window], views: ViewSplit, index: int) -> Prediction:
         """The prediction for window ``index``; the window itself gives K and the time between frames only."""
-        return _video(_read(window_path(self._folder, views, index)), window)
+        return Prediction(_video(_read(window_path(self._folder, views, index)), given[0]))
 
 
 def predictions_sha256(folder: Path) -> str:

@@ -120,7 +120,7 @@ def add_rollouts(page: Page, rows: dict[EpisodeRow, Path]) -> Leaderboard | None
 def _cards(board: Leaderboard, policy: str) -> list[dict[str, str]]:
     return [
         {
-            "label": f"{policy}, {row.views} views",
+            "label": f"{policy}, {row.views} views" + ("" if row.sensor == "perfect" else f", {row.sensor} depth"),
             "kind": row.views,
             "value": f"{row.success_rate:.0%}",
             "note": f"{row.k} of {row.n} episodes, 95 % interval {row.ci_low:.0%} to {row.ci_high:.0%}",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import CheckpointError, ConfigError, LedgerError
 from geo4d_bench.harness import leaderboard
 from geo4d_bench.harness.leaderboard import Leaderboard
@@ -40,6 +41,8 @@ class RolloutConfig:
     """Number of episodes; more than last time adds the missing ones."""
     seed: int = 1000
     """Seed of the first episode; the following ones count up."""
+    sensor: SensorName | None = None
+    """How the depth that the policy sees is measured; as in its checkpoint's training where not given."""
     execute: int = 4
     """Waypoints of each plan that are carried out before the next one."""
     height: int = 64
@@ -82,7 +85,7 @@ class Run:
 
     Attributes:
         run_id: 16 hex digits over ``settings``.
-        settings: task, version, policy, checkpoint, views, seed, split, images' size, execute, fingerprint.
+        settings: task, version, policy, checkpoint, sensor, views, seed, split, images' size, execute, fingerprint.
         views: name of the views.
     """
 
@@ -165,6 +168,7 @@ def describe(config: RolloutConfig, factory: PolicyFactory, version: str) -> Run
         "checkpoint": factory.checkpoint_sha256,
         "views": _rig_identity(config.views),
         "rig": _rig_identity(config.rig),
+        "sensor": config.sensor or factory.sensor,
         "split": SPLIT,
         "seed": config.seed,
         "execute": config.execute,

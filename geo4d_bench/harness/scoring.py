@@ -95,28 +95,34 @@ def position_errors_cm(window: Window, tracks: Sequence[HandTrack]) -> Array:
     return np.stack([100.0 * pose_error(t.T_n_ee, window.T_n_ee[a, 1:])[0] for a, t in enumerate(tracks)])
 
 
-def score(window: Window, video: Video4D, tracks: Sequence[HandTrack]) -> Scores:
+def score(window: Window, video: Video4D | None, tracks: Sequence[HandTrack]) -> Scores:
     """Every metric of one window.
 
     Args:
         window: the truth.
-        video: what is scored; ``parts`` are its own segmentation of the hands.
+        video: what is scored; ``parts`` are its own segmentation of the hands. None where only hands are told: what is
+            asked of a video is NaN then.
         tracks: each arm's track through ``video``, in the order of ``window.T_n_ee``.
     """
-    truth = true_video(window)
     position = position_errors_cm(window, tracks)
     rotation = [pose_error(t.T_n_ee, window.T_n_ee[a, 1:])[1] for a, t in enumerate(tracks)]
     opening = [np.abs(t.opening_m - window.opening_m[a, 1:]) for a, t in enumerate(tracks)]
+    hands = {
+        "gripper_cm": float(position.mean()),
+        "gripper_cm_frames_1_4": float(position[:, :NEAR_FRAMES].mean()),
+        "rotation_deg": math.degrees(float(np.mean(rotation))),
+        "opening_cm": 100.0 * float(np.mean(opening)),
+        "lost_share": float(np.mean([t.lost for t in tracks])),
+    }
+    if video is None:
+        return Scores(**(dict.fromkeys(METRICS, math.nan) | hands))
+    truth = true_video(window)
     n, m = (metrics.depth_score(video.points[v], truth.points[v]) for v in (0, 1))
     compat = metrics.depth_score_paper_compat(video.points[1], window.points[1, 1:], window.T_n_m)
     hand = video.parts > 0
     both = metrics.seen_by_both(truth.points[0], truth.points[1], window.K[0])
     return Scores(
-        gripper_cm=float(position.mean()),
-        gripper_cm_frames_1_4=float(position[:, :NEAR_FRAMES].mean()),
-        rotation_deg=math.degrees(float(np.mean(rotation))),
-        opening_cm=100.0 * float(np.mean(opening)),
-        lost_share=float(np.mean([t.lost for t in tracks])),
+        **hands,
         abs_rel_n=n.abs_rel,
         abs_rel_m=m.abs_rel,
         abs_rel_m_paper_compat=compat.abs_rel,

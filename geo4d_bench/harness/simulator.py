@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
+from geo4d_bench.dataset.sensors import SENSORS, Measure, SensorName, start_video
 from geo4d_bench.geometry import depth_to_points, interpolate_poses, inverse, transform
 from geo4d_bench.geometry.hand import HandModel
 from geo4d_bench.geometry.se3 import Array
@@ -16,6 +18,7 @@ from geo4d_bench.harness.ledger import Status
 from geo4d_bench.harness.views import Views
 from geo4d_bench.model.video import Video4D
 from geo4d_bench.policies.protocol import ActionChunk, Future, Observation, TaskInfo
+from geo4d_bench.seeding import generator
 from geo4d_bench.tasks.base import Command, Task
 
 if TYPE_CHECKING:
@@ -63,10 +66,12 @@ class Simulator:
     Args:
         task: the simulation.  split: of the seeds.  views: what camera pairs are drawn from.
         stage: what is shared with the other simulations of the process.
+        sensor: how the depth that policies see is measured; oracles' future frames stay true.
     """
 
-    def __init__(self, task: Task, split: str, views: Views, stage: Stage) -> None:
+    def __init__(self, task: Task, split: str, views: Views, stage: Stage, sensor: SensorName = "perfect") -> None:
         self.task, self.split, self.views, self.stage = task, split, views, stage
+        self.sensor = SENSORS.get(sensor)
         spec = task.spec
         self.info = TaskInfo(
             spec.id, spec.version, spec.arms, spec.language, spec.control_hz, spec.closed_below_m, stage.hand
@@ -82,6 +87,8 @@ class Simulator:
         self.record = Record()
         self._status = None
         self._cameras_checked = False
+        self._measures: list[Measure] = []
+        self._seed = seed
         self.task.reset(seed, self.split)
         self._commanded = self.task.ee_poses()
         self._expert = self.task.expert()
@@ -99,7 +106,7 @@ class Simulator:
         height, width = (0, 0) if frame is None else frame.rgb.shape[1:3]
         return Observation(
             rgb=np.zeros((2, 0, 0, 3), np.uint8) if frame is None else frame.rgb,
-            depth=np.zeros((2, 0, 0), np.float32) if frame is None else frame.depth,
+            depth=np.zeros((2, 0, 0), np.float32) if frame is None else self._measure(frame),
             K=np.stack([camera.K(height, width) for camera in self.cameras]),
             T_world_cam_n=self.cameras[0].T_world_cam.copy(),
             T_world_ee=self.task.ee_poses(),
@@ -187,6 +194,16 @@ class Simulator:
         frame = self.stage.renderer.render(self.task.physics_state(), self.cameras, check=not self._cameras_checked)
         self._cameras_checked = True
         return frame
+
+    def _measure(self, frame: Frame) -> npt.NDArray[np.float32]:
+        """Depth (2, H, W) as the sensor measures it: an episode is one video of each of its two cameras."""
+        if not self._measures:
+            key, (height, width) = self.task.spec.key, frame.depth.shape[1:]
+            rngs = [generator(key, self.split, self._seed, f"sensor/{view}") for view in "nm"]
+            self._measures = [
+                start_video(self.sensor, K, height, width, rng) for K, rng in zip(frame.K, rngs, strict=True)
+            ]
+        return np.concatenate([see(depth[None]) for see, depth in zip(self._measures, frame.depth, strict=True)])
 
     def _video(self, images: list[Frame], dt_s: float) -> Video4D:
         from geo4d_bench.rendering.hand import part_image

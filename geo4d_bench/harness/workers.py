@@ -139,7 +139,9 @@ def _work(config: RolloutConfig, company: Company, seeds: Iterator[int], finishe
         renderers.append(film_renderer)
     while len(company.tasks) < number:
         company.tasks.append(tasks.make(config.task))
-    simulators = [Simulator(task, SPLIT, company.views, stage) for task in company.tasks[:number]]
+    simulators = [
+        Simulator(task, SPLIT, company.views, stage, company.run.settings["sensor"]) for task in company.tasks[:number]
+    ]
     ledger = Ledger(config.folder / "episodes.csv")
 
     def finish(episode: Episode) -> None:
@@ -183,6 +185,7 @@ def _row(config: RolloutConfig, company: Company, episode: Episode) -> EpisodeRo
         camera_n=simulator.cameras[0].name,
         camera_m=simulator.cameras[1].name,
         view_angle_deg=simulator.view_angle_deg,
+        sensor=settings["sensor"],
         split=settings["split"],
         seed=episode.seed,
         episode=episode.seed - config.seed,

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from geo4d_bench.dataset.sensors import SENSORS, SensorName
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.registry import Registry
 
@@ -33,6 +34,7 @@ class GeneratorConfig:
     Attributes:
         height, width: image size in pixels.
         setting: one of ``SETTINGS``.
+        sensor: how the cameras that it was trained with measure depth, one of ``dataset.sensors.SENSORS``.
         frames: predicted frames T.
         dt_s: seconds between frames.
         arms: number of arms.
@@ -62,6 +64,7 @@ class GeneratorConfig:
     trunk_layers: int
     decoder_layers: int
     setting: str = "geo4d"
+    sensor: SensorName = "perfect"
     frames: int = 10
     dt_s: float = 0.4
     arms: int = 1
@@ -118,6 +121,9 @@ class GeneratorConfig:
                 "generator: with both poses known view m's points are in the shared frame as soon as they are in their "
                 "own; native_frame is for the setting geo4d"
             )
+
+        if self.sensor not in SENSORS:
+            raise ConfigError(f"generator: sensor '{self.sensor}', expected {' or '.join(SENSORS)}")
 
     @property
     def calibrated(self) -> bool:

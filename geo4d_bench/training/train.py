@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.model.config import PRESETS, GeneratorConfig
 
@@ -44,6 +45,8 @@ class TrainConfig:
         "pose_regression",
     ] = "none"
     """What to leave out of the method; pose_regression is the baseline that reads the poses out and makes no video."""
+    sensor: SensorName = "perfect"
+    """How the cameras measure depth, of first frames and of targets: perfect, stereo or estimated (docs/sensors.md)."""
     minutes: float | None = None
     """Time budget (10 where neither this nor --steps is given). Learning rate and end follow it."""
     steps: int | None = None
@@ -55,8 +58,8 @@ class TrainConfig:
     seed: int = 0
     """Decides weights, windows and noise."""
     out: Path | None = None
-    """Checkpoint folder; runs/TASK/PRESET by default (PRESET_calibrated, PRESET-ABLATION), TASK being the dataset's
-    folder name."""
+    """Checkpoint folder; runs/TASK/PRESET by default (PRESET_calibrated, PRESET_stereo, PRESET-ABLATION), TASK being
+    the dataset's folder name."""
     threads: int | None = None
     """CPU threads; all by default."""
     workers: int = 0
@@ -83,8 +86,9 @@ class TrainConfig:
     @property
     def folder(self) -> Path:
         """Where the checkpoint goes."""
+        sensor = "" if self.sensor == "perfect" else f"_{self.sensor}"
         left_out = "" if self.ablation == "none" else f"-{self.ablation}"
-        name = self.preset + self.setting.removeprefix("geo4d") + left_out
+        name = self.preset + self.setting.removeprefix("geo4d") + sensor + left_out
         return self.out or Path("runs") / self.data.name / name
 
 
@@ -121,10 +125,10 @@ def run(config: TrainConfig) -> TrainResult:
         KeyboardInterrupt: stopped by Ctrl-C, after saving.
     """
     preset = PRESETS.get(config.preset)
-    source = _open(config.data, preset, config.workers)
+    source = _open(config.data, preset, config.sensor, config.workers)
     held_out = config.held_out or _eval_of(config.data)
     watching = config.held_out is not None or held_out.exists()
-    return train(config, preset, source, _open(held_out, preset) if watching else None)
+    return train(config, preset, source, _open(held_out, preset, config.sensor) if watching else None)
 
 
 def train(
@@ -145,9 +149,21 @@ def train(
     settings = {
         k: str(v) if isinstance(v, Path) else v
         for k, v in dataclasses.asdict(config).items()
-        if k in ("data", "preset", "setting", "ablation", "minutes", "steps", "batch_size", "learning_rate", "seed")
+        if k
+        in (
+            "data",
+            "preset",
+            "setting",
+            "ablation",
+            "sensor",
+            "minutes",
+            "steps",
+            "batch_size",
+            "learning_rate",
+            "seed",
+        )
     }
-    preset = dataclasses.replace(preset, setting=config.setting, ablation=config.ablation)
+    preset = dataclasses.replace(preset, setting=config.setting, ablation=config.ablation, sensor=config.sensor)
     seen = fixed_windows(source, 32, "normalisation")
     generator_config = measure(preset, seen)
     watched = fixed_windows(held_out, config.watched, "held out") if held_out is not None else []
@@ -202,9 +218,9 @@ def _bf16(precision: str) -> bool:
     return precision == "bf16"
 
 
-def _open(folder: Path, preset: GeneratorConfig, workers: int = 0) -> WindowSource:
+def _open(folder: Path, preset: GeneratorConfig, sensor: SensorName, workers: int = 0) -> WindowSource:
     """Windows of a dataset's seen cameras: novel ones are for evaluation alone. The processes share the memory."""
     from geo4d_bench.dataset.windows import REMEMBER_BYTES, Windows
 
     room = REMEMBER_BYTES // max(1, workers)
-    return Windows(folder, "seen", horizon=preset.frames, dt_s=preset.dt_s, remember_bytes=room)
+    return Windows(folder, "seen", horizon=preset.frames, dt_s=preset.dt_s, remember_bytes=room, sensor=sensor)

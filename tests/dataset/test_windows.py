@@ -131,6 +131,44 @@ def test_samples_come_from_the_generator_alone(windows: Windows) -> None:
     assert pairs == {windows.cameras, windows.cameras[::-1]}
 
 
+@pytest.mark.parametrize("room", [0, 2**30])
+def test_a_sensor_measures_what_is_given_and_what_is_to_be_predicted(tiny_dataset: Any, room: int) -> None:
+    true, stereo, estimated = (
+        Windows(tiny_dataset.train, "seen", sensor=sensor, remember_bytes=room).sample(np.random.default_rng(3))
+        for sensor in ("perfect", "stereo", "estimated")  # type: ignore[attr-defined]
+    )
+    for window in (stereo, estimated):
+        assert (window.episode, window.start, window.cameras) == (true.episode, true.start, true.cameras)
+        np.testing.assert_array_equal(window.rgb, true.rgb)
+        np.testing.assert_array_equal(window.parts, true.parts)
+        # Along the ray alone: x / z and y / z are the pixel's.
+        both = np.isfinite(window.points[..., 2]) & np.isfinite(true.points[..., 2])
+        for axis in (0, 1):
+            a, b = (p[..., axis][both] / p[..., 2][both] for p in (window.points, true.points))
+            np.testing.assert_allclose(a, b, atol=1e-5)
+    relative = {
+        name: np.log(window.points[..., 2] / true.points[..., 2]).astype(np.float64)
+        for name, window in (("stereo", stereo), ("estimated", estimated))
+    }
+    valid = np.isfinite(true.points[..., 2])
+    assert np.isfinite(relative["estimated"][valid]).all()
+    holes = valid & np.isnan(stereo.points[..., 2])
+    assert (holes.any((-2, -1))).all()  # in each frame of each view
+    assert holes.sum() < 0.3 * valid.sum()
+    # Within a view one error belongs to all frames; median, because hands and edges move.
+    per_frame = np.nanmedian(relative["estimated"], axis=(-2, -1))  # (2, 11)
+    assert np.ptp(per_frame, axis=1).max() < 0.03
+    assert abs(per_frame[0].mean() - per_frame[1].mean()) > 0.003
+
+
+def test_a_window_by_its_key_is_always_the_same(tiny_dataset: Any) -> None:
+    windows = Windows(tiny_dataset.train, "seen", sensor="stereo")
+    a, b = (windows.window(0, 10, *windows.cameras) for _ in range(2))
+    np.testing.assert_array_equal(a.points, b.points)
+    other = windows.window(0, 11, *windows.cameras)
+    assert not np.array_equal(a.points[:, 2:], other.points[:, :-2], equal_nan=True)
+
+
 def test_novel_cameras_are_apart_from_seen_ones(tiny_dataset: Any, tiny_rig: Any) -> None:
     seen, novel = (Windows(tiny_dataset.train, s).cameras for s in ("seen", "novel"))  # type: ignore[arg-type]
     assert set(seen) == {c.name for c in tiny_rig.views("seen")}

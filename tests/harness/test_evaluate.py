@@ -38,6 +38,63 @@ def settings(blind: Path, tiny_dataset: Any, out: Path, **changes: Any) -> Evalu
     return EvaluateConfig(checkpoint=blind, data=tiny_dataset.eval, windows=2, out=out, **changes)
 
 
+def test_a_sensor_changes_what_is_given_and_not_the_truth(blind: Path, tiny_dataset: Any, tmp_path: Path) -> None:
+    for name in ("perfect", "estimated"):
+        evaluate.run(settings(blind, tiny_dataset, tmp_path / name, views="novel", sensor=name))
+    perfect, estimated = (
+        pd.read_csv(tmp_path / name / "metrics.csv").set_index("source") for name in ("perfect", "estimated")
+    )
+    assert set(perfect.sensor) == {"perfect"}
+    assert set(estimated.sensor) == {"estimated"}
+    assert estimated.loc["true_frames", "abs_rel_n"] == 0.0
+    assert estimated.loc["true_frames", "gripper_cm"] == perfect.loc["true_frames", "gripper_cm"]
+    assert estimated.loc["copy_first_frame", "abs_rel_n"] > perfect.loc["copy_first_frame", "abs_rel_n"]
+
+
+def test_the_sensor_is_the_checkpoints_where_none_is_named(blind: Path, tiny_dataset: Any, tmp_path: Path) -> None:
+    trained = Generator.from_pretrained(blind)
+    trained.config = dataclasses.replace(trained.config, sensor="stereo")
+    trained.save_pretrained(tmp_path / "stereo")
+    evaluate.run(settings(tmp_path / "stereo", tiny_dataset, tmp_path / "out", views="novel"))
+    assert set(pd.read_csv(tmp_path / "out" / "metrics.csv").sensor) == {"stereo"}
+
+
+def test_several_views_in_one_pass_are_scored_pair_by_pair(
+    blind: Path, tiny_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("geo4d_bench.dataset.windows._camera_names", lambda datasets, _: datasets[0].rig.camera_names())
+    evaluate.run(settings(blind, tiny_dataset, tmp_path / "one", views="seen"))
+    evaluate.run(settings(blind, tiny_dataset, tmp_path / "three", views="seen", second_views=3))
+    one, three = (pd.read_csv(tmp_path / name / "windows.csv") for name in ("one", "three"))
+    assert list(three.camera_n) == list(one.camera_n)
+    for few, many in zip(one.camera_m, three.camera_m, strict=True):
+        assert many.split()[0] == few
+        assert len(set(many.split())) == 3
+    mine = three.set_index("source").loc["true_frames"]
+    assert (mine.abs_rel_m == 0).all()
+    assert set(pd.read_csv(tmp_path / "three" / "metrics.csv").second_views) == {3}
+    with pytest.raises(ConfigError, match="4 second views, but seen has 4 cameras"):
+        evaluate.run(settings(blind, tiny_dataset, tmp_path / "many", views="seen", second_views=4))
+
+
+def test_poses_without_a_video_are_scored_as_poses(tiny_dataset: Any, tmp_path: Path) -> None:
+    """Untrained, the network moves a hand by little: about what standing still costs. Of a video nothing is said."""
+    config = GeneratorConfig(
+        height=64, width=80, dim=32, heads=2, trunk_layers=1, decoder_layers=1, ablation="pose_regression"
+    )
+    Generator(config).save_pretrained(tmp_path / "poses")
+    result = evaluate.run(settings(tmp_path / "poses", tiny_dataset, tmp_path / "out", views="seen"))
+    metrics = result.metrics.set_index("source")
+    assert set(metrics.ablation) == {"pose_regression"}
+    generated, copied = metrics.loc["generated"], metrics.loc["copy_first_frame"]
+    assert generated.gripper_cm == pytest.approx(copied.gripper_cm, abs=5.0)
+    assert generated.gripper_cm != copied.gripper_cm
+    assert generated.lost_share == 0.0
+    assert np.isnan([generated.psnr_n_db, generated.miou, generated.frechet_derivatives_n]).all()
+    assert not (tmp_path / "out" / "generated_seen.png").exists()
+    assert "--policy pose_regression --checkpoint" in str(result)
+
+
 def test_known_generator_gets_its_known_scores(blind: Path, tiny_dataset: Any, tmp_path: Path) -> None:
     result = evaluate.run(settings(blind, tiny_dataset, tmp_path))
     metrics = pd.read_csv(tmp_path / "metrics.csv").set_index(["views", "source"])

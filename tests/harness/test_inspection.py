@@ -121,3 +121,11 @@ def _found(sheet: np.ndarray, image: np.ndarray) -> bool:
     rows = np.lib.stride_tricks.sliding_window_view(sheet, (1, width, 3))[:, :, 0, 0]
     places = np.argwhere((rows[:, :, ::16] == image[0, ::16]).all(axis=(2, 3)))
     return any(np.array_equal(sheet[y : y + height, x : x + width], image) for y, x in places)
+
+
+def test_sensors_are_drawn_where_asked_for(tiny_dataset: Any, tmp_path: Path) -> None:
+    result = run(InspectConfig(tiny_dataset.eval, sensors=True, out=tmp_path))
+    assert result.sensors is not None
+    image = imageio.v2.imread(result.sensors)
+    assert image.std() > 20
+    assert str(result.sensors) in str(result)

@@ -12,7 +12,8 @@ from geo4d_bench.harness.leaderboard import LeaderboardConfig, run
 from geo4d_bench.harness.ledger import EpisodeRow, Ledger
 
 COLUMNS = (
-    "task,task_version,policy,checkpoint,views,n,k,success_rate,ci_low,ci_high,group,privileged,rows_sha256,fingerprint"
+    "task,task_version,policy,checkpoint,views,sensor,n,k,success_rate,ci_low,ci_high,group,privileged,rows_sha256,"
+    "fingerprint"
 )
 
 
@@ -21,10 +22,10 @@ def ledger(folder: Path, policy: str, successes: int, n: int = 20, **changes: ob
         success = seed - 1000 < successes
         row = EpisodeRow(
             run_id=policy.ljust(16, "0"), task="store_cereal", task_version="v1", policy=policy, checkpoint="",
-            views="novel", camera_n="cam03", camera_m="cam07", view_angle_deg=20.0, split="eval", seed=seed,
-            episode=seed - 1000, status="success" if success else "timeout", success=success, phase="task", plans=9,
-            control_steps=240, wall_s=1.5, generate_ms=0.0, track_ms=0.0, privileged=policy == "expert",
-            fingerprint="f" * 16, commit="abc",
+            views="novel", camera_n="cam03", camera_m="cam07", view_angle_deg=20.0, sensor="perfect", split="eval",
+            seed=seed, episode=seed - 1000, status="success" if success else "timeout", success=success,
+            phase="task", plans=9, control_steps=240, wall_s=1.5, generate_ms=0.0, track_ms=0.0,
+            privileged=policy == "expert", fingerprint="f" * 16, commit="abc",
         )  # fmt: skip
         Ledger(folder / policy / "episodes.csv").append(dataclasses.replace(row, **changes))
     return folder / policy
@@ -102,3 +103,12 @@ def test_nothing_to_rank_is_said(tmp_path: Path) -> None:
 def test_a_missing_floor_is_said(tmp_path: Path) -> None:
     runs = (ledger(tmp_path, "expert", 20), ledger(tmp_path, "mine", 3))
     assert "no random row on novel views" in str(run(LeaderboardConfig(runs, tmp_path / "board.csv")))
+
+
+def test_a_policy_has_a_line_for_each_sensor(tmp_path: Path) -> None:
+    runs = tuple(
+        ledger(tmp_path / sensor, "mine", successes, sensor=sensor, run_id=sensor.ljust(16, "0"))
+        for sensor, successes in (("perfect", 15), ("stereo", 5))
+    )
+    board = run(LeaderboardConfig(runs, tmp_path / "board.csv"))
+    assert [(row.sensor, row.k, row.group) for row in board.rows] == [("perfect", 15, "a"), ("stereo", 5, "b")]

@@ -13,8 +13,9 @@ from geo4d_bench.harness.ledger import COLUMNS, EpisodeRow, Ledger, canonical_sh
 def row(seed: int = 1000, **changes: object) -> EpisodeRow:
     base = EpisodeRow(
         run_id="0123456789abcdef", task="store_cereal", task_version="v1", policy="expert", checkpoint="",
-        views="novel", camera_n="cam03", camera_m="cam07", view_angle_deg=21.125, split="eval", seed=seed,
-        episode=seed - 1000, status="success", success=True, phase="task", plans=12, control_steps=240, wall_s=1.5,
+        views="novel", camera_n="cam03", camera_m="cam07", view_angle_deg=21.125, sensor="perfect", split="eval",
+        seed=seed, episode=seed - 1000, status="success", success=True, phase="task", plans=12,
+        control_steps=240, wall_s=1.5,
         generate_ms=0.0, track_ms=0.25, privileged=True, fingerprint="f" * 16, commit="abc+",
     )  # fmt: skip
     return dataclasses.replace(base, **changes)
@@ -22,8 +23,8 @@ def row(seed: int = 1000, **changes: object) -> EpisodeRow:
 
 def test_columns_are_the_published_ones() -> None:
     assert ",".join(COLUMNS) == (
-        "run_id,task,task_version,policy,checkpoint,views,camera_n,camera_m,view_angle_deg,split,seed,episode,status,"
-        "success,phase,plans,control_steps,wall_s,generate_ms,track_ms,privileged,fingerprint,commit"
+        "run_id,task,task_version,policy,checkpoint,views,camera_n,camera_m,view_angle_deg,sensor,split,seed,episode,"
+        "status,success,phase,plans,control_steps,wall_s,generate_ms,track_ms,privileged,fingerprint,commit"
     )
 
 
@@ -105,7 +106,7 @@ def test_other_columns_are_refused(tmp_path: Path) -> None:
         (",240,", ",many,", "line 2: column control_steps holds 'many'"),
         (",success,true,", ",success,1,", "line 2: column success holds '1'"),
         (",success,true,", ",won,true,", "line 2: column status holds 'won'"),
-        (",expert,,", ",expert,", "line 2: 22 cells, expected 23"),
+        (",expert,,", ",expert,", "line 2: 23 cells, expected 24"),
     ],
 )
 def test_a_spoilt_line_is_named(tmp_path: Path, old: str, new: str, sentence: str) -> None:
@@ -122,3 +123,21 @@ def test_the_hash_forgets_wall_times_and_order_only() -> None:
     slow = [row(1001, wall_s=9.0, generate_ms=3.0, track_ms=1.0), row(1000, wall_s=8.0)]
     assert canonical_sha256([row(1000), row(1001)]) == canonical_sha256(slow)
     assert canonical_sha256([row(1000)]) != canonical_sha256([row(1000, control_steps=241)])
+
+
+def test_a_ledger_from_before_sensors_is_of_perfect_depth_and_is_brought_up_to_date(tmp_path: Path) -> None:
+    ledger, at = Ledger(tmp_path / "episodes.csv"), COLUMNS.index("sensor")
+    rows = [row(1000), row(1001)]
+    for r in rows:
+        ledger.append(r)
+    lines = [line.split(",") for line in ledger.path.read_text().splitlines()]
+    ledger.path.write_text("".join(",".join(cells[:at] + cells[at + 1 :]) + "\n" for cells in lines))
+    assert ledger.read().rows == tuple(rows)
+    ledger.append(row(1002, sensor="stereo"))
+    assert ledger.read().rows == (*rows, row(1002, sensor="stereo"))
+    assert ledger.path.read_text().splitlines()[0] == ",".join(COLUMNS)
+
+
+def test_a_digest_tells_sensors_apart() -> None:
+    assert canonical_sha256([row(sensor="stereo")]) != canonical_sha256([row()])
+    assert canonical_sha256([row(sensor="stereo")]) != canonical_sha256([row(sensor="estimated")])

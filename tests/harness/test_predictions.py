@@ -122,7 +122,7 @@ def test_a_checkpoints_own_videos_score_as_the_checkpoint(tiny_dataset: Any, sho
     )
     own = CheckpointContender(checkpoint, 0, None)
     windows = held_out(tiny_dataset)
-    folder = predict(tmp_path / "p", shown, lambda i: own.video(windows.window("seen", i), "seen", i))
+    folder = predict(tmp_path / "p", shown, lambda i: own.predict([windows.window("seen", i)], "seen", i).video)
     a = score(tiny_dataset, tmp_path / "a", checkpoint=checkpoint)
     b = score(tiny_dataset, tmp_path / "b", predictions=folder)
     differ = {"generator", "checkpoint", *(c for c in a.metrics if c.startswith(("generate_ms", "track_ms")))}

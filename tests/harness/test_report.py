@@ -25,8 +25,9 @@ def write_rollout(runs: Path, policy: str, views: str, successes: int, episodes:
         success = seed < successes
         row = EpisodeRow(
             run_id=f"{policy}-{views}", task="store_cereal", task_version="v1", policy=policy, checkpoint="",
-            views=views, camera_n="cam00", camera_m="cam05", view_angle_deg=0.0, split="eval", seed=seed, episode=seed,
-            status="success" if success else "timeout", success=success, phase="task" if success else "grasped",
+            views=views, camera_n="cam00", camera_m="cam05", view_angle_deg=0.0, sensor="perfect", split="eval",
+            seed=seed, episode=seed, status="success" if success else "timeout", success=success,
+            phase="task" if success else "grasped",
             plans=3, control_steps=60, wall_s=1.0, generate_ms=0.0, track_ms=0.0,
             privileged=policy not in ("random", "geo4d"), fingerprint="f" * 16, commit="c" * 12,
         )  # fmt: skip

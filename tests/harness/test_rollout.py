@@ -192,6 +192,14 @@ def test_other_rigs_are_views_and_rows_and_trajectories_tell_their_cameras(tmp_p
 
 
 @pytest.mark.usefixtures("short_episodes")
+def test_rows_say_through_which_sensor_the_policy_saw(tmp_path: Path) -> None:
+    perfect, stereo = (roll(tmp_path / str(s), episodes=1, sensor=s) for s in (None, "stereo"))
+    assert [result.rows[0].sensor for result in (perfect, stereo)] == ["perfect", "stereo"]
+    assert [result.board.rows[0].sensor for result in (perfect, stereo)] == ["perfect", "stereo"]
+    assert perfect.rows[0].run_id != stereo.rows[0].run_id
+
+
+@pytest.mark.usefixtures("short_episodes")
 def test_rows_of_another_run_are_not_mixed_in(tmp_path: Path) -> None:
     roll(tmp_path, episodes=1)
     with pytest.raises(LedgerError, match=r"rows of another run .*views.*use another --out, or delete"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import closing
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from geo4d_bench.dataset.windows import Windows
-from geo4d_bench.errors import DatasetError
+from geo4d_bench.errors import CheckpointError, DatasetError
 from geo4d_bench.model.batch import first_frames
 from geo4d_bench.model.generator import Generator
 from geo4d_bench.training.data import batches, make_batch
@@ -51,6 +52,17 @@ def test_the_calibrated_setting_trains_on_a_dataset(tiny_dataset: Tiny, tmp_path
     window = Windows(tiny_dataset.eval, "novel").sample(np.random.default_rng(0))
     (video,) = generator.generate([first_frames(window)], [0])
     assert video.points.shape == window.points[:, 1:].shape
+
+
+def test_the_checkpoint_says_which_sensor_it_was_trained_with(tiny_dataset: Tiny, tmp_path: Path) -> None:
+    settings = TrainConfig(
+        data=tiny_dataset.train, sensor="stereo", steps=1, batch_size=2, out=tmp_path, threads=1, watched=1, watches=1
+    )
+    run(settings)
+    assert Generator.from_pretrained(tmp_path).config.sensor == "stereo"
+    assert dataclasses.replace(settings, out=None).folder.name == "nano_stereo"
+    with pytest.raises(CheckpointError, match="sensor = 'stereo', now it is 'perfect'"):
+        run(dataclasses.replace(settings, sensor="perfect"))
 
 
 def test_batches_are_the_same_from_any_number_of_processes(tiny_dataset: Tiny) -> None:
