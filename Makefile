@@ -97,7 +97,7 @@ format: setup
 	$(BIN)/ruff format .
 
 bench: setup
-	@set -e; for what in render rollout load generate track; do $(BIN)/geo4d-bench bench $$what --out runs/bench; done
+	@set -e; for what in render rollout load train generate track; do $(BIN)/geo4d-bench bench $$what --out runs/bench; done
 
 clean:
 	rm -rf .venv build data runs *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -26,10 +27,9 @@ from geo4d_bench.errors import ConfigError
 if TYPE_CHECKING:
     from geo4d_bench.dataset.windows import Windows
     from geo4d_bench.geometry import Camera
-    from geo4d_bench.model.video import FirstFrames
     from geo4d_bench.tasks.base import Task
 
-What = Literal["render", "rollout", "generate", "track", "load"]
+What = Literal["render", "rollout", "generate", "track", "load", "train"]
 WARM_UP = 2
 HEIGHT, WIDTH = 256, 320
 
@@ -97,7 +97,9 @@ def run(config: BenchConfig) -> Bench:
         ConfigError: too few repeats.  DatasetError, CheckpointError: ``load`` or ``generate`` lacks its input.
     """
     os.environ.setdefault("MUJOCO_GL", "egl")
-    measure = {"render": _render, "rollout": _rollout, "generate": _generate, "track": _track, "load": _load}
+    measure = {
+        "render": _render, "rollout": _rollout, "load": _load, "train": _train, "generate": _generate, "track": _track
+    }  # fmt: skip
     rows = tuple(measure[config.what](config))
     path = config.out / "bench.csv"
     _write(path, rows)
@@ -264,28 +266,48 @@ def _expert_step_ms(task: Task) -> float:
 
 
 def _generate(config: BenchConfig) -> list[Measurement]:
-    """One plan of the generator, against the time that the robot takes to carry out what is executed of it."""
+    """Plans of the generator: against the time that the robot takes to carry out what is executed of them, by steps
+    against 25, by views against generating pair by pair."""
     import torch
 
+    from geo4d_bench.harness import bench_model
     from geo4d_bench.harness.rollout import RolloutConfig, load_policy
     from geo4d_bench.model.generator import Generator
+    from geo4d_bench.tasks.rigs import make_rig
 
     settings = RolloutConfig(task=config.task, checkpoint=config.checkpoint)
     load_policy(settings)  # a missing checkpoint is explained here
     torch.set_num_threads(os.cpu_count() or 1)
     generator = Generator.from_pretrained(settings.checkpoint_folder)
-    first = _first_frames(config, (generator.config.height, generator.config.width))
-    video = generator.generate([first], [0])[0]
-    (seconds,) = median_seconds(config.repeats, lambda: generator.generate([first], [0]))
-    name = f"generate one plan, {video.rgb.shape[1]} frames x 2 views {first.rgb.shape[1]}x{first.rgb.shape[2]}"
-    return [_row(config, name, 1e3 * seconds, "ms", 1e3 * settings.execute * video.dt_s, more_is_better=False)]
+    c = generator.config
+    simulator = _simulator(config, (c.height, c.width))
+    cameras = list(make_rig("hemisphere16", simulator.task.spec.workspace).views("seen"))
+    pairs = bench_model.first_frames_of_pairs(simulator, cameras[: max(bench_model.VIEWS)])
+    seconds = functools.partial(median_seconds, config.repeats)
+    by_steps = bench_model.plan_seconds(generator, pairs[0], seconds)
+    by_views = bench_model.view_seconds(generator, pairs, seconds)
+    frames = f"{c.frames} frames"
+    size = f"{c.height}x{c.width}"
+    executed_ms = 1e3 * settings.execute * c.dt_s
+    rows = [
+        _row(config, f"generate one plan, {frames} x 2 views {size}", 1e3 * by_steps[1], "ms", executed_ms, False),
+    ]
+    for steps, took in by_steps.items():
+        name = f"generate one plan of {_count(steps, 'step')}, {frames} x 2 views {size}"
+        rows.append(_row(config, name, 1e3 * took, "ms", 1e3 * by_steps[max(by_steps)], False))
+    for views, took in by_views.items():
+        name = f"generate {views} views in one pass, {frames} {size}"
+        rows.append(_row(config, name, 1e3 * took, "ms", 1e3 * (views - 1) * by_views[2], False))
+    return rows
 
 
-def _first_frames(config: BenchConfig, image_size: tuple[int, int]) -> FirstFrames:
-    from geo4d_bench.policies.geo4d import first_frames
+def _train(config: BenchConfig) -> list[Measurement]:
+    """One pass for both views and modalities against four passes through the same network."""
+    from geo4d_bench.harness import bench_model
 
-    simulator = _simulator(config, image_size)
-    return first_frames(simulator.observe(), simulator.info)
+    one, four = bench_model.training_seconds("nano", functools.partial(median_seconds, config.repeats))
+    name = "train nano, 2 views and 2 modalities in one pass"
+    return [_row(config, name, bench_model.BATCH / one, "samples/s", bench_model.BATCH / four, more_is_better=True)]
 
 
 def _track(config: BenchConfig) -> list[Measurement]:

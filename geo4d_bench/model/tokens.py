@@ -98,19 +98,15 @@ class TokenNetwork(nn.Module):
             x = block(x)
         x = x.reshape(b, views, 1 + c.tokens, c.dim)
         n, states = self.decoder_n(x[:, 0], None)
-        context = [s.repeat_interleave(views - 1, 0) for s in states] if c.cross_view_attention else None
-        m, _ = self.decoder_m(x[:, 1:].flatten(0, 1), context)
-
-        pixels = torch.cat(
-            [
-                self.decoder_n.pixels(n[:, 1:], frames).view(b, 1, c.tokens, channels(c), -1),
-                self.decoder_m.pixels(m[:, 1:], frames).view(b, views - 1, c.tokens, channels(c), -1),
-            ],
-            1,
-        )
+        summary, pixels = [n[:, :1]], [self.decoder_n.pixels(n[:, 1:], frames)]
+        if views > 1:
+            context = [s.repeat_interleave(views - 1, 0) for s in states] if c.cross_view_attention else None
+            m, _ = self.decoder_m(x[:, 1:].flatten(0, 1), context)
+            summary.append(m[:, 0].view(b, views - 1, c.dim))
+            pixels.append(self.decoder_m.pixels(m[:, 1:], frames))
+        said = torch.cat([p.view(b, -1, c.tokens, channels(c), p.shape[-1] // channels(c)) for p in pixels], 1)
         # Untrained, the model copies the first frame and shows no hand.
-        rgb, depth, keep, valid, parts, hand = torch.split(pixels, [3, 1, 1, 1, c.part_classes, 3 * c.arms], dim=3)
-        summary = torch.cat([n[:, :1], m[:, 0].view(b, views - 1, c.dim)], 1)
+        rgb, depth, keep, valid, parts, hand = torch.split(said, [3, 1, 1, 1, c.part_classes, 3 * c.arms], dim=3)
         return Layers(
             rgb=rgb,
             depth=depth,
@@ -118,7 +114,7 @@ class TokenNetwork(nn.Module):
             valid=valid,
             parts=torch.cat([parts[:, :, :, :1] + 3.0, parts[:, :, :, 1:]], 3),
             hand=hand,
-            sprites=None if hands is None else self._sprites(summary, hands, in_n, frames),
+            sprites=None if hands is None else self._sprites(torch.cat(summary, 1), hands, in_n, frames),
         )
 
     def show_hands(self, clouds: HandClouds) -> None:
