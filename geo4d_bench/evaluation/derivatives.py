@@ -52,7 +52,8 @@ def derivative_energies(video: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]
         level = gaussian_filter(level, (0.0, 1.0, 1.0), mode="nearest")[:, ::2, ::2]
     channels = video.reshape(-1, 3).astype(np.float64)
     energies += [*np.square(channels.mean(0)).tolist(), *channels.var(0).tolist()]
-    return np.log(np.array(energies) + _FLOOR).astype(np.float32)
+    features: npt.NDArray[np.float32] = np.log(np.array(energies) + _FLOOR).astype(np.float32)
+    return features
 
 
 def _energy(values: npt.NDArray[np.floating[Any]]) -> float:

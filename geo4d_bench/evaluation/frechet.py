@@ -83,7 +83,7 @@ def pair_distance(real: Features, generated: Features) -> float:
 
 def _root(features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """(D, R) with S = root rootᵀ; R is the smaller of N and D."""
-    centred = (features - features.mean(0)) / np.sqrt(len(features) - 1)
-    if len(centred) <= centred.shape[1]:
-        return centred.T
-    return np.asarray(np.linalg.qr(centred, mode="r"), dtype=np.float64).T
+    root: npt.NDArray[np.float64] = ((features - features.mean(0)) / np.sqrt(len(features) - 1)).T
+    if root.shape[1] > root.shape[0]:
+        root = np.asarray(np.linalg.qr(root.T, mode="r"), dtype=np.float64).T
+    return root

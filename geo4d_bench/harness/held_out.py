@@ -27,7 +27,8 @@ def open_held_out(folder: Path, allow_train_data: bool = False) -> Dataset:
     if settings.split != "eval" and not allow_train_data:
         raise DatasetError(
             f"{folder}: its episodes are of the '{settings.split}' split, expected 'eval'; give a dataset "
-            f"that 'geo4d-bench datagen --task {settings.task} --split eval' made"
+            f"that 'geo4d-bench datagen --task {settings.task} --split eval' made "
+            "(evaluate takes --allow-train-data, too)"
         )
     return dataset
 

@@ -43,6 +43,10 @@ COLUMNS = {
     "SSIM n": ("ssim_n", 3),
     "SSIM m": ("ssim_m", 3),
     "AbsRel m, paper_compat": ("abs_rel_m_paper_compat", 3),
+    "Fréchet n, derivatives": ("frechet_derivatives_n", 1),
+    "Fréchet m, derivatives": ("frechet_derivatives_m", 1),
+    "FVD n": ("fvd_n", 0),
+    "FVD m": ("fvd_m", 0),
     "generate, ms": ("generate_ms", 0),
 }
 
@@ -208,18 +212,20 @@ def add_evaluations(page: Page, runs: Path) -> None:
     from geo4d_bench.harness.example import Example
     from geo4d_bench.harness.pictures import film_strip
 
-    page.values |= {"evaluations": [], "metric_columns": list(COLUMNS)}
+    page.values["evaluations"] = []
     for path in sorted(runs.rglob("metrics.csv")):
         folder, name = path.parent, _name(path.parent.parent, runs)
         tag = name.replace("/", "_")
         metrics = _table(path, "gripper_cm")
-        found: dict[str, Any] = {"name": name, "rows": _metric_rows(metrics), "strips": []}
+        columns = {title: column for title, column in COLUMNS.items() if column[0] in metrics}
+        found: dict[str, Any] = {"name": name, "columns": list(columns), "strips": []}
+        found["rows"] = _metric_rows(metrics, columns)
         found["note"] = (
             f"{int(metrics['windows'].max())} windows from {int(metrics['episodes'].max())} demonstrations of the "
             f"{metrics['split'].iloc[0]} split a row; in small print 95 % intervals from a bootstrap over "
             "demonstrations. A pixel that the generator leaves invalid counts as AbsRel 1 and as wrong for d1. "
             "AbsRel m by paper_compat scores invalid pixels as the paper's released code does. PSNR of equal frames "
-            "is infinite."
+            "is infinite. Fréchet distances are of sets of that many videos: compare equal numbers only."
         )
         by_frame = folder / "gripper_error_by_frame.csv"
         if by_frame.is_file():
@@ -241,11 +247,11 @@ def add_evaluations(page: Page, runs: Path) -> None:
         )
 
 
-def _metric_rows(metrics: pd.DataFrame) -> list[dict[str, Any]]:
+def _metric_rows(metrics: pd.DataFrame, columns: dict[str, tuple[str, int]]) -> list[dict[str, Any]]:
     rows = []
     for _, row in metrics.iterrows():
         cells = []
-        for column, digits in COLUMNS.values():
+        for column, digits in columns.values():
             value, low, high = (float(row.get(column + suffix, np.nan)) for suffix in ("", "_low", "_high"))
             text = "" if np.isnan(value) else f"{value:.{digits}f}"
             interval = "" if np.isnan(low) or np.isinf(value) else f"{low:.{digits}f} to {high:.{digits}f}"

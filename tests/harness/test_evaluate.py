@@ -56,6 +56,9 @@ def test_known_generator_gets_its_known_scores(blind: Path, tiny_dataset: Any, t
         assert 0.0 < true.miou <= 1.0
         assert true.view_gap_cm < 2.0  # half a pixel's diagonal on surfaces up to 2 m away is below
         assert generated.view_gap_cm > true.view_gap_cm
+        assert true.frechet_derivatives_m == pytest.approx(0.0, abs=1e-9)
+        assert copied.frechet_derivatives_n > 1.0  # a film that stands still has no derivatives in time
+        assert len(copied.frechet_derivatives_sha256) == 64
         assert generated.generate_ms > 0
         assert np.isnan(true.generate_ms)
 
@@ -105,6 +108,9 @@ def test_rerun_keeps_finished_windows_and_repeats_to_the_bit(blind: Path, tiny_d
     pd.testing.assert_frame_equal(before, kept)  # times included: nothing was computed again
     evaluate.run(dataclasses.replace(config, out=b))
     pd.testing.assert_frame_equal(after.drop(columns=TIMES), pd.read_csv(b / "windows.csv").drop(columns=TIMES))
+    resumed, fresh = (pd.read_csv(folder / "metrics.csv") for folder in (a, b))
+    times = [c for c in fresh if c.startswith(("generate_ms", "track_ms"))]
+    pd.testing.assert_frame_equal(resumed.drop(columns=times), fresh.drop(columns=times))  # features were kept, too
     evaluate.run(dataclasses.replace(config, seed=1))
     other = pd.read_csv(a / "windows.csv")
     assert set(other.run_id).isdisjoint(after.run_id)
@@ -132,6 +138,10 @@ def test_wrong_input_is_one_sentence(blind: Path, tiny_dataset: Any, tmp_path: P
     )
     with pytest.raises(ConfigError, match="16 x 24"):
         evaluate.run(dataclasses.replace(config, checkpoint=tmp_path / "small"))
+    evaluate.run(config)
+    (tmp_path / "features.safetensors").write_bytes(b"not ours")
+    with pytest.raises(DatasetError, match=r"features\.safetensors"):
+        evaluate.run(config)
     (tmp_path / "windows.csv").write_text("not,ours\n1,2\n")
     with pytest.raises(DatasetError, match="run_id"):
         evaluate.run(config)
