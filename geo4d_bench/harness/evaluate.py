@@ -309,6 +309,7 @@ def _table(metrics: pd.DataFrame) -> list[str]:
         "PSNR n": lambda r: f"{r['psnr_n_db']:.1f}",
         "Fréchet n": lambda r: f"{r['frechet_derivatives_n']:.1f}",
         "SSIM n": lambda r: f"{r['ssim_n']:.3f}",
+        "Fréchet n": lambda r: f"{r['frechet_derivatives_n']:.1f}",
         "ms": lambda r: "" if np.isnan(r["generate_ms"]) else f"{r['generate_ms']:.0f}",
     }
     cells = [["views", "source", *columns]]

@@ -169,11 +169,21 @@ def test_derivative_energies_of_a_ramp() -> None:
     video = np.repeat((10 + 2 * x + 3 * y + 5 * t)[..., None], 3, axis=-1).astype(np.uint8)
     features = derivative_energies(video)
     assert features.shape == (DIMENSION,)
-    np.testing.assert_allclose(features[:5], np.log(np.array([4, 9, 25, 0, 0]) + 1.0), atol=1e-6)
-    np.testing.assert_allclose(features[15:18], np.log(video.mean() ** 2 + 1.0), rtol=1e-6)
-    np.testing.assert_allclose(features[18:], np.log(video.var() + 1.0), rtol=1e-6)
+    np.testing.assert_allclose(features[:6], np.log(np.array([4, 9, 25, 0, 0, 0]) + 1.0), atol=1e-6)
+    np.testing.assert_allclose(features[18:21], np.log(video.mean() ** 2 + 1.0), rtol=1e-6)
+    np.testing.assert_allclose(features[21:], np.log(video.var() + 1.0), rtol=1e-6)
     with pytest.raises(ConfigError, match="16 x 16"):
         derivative_energies(video[:, :8])
+
+
+def test_time_running_backwards_changes_the_sign_of_three_features(videos: Videos) -> None:
+    """Where motion stops half-way, the later half has less of it."""
+    halting = freeze(videos[0][None], 4)[0]
+    forwards, backwards = derivative_energies(halting), derivative_energies(halting[::-1])
+    trend = [5, 11, 17]
+    assert (forwards[trend] < -0.1).all()
+    np.testing.assert_allclose(backwards[trend], -forwards[trend], rtol=1e-5)
+    np.testing.assert_allclose(np.delete(backwards, trend), np.delete(forwards, trend), rtol=1e-5, atol=1e-6)
 
 
 def test_fvd_is_the_name_only_of_i3d(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Evaluation on a real dataset, with a generator of which one thing is known: it shows no hand."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.generator import Generator
 from geo4d_bench.training.heldout import true_video
 
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 TIMES = ["generate_ms", "track_ms", "run_id"]
 
 
@@ -118,6 +120,11 @@ def test_known_generator_gets_its_known_scores(blind: Path, tiny_dataset: Any, t
         assert len(copied.frechet_derivatives_sha256) == 64
         assert generated.generate_ms > 0
         assert np.isnan(true.generate_ms)
+
+    first_cells = re.findall(r"^\| (`.*?) \|", DOCUMENT.read_text(), flags=re.M)
+    documented = {name for cell in first_cells for name in re.findall("`(.*?)`", cell)}
+    assert len(documented) > 20
+    assert {name for name in documented if not name.startswith("fvd")} <= set(metrics.columns)
 
     frames = pd.read_csv(tmp_path / "gripper_error_by_frame.csv")
     assert len(frames) == 2 * 3 * 10
