@@ -28,6 +28,7 @@ from geo4d_bench.model.batch import MORE, batch_from_first_frames
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.localise import MAP_POINTS, SceneMap
 from geo4d_bench.model.patches import from_patches, to_patches
+from geo4d_bench.model.processes import mean_over_processes, own_rows
 from geo4d_bench.model.scene import OPENING_SCALE_M, Hands
 from geo4d_bench.model.sprites import HandClouds, draw
 from geo4d_bench.model.tokens import Layers, TokenNetwork
@@ -104,7 +105,7 @@ class Generator(nn.Module):
         condition = self._condition(batch)
         x, device = self._clean(batch), batch["rgb"].device
         time = self._sample_times(len(x), rng).to(device)
-        noise = torch.randn(x.shape, generator=rng, dtype=torch.float32).to(device)
+        noise = own_rows(torch.randn, x.shape, rng).to(device)
         t = time.view(-1, 1, 1, 1, 1)
         frames = torch.randperm(c.frames, generator=rng)[: c.loss_frames].sort().values.to(device)
         # Hands are drawn where they truly are, so that they stay sharp however far off their positions are at first.
@@ -134,7 +135,7 @@ class Generator(nn.Module):
             "background": _mean(_distance(scene.background, points), weight * (valid & ~on_hand)) / c.point_scale_m,
             "hand": _mean(torch.as_tensor(hand_error), on_hand.float()) / c.motion_scale_m,
             **self._foresight_terms(batch, condition, layers.hands, rng),
-            "parts": F.cross_entropy(scene.parts.movedim(3, 1), parts, weight=part_weight),
+            "parts": _mean(F.cross_entropy(scene.parts.movedim(3, 1), parts, reduction="none"), part_weight[parts]),
             "valid": F.binary_cross_entropy_with_logits(scene.valid, valid.float()),
         }
         weights = {
@@ -295,7 +296,7 @@ class Generator(nn.Module):
     def _disturbed(self, cameras: tuple[Tensor, Tensor], rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Cameras a little off, each by itself, as they are where they had to be found."""
         R, t = cameras
-        turn, shift = (torch.randn(t.shape, generator=rng).to(t.device) for _ in range(2))
+        turn, shift = (own_rows(torch.randn, t.shape, rng).to(t.device) for _ in range(2))
         skew = torch.linalg.cross(
             (_FOUND_OFF_RAD * turn)[..., None, :].expand_as(R), torch.eye(3, device=t.device).expand_as(R), dim=-1
         )
@@ -427,8 +428,8 @@ class Generator(nn.Module):
 
     def _sample_times(self, size: int, rng: torch.Generator) -> Tensor:
         """(B,) noise levels: pure noise for a share, logit-normal for the others."""
-        inner = torch.sigmoid(torch.randn(size, generator=rng))
-        pure = torch.rand(size, generator=rng) < self.config.pure_noise_share
+        inner = torch.sigmoid(own_rows(torch.randn, (size,), rng))
+        pure = own_rows(torch.rand, (size,), rng) < self.config.pure_noise_share
         return torch.where(pure, torch.ones(size), inner)
 
     def _normalise(self, points: Tensor, dim: int) -> Tensor:
@@ -487,6 +488,6 @@ def _distance(a: Tensor, b: Tensor, dim: int = 3) -> Tensor:
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean; 0 where all weights are 0."""
+    """Weighted mean over the batch of all processes, as the mean of what they return; 0 where all weights are 0."""
     weight = weight.expand_as(values)
-    return (values * weight).sum() / weight.sum().clamp(min=1e-6)
+    return (values * weight).sum() / mean_over_processes(weight.sum()).clamp(min=1e-6)

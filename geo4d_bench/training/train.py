@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from geo4d_bench.training.data import WindowSource
     from geo4d_bench.training.trainer import Trainer
 
+Precision = Literal["auto", "fp32", "bf16"]
 LOSS_PICTURE, SAMPLES_PICTURE = "loss.png", "samples.png"
 _DEFAULT_MINUTES = 10.0
 
@@ -40,7 +41,7 @@ class TrainConfig:
     steps: int | None = None
     """Budget in steps instead of minutes."""
     batch_size: int = 8
-    """Windows a step."""
+    """Windows a step, of all processes together."""
     learning_rate: float = 1.5e-3
     """Highest learning rate, after the warm-up."""
     seed: int = 0
@@ -52,8 +53,8 @@ class TrainConfig:
     """CPU threads; all by default."""
     workers: int = 0
     """Processes that read windows ahead of the step, for a GPU; 0 is a thread of this process, enough on a CPU."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto = bf16 where the processor computes in it, else fp32."""
+    precision: Precision = "auto"
+    """auto = bf16 where the GPU or processor computes in it, else fp32."""
     watched: int = 12
     """Held-out windows that the hand error is measured on."""
     watches: int = 10
@@ -143,7 +144,7 @@ def train(
     watched = fixed_windows(held_out, config.watched, "held out") if held_out is not None else []
     copy_cm = copy_error_cm(watched) if watched else math.nan
     trainer = Trainer(
-        config.folder, generator_config, schedule, config.seed, settings, source, watched, _bf16(config.precision),
+        config.folder, generator_config, schedule, config.seed, settings, source, watched, config.precision,
         config.workers, (hand_clouds(seen), scene_points(seen)),
     )  # fmt: skip
     nothing_to_do = trainer.progress.finished
@@ -151,7 +152,8 @@ def train(
         try:
             trainer.run(lambda t: _draw(t, watched, copy_cm))
         except KeyboardInterrupt:
-            print(f"\nstopped and saved in {config.folder}; the same command goes on from there")
+            if trainer.first:
+                print(f"\nstopped and saved in {config.folder}; the same command goes on from there")
             raise
     held_out_cm = [float(r["held_out_cm"]) for r in trainer.rows if r["held_out_cm"]]
     progress = trainer.progress
@@ -181,15 +183,6 @@ def _draw(trainer: Trainer, watched: list[Window], copy_cm: float) -> None:
         shown = watched[:2]
         videos = trainer.averaged_generator().generate([first_frames(w) for w in shown], range(len(shown)))
         draw_samples(trainer.folder / SAMPLES_PICTURE, [true_video(w) for w in shown], videos)
-
-
-def _bf16(precision: str) -> bool:
-    """Whether to compute in bfloat16: emulated, it would be slower than float32."""
-    import torch
-
-    if precision == "auto":
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return precision == "bf16"
 
 
 def _open(folder: Path, preset: GeneratorConfig, sensor: SensorName, workers: int = 0) -> WindowSource:
