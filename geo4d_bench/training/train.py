@@ -81,7 +81,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where the checkpoint lies, what it reached and on which data; ``nothing_to_do`` where it was trained already."""
+    """Where the checkpoint lies, what it reached and on which data; ``nothing_to_do`` where it was trained already.
+
+    Of several processes the ``first`` knows the held-out error, and is the one that tells.
+    """
 
     folder: Path
     steps: int
@@ -90,8 +93,11 @@ class TrainResult:
     copy_cm: float
     nothing_to_do: bool
     data: Path
+    first: bool
 
     def __str__(self) -> str:
+        if not self.first:
+            return ""
         head = "was trained already" if self.nothing_to_do else "trained"
         error = ""
         if math.isfinite(self.held_out_cm):
@@ -115,7 +121,12 @@ def run(config: TrainConfig) -> TrainResult:
     source = _open(config.data, preset, config.sensor, config.workers)
     held_out = config.held_out or _eval_of(config.data)
     watching = config.held_out is not None or held_out.exists()
-    return train(config, preset, source, _open(held_out, preset, config.sensor) if watching else None)
+    result = train(config, preset, source, _open(held_out, preset, config.sensor) if watching else None)
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    return result
 
 
 def train(
@@ -165,6 +176,7 @@ def train(
         copy_cm=copy_cm,
         nothing_to_do=nothing_to_do,
         data=config.data,
+        first=trainer.first,
     )
 
 
