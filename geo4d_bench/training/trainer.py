@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 
 from geo4d_bench.dataset.types import Window
@@ -87,7 +87,7 @@ class Trainer:
     ) -> None:
         self.folder, self.schedule, self.seed, self.settings = folder, schedule, seed, settings
         self.source, self.watched, self.workers = source, watched, workers
-        self.accelerator = _accelerator(config)
+        self.accelerator = _accelerator()
         device, processes = self.accelerator.device, self.accelerator.num_processes
         self.bf16 = _bf16(precision, device)
         if schedule.batch_size % processes:
@@ -240,15 +240,13 @@ class _LossOf(nn.Module):
         return loss.total, loss.parts
 
 
-def _accelerator(config: GeneratorConfig) -> Accelerator:
+def _accelerator() -> Accelerator:
     """One process a GPU, as the launcher says, or a CPU where there is none (or ACCELERATE_USE_CPU forbids it).
 
-    ``--precision`` decides on bfloat16, not the launcher. Where the cameras are known, nothing looks for them: those
-    weights get no gradient.
+    ``--precision`` decides on bfloat16, not the launcher.
     """
     cpu = not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
-    parallel = DistributedDataParallelKwargs(find_unused_parameters=config.calibrated)
-    return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[parallel])
+    return Accelerator(cpu=cpu, mixed_precision="no")
 
 
 def _bf16(precision: str, device: torch.device) -> bool:
