@@ -89,7 +89,8 @@ def _run(name: str, args: list[str]) -> int:
         args=args,
     )
     result = module.run(config)
-    print(result)
+    if text := str(result):
+        print(text)
     return int(getattr(result, "exit_code", 0))
 
 

@@ -57,14 +57,8 @@ def derivative_energies(video: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]
         features.append(float(dt[-half:].mean() - dt[:half].mean()))
         level = gaussian_filter(level, (0.0, 1.0, 1.0), mode="nearest")[:, ::2, ::2]
     channels = video.reshape(-1, 3).astype(np.float64)
-<<<<<<< HEAD
-    energies += [*np.square(channels.mean(0)).tolist(), *channels.var(0).tolist()]
-    features: npt.NDArray[np.float32] = np.log(np.array(energies) + _FLOOR).astype(np.float32)
-    return features
-=======
     features += np.log(np.concatenate([np.square(channels.mean(0)), channels.var(0)]) + _FLOOR).tolist()
     return np.array(features, dtype=np.float32)
->>>>>>> df29b24b1fd4fbc93b42c5fc0de5c0237a0f0bd1
 
 
 def _log_energy(values: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:

@@ -86,9 +86,5 @@ def _root(features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """(D, R) with S = root rootᵀ; R is the smaller of N and D."""
     root: npt.NDArray[np.float64] = ((features - features.mean(0)) / np.sqrt(len(features) - 1)).T
     if root.shape[1] > root.shape[0]:
-<<<<<<< HEAD
-        root = np.linalg.qr(root.T, mode="r").T
-=======
         root = np.asarray(np.linalg.qr(root.T, mode="r"), dtype=np.float64).T
->>>>>>> df29b24b1fd4fbc93b42c5fc0de5c0237a0f0bd1
     return root

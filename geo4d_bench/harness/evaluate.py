@@ -307,7 +307,6 @@ def _table(metrics: pd.DataFrame) -> list[str]:
         "m ": lambda r: f"{r['d1_m']:.3f}",
         "mIoU": lambda r: f"{r['miou']:.2f}",
         "PSNR n": lambda r: f"{r['psnr_n_db']:.1f}",
-        "Fréchet n": lambda r: f"{r['frechet_derivatives_n']:.1f}",
         "SSIM n": lambda r: f"{r['ssim_n']:.3f}",
         "Fréchet n": lambda r: f"{r['frechet_derivatives_n']:.1f}",
         "ms": lambda r: "" if np.isnan(r["generate_ms"]) else f"{r['generate_ms']:.0f}",

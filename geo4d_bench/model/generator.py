@@ -32,6 +32,7 @@ from geo4d_bench.model.foresight import Foresight, Poses, cameras_in_n, cameras_
 from geo4d_bench.model.layers import Condition, Layers, compose, metres, normalise, pixels, without_weights
 from geo4d_bench.model.localise import MAP_POINTS
 from geo4d_bench.model.patches import from_patches, to_patches
+from geo4d_bench.model.processes import mean_over_processes, own_rows
 from geo4d_bench.model.scene import OPENING_SCALE_M, Hands
 from geo4d_bench.model.sprites import HandClouds
 from geo4d_bench.model.tokens import NOISY_CHANNELS, TokenNetwork
@@ -212,7 +213,7 @@ class Generator(nn.Module):
         """How far the generated pixels are off."""
         c, device, x = self.config, batch["rgb"].device, self._clean(batch)
         time = self._sample_times(len(x), rng).to(device)
-        noise = torch.randn(x.shape, generator=rng, dtype=torch.float32).to(device)
+        noise = own_rows(torch.randn, x.shape, rng).to(device)
         t = time.view(-1, 1, 1, 1, 1)
         frames = torch.randperm(c.frames, generator=rng)[: c.loss_frames].sort().values.to(device)
         # Hands are drawn where they truly are, so that they stay sharp however far off their positions are at first.
@@ -231,7 +232,7 @@ class Generator(nn.Module):
         part_weight[0] = 1.0
         terms = {
             "rgb": _mean((scene.rgb - rgb).square().add(1e-4).sqrt(), weight),
-            "parts": F.cross_entropy(scene.parts.movedim(3, 1), parts, weight=part_weight),
+            "parts": _mean(F.cross_entropy(scene.parts.movedim(3, 1), parts, reduction="none"), part_weight[parts]),
         }
         if c.rgb_only:
             return terms
@@ -298,7 +299,7 @@ class Generator(nn.Module):
         if not self.config.finds_cameras:
             return cameras
         R, t = cameras
-        turn, shift = (torch.randn(t.shape, generator=rng).to(t.device) for _ in range(2))
+        turn, shift = (own_rows(torch.randn, t.shape, rng).to(t.device) for _ in range(2))
         skew = torch.linalg.cross(
             (_FOUND_OFF_RAD * turn)[..., None, :].expand_as(R), torch.eye(3, device=t.device).expand_as(R), dim=-1
         )
@@ -359,8 +360,8 @@ class Generator(nn.Module):
 
     def _sample_times(self, size: int, rng: torch.Generator) -> Tensor:
         """(B,) noise levels: pure noise for a share, logit-normal for the others."""
-        inner = torch.sigmoid(torch.randn(size, generator=rng))
-        pure = torch.rand(size, generator=rng) < self.config.pure_noise_share
+        inner = torch.sigmoid(own_rows(torch.randn, (size,), rng))
+        pure = own_rows(torch.rand, (size,), rng) < self.config.pure_noise_share
         return torch.where(pure, torch.ones(size), inner)
 
     def _images(self, patches: Tensor) -> Any:
@@ -399,6 +400,6 @@ def _distance(a: Tensor, b: Tensor, dim: int = 3) -> Tensor:
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean; 0 where all weights are 0."""
+    """Weighted mean over the batch of all processes, as the mean of what they return; 0 where all weights are 0."""
     weight = weight.expand_as(values)
-    return (values * weight).sum() / weight.sum().clamp(min=1e-6)
+    return (values * weight).sum() / mean_over_processes(weight.sum()).clamp(min=1e-6)

@@ -36,8 +36,12 @@ def fixed_windows(source: WindowSource, count: int, name: str) -> list[Window]:
     return [source.sample(rng) for _ in range(count)]
 
 
+Part = tuple[int, int]
+"""(rank, processes): which of equal parts of a batch, in order."""
+
+
 def batches(
-    source: WindowSource, size: int, seed: int, start: int, workers: int = 0, ahead: int = 3
+    source: WindowSource, size: int, seed: int, start: int, workers: int = 0, ahead: int = 3, part: Part = (0, 1)
 ) -> Generator[dict[str, Tensor], None, None]:
     """Batches for steps ``start``, ``start + 1`` ...; each worker makes its next ``ahead`` in the background.
 
@@ -45,17 +49,18 @@ def batches(
 
     Args:
         source: of windows; with ``workers`` it is pickled.
-        size: windows a batch.
+        size: windows a batch, of all processes.
         seed, start: of the training, and the first step; the batches do not depend on the rest.
         workers: processes; 0 is a thread of this one, which on a CPU takes less from the training.
+        part: of each batch, that is made.
     """
     if workers == 0:
-        yield from _in_a_thread(source, size, seed, start, ahead)
+        yield from _in_a_thread(source, size, seed, start, ahead, part)
         return
     wanted = True
     # Started afresh, never forked: threads of this process would be lost in a copy.
     stream = iter(DataLoader(
-        _Steps(source, size, seed), batch_size=None, sampler=takewhile(lambda _: wanted, count(start)),
+        _Steps(source, size, seed, part), batch_size=None, sampler=takewhile(lambda _: wanted, count(start)),
         num_workers=workers, prefetch_factor=ahead, multiprocessing_context="spawn",
     ))  # fmt: skip
     try:
@@ -68,7 +73,7 @@ def batches(
 
 
 def _in_a_thread(
-    source: WindowSource, size: int, seed: int, start: int, ahead: int
+    source: WindowSource, size: int, seed: int, start: int, ahead: int, part: Part
 ) -> Generator[dict[str, Tensor], None, None]:
     pool = ThreadPoolExecutor(1, "batches")
     waiting: deque[Future[dict[str, Tensor]]] = deque()
@@ -76,7 +81,7 @@ def _in_a_thread(
         step = start
         while True:
             while len(waiting) <= ahead:
-                waiting.append(pool.submit(make_batch, source, size, seed, step))
+                waiting.append(pool.submit(make_batch, source, size, seed, step, part))
                 step += 1
             yield waiting.popleft().result()
     finally:
@@ -90,14 +95,20 @@ class _Steps(Dataset[dict[str, Tensor]]):
     source: WindowSource
     size: int
     seed: int
+    part: Part
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        return make_batch(self.source, self.size, self.seed, step)
+        return make_batch(self.source, self.size, self.seed, step, self.part)
 
 
-def make_batch(source: WindowSource, size: int, seed: int, step: int) -> dict[str, Tensor]:
-    """The batch of one step, with ``FURTHER`` times as many windows of which only the hands' way is learned."""
-    rng = generator("training", "train", seed, f"batch {step}")
-    batch = batch_from_windows([source.sample(rng) for _ in range(size)])
-    further = hands_from_windows([source.sample(rng) for _ in range(FURTHER * size)])
-    return batch | {MORE + k: v for k, v in further.items()}
+def make_batch(source: WindowSource, size: int, seed: int, step: int, part: Part = (0, 1)) -> dict[str, Tensor]:
+    """The batch of one step or a part of it, with ``FURTHER`` times as many windows of which only the hands' way is
+    learned. Each window has a generator of its own, so that no part depends on another."""
+
+    def windows(kind: str, count: int) -> list[Window]:
+        rank, processes = part
+        own = range(rank * count // processes, (rank + 1) * count // processes)
+        return [source.sample(generator("training", "train", seed, f"batch {step} {kind} {i}")) for i in own]
+
+    further = hands_from_windows(windows("further", FURTHER * size))
+    return batch_from_windows(windows("window", size)) | {MORE + k: v for k, v in further.items()}

@@ -85,7 +85,7 @@ def load_state(folder: Path, module: nn.Module, average: Average, optimizers: Op
     tensors = read_tensors(folder / STATE_NAME)
     try:
         module.load_state_dict(_part(tensors, "weights/"))
-        average.weights = {k: tensors[f"average/{k}"] for k in average.weights}
+        average.weights = {k: tensors[f"average/{k}"].to(v.device) for k, v in average.weights.items()}
         optimizers.load_state(_part(tensors, "optimizer/"))
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from geo4d_bench.training.data import WindowSource
     from geo4d_bench.training.trainer import Trainer
 
+Precision = Literal["auto", "fp32", "bf16"]
 LOSS_PICTURE, SAMPLES_PICTURE = "loss.png", "samples.png"
 _DEFAULT_MINUTES = 10.0
 
@@ -52,7 +53,7 @@ class TrainConfig:
     steps: int | None = None
     """Budget in steps instead of minutes."""
     batch_size: int = 8
-    """Windows a step."""
+    """Windows a step, of all processes together."""
     learning_rate: float = 1.5e-3
     """Highest learning rate, after the warm-up."""
     seed: int = 0
@@ -64,8 +65,8 @@ class TrainConfig:
     """CPU threads; all by default."""
     workers: int = 0
     """Processes that read windows ahead of the step, for a GPU; 0 is a thread of this process, enough on a CPU."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto = bf16 where the processor computes in it, else fp32."""
+    precision: Precision = "auto"
+    """auto = bf16 where the GPU or processor computes in it, else fp32."""
     watched: int = 12
     """Held-out windows that the hand error is measured on."""
     watches: int = 10
@@ -94,7 +95,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where the checkpoint lies, what it reached and on which data; ``nothing_to_do`` where it was trained already."""
+    """Where the checkpoint lies, what it reached and on which data; ``nothing_to_do`` where it was trained already.
+
+    Of several processes the ``first`` knows the held-out error, and is the one that tells.
+    """
 
     folder: Path
     steps: int
@@ -103,8 +107,11 @@ class TrainResult:
     copy_cm: float
     nothing_to_do: bool
     data: Path
+    first: bool
 
     def __str__(self) -> str:
+        if not self.first:
+            return ""
         head = "was trained already" if self.nothing_to_do else "trained"
         error = ""
         if math.isfinite(self.held_out_cm):
@@ -128,7 +135,12 @@ def run(config: TrainConfig) -> TrainResult:
     source = _open(config.data, preset, config.sensor, config.workers)
     held_out = config.held_out or _eval_of(config.data)
     watching = config.held_out is not None or held_out.exists()
-    return train(config, preset, source, _open(held_out, preset, config.sensor) if watching else None)
+    result = train(config, preset, source, _open(held_out, preset, config.sensor) if watching else None)
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    return result
 
 
 def train(
@@ -169,7 +181,7 @@ def train(
     watched = fixed_windows(held_out, config.watched, "held out") if held_out is not None else []
     copy_cm = copy_error_cm(watched) if watched else math.nan
     trainer = Trainer(
-        config.folder, generator_config, schedule, config.seed, settings, source, watched, _bf16(config.precision),
+        config.folder, generator_config, schedule, config.seed, settings, source, watched, config.precision,
         config.workers, (hand_clouds(seen), scene_points(seen)),
     )  # fmt: skip
     nothing_to_do = trainer.progress.finished
@@ -177,7 +189,8 @@ def train(
         try:
             trainer.run(lambda t: _draw(t, watched, copy_cm))
         except KeyboardInterrupt:
-            print(f"\nstopped and saved in {config.folder}; the same command goes on from there")
+            if trainer.first:
+                print(f"\nstopped and saved in {config.folder}; the same command goes on from there")
             raise
     held_out_cm = [float(r["held_out_cm"]) for r in trainer.rows if r["held_out_cm"]]
     progress = trainer.progress
@@ -189,6 +202,7 @@ def train(
         copy_cm=copy_cm,
         nothing_to_do=nothing_to_do,
         data=config.data,
+        first=trainer.first,
     )
 
 
@@ -207,15 +221,6 @@ def _draw(trainer: Trainer, watched: list[Window], copy_cm: float) -> None:
         shown = watched[:2]
         videos = trainer.averaged_generator().generate([first_frames(w) for w in shown], range(len(shown)))
         draw_samples(trainer.folder / SAMPLES_PICTURE, [true_video(w) for w in shown], videos)
-
-
-def _bf16(precision: str) -> bool:
-    """Whether to compute in bfloat16: emulated, it would be slower than float32."""
-    import torch
-
-    if precision == "auto":
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return precision == "bf16"
 
 
 def _open(folder: Path, preset: GeneratorConfig, sensor: SensorName, workers: int = 0) -> WindowSource:

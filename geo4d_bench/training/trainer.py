@@ -1,10 +1,16 @@
-"""The training loop: warm-up and cosine by budget, averaged weights, a log, pictures, and exact resumption."""
+"""The training loop: warm-up and cosine by budget, averaged weights, a log, pictures, and exact resumption.
+
+On a CPU, a GPU, or several, each with a process of its own (``accelerate launch``, ``torchrun``): every process makes
+its part of a batch, gradients are averaged, and all of them hold the same weights. The first writes, logs and draws.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
+import resource
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -13,12 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import parse_flag_from_env
+from torch import Tensor, nn
 
 from geo4d_bench.dataset.types import Window
-from geo4d_bench.errors import CheckpointError
+from geo4d_bench.errors import CheckpointError, ConfigError
 from geo4d_bench.model.checkpoint import WEIGHTS_NAME, save_checkpoint, write_aside
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.generator import Generator
+from geo4d_bench.model.processes import mean_over_processes
 from geo4d_bench.model.sprites import HandClouds
 from geo4d_bench.seeding import derive_seed
 from geo4d_bench.training.data import WindowSource, batches
@@ -71,48 +81,72 @@ class Trainer:
         settings: dict[str, Any],
         source: WindowSource,
         watched: Sequence[Window],
-        bf16: bool,
+        precision: str,
         workers: int,
         known: tuple[HandClouds, torch.Tensor],
     ) -> None:
         self.folder, self.schedule, self.seed, self.settings = folder, schedule, seed, settings
-        self.source, self.watched, self.bf16, self.workers = source, watched, bf16, workers
+        self.source, self.watched, self.workers = source, watched, workers
+        self.accelerator = _accelerator()
+        device, processes = self.accelerator.device, self.accelerator.num_processes
+        self.bf16 = _bf16(precision, device)
+        if schedule.batch_size % processes:
+            raise ConfigError(
+                f"train: --batch-size {schedule.batch_size} cannot be shared out evenly among {processes} processes; "
+                f"give a multiple of {processes}"
+            )
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed("training", "train", seed, "weights"))
-            self.generator = Generator(config)
+            self.generator = Generator(config).to(device)
         self.generator.know(*known)
-        self.averaged = Generator(config).eval()
+        self.averaged = Generator(config).to(device).eval()
         self.average = Average(self.generator, schedule.average_decay)
         self.optimizers = Optimizers(self.generator, schedule.learning_rate, schedule.weight_decay)
         self.progress = Progress()
         self.rows: list[dict[str, str]] = []
         self._resume()
+        self.model = self.accelerator.prepare_model(_LossOf(self.generator))
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes, or the only one."""
+        return bool(self.accelerator.is_main_process)
 
     def run(self, on_watch: Callable[[Trainer], None] | None = None) -> None:
-        """Train to the end of the budget. On SIGINT or SIGTERM the step in hand ends, everything is saved, and
-        KeyboardInterrupt is raised; the same call on the same folder goes on from there."""
+        """Train to the end of the budget. On SIGINT or SIGTERM in any process the step in hand ends, everything is
+        saved, and KeyboardInterrupt is raised in all; the same call on the same folder goes on from there.
+
+        ``on_watch`` is called in the first process alone.
+        """
         from tqdm import tqdm
 
         started, before = time.perf_counter(), self.progress.trained_s
         watches = int(self.schedule.done(self.progress) * self.schedule.watches)
-        bar = tqdm(total=100, initial=int(100 * self.schedule.done(self.progress)), unit="%", desc="train")
-        stream = batches(self.source, self.schedule.batch_size, self.seed, self.progress.step, self.workers)
+        initial = int(100 * self.schedule.done(self.progress))
+        bar = tqdm(total=100, initial=initial, unit="%", desc="train", disable=not self.first)
+        part = (self.accelerator.process_index, self.accelerator.num_processes)
+        stream = batches(self.source, self.schedule.batch_size, self.seed, self.progress.step, self.workers, part=part)
+        stopped = False
         with bar, closing(stream), StopRequest() as stop:
-            while self.schedule.done(self.progress) < 1.0 and not stop.received:
+            while self.schedule.done(self.progress) < 1.0 and not stopped:
                 row = self._step(next(stream))
                 self.rows.append(row)
-                self.progress.trained_s = before + time.perf_counter() - started
+                # One clock decides, and one stop request is all processes': otherwise some would wait for others.
+                self.progress.trained_s, stopped = self._agree(before + time.perf_counter() - started, stop.received)
                 share = self.schedule.done(self.progress)
                 if int(share * self.schedule.watches) > watches:
                     watches = int(share * self.schedule.watches)
-                    row["held_out_cm"] = f"{self._held_out():.3f}"
-                    if share < 1.0:
-                        self.save()
-                    if on_watch is not None:
-                        on_watch(self)
+                    if self.first:
+                        row["held_out_cm"] = f"{self._held_out():.3f}"
+                        if share < 1.0:
+                            self.save()
+                        if on_watch is not None:
+                            on_watch(self)
                 self._show(bar, share)
             self.progress.finished = self.schedule.done(self.progress) >= 1.0
-            self.save()
+            if self.first:
+                self.save()
+            self.accelerator.wait_for_everyone()  # a launcher ends all processes when one of them has ended
         if not self.progress.finished:
             raise KeyboardInterrupt
 
@@ -150,24 +184,34 @@ class Trainer:
             rows = list(csv.DictReader(io.StringIO(log.read_text())))
             self.rows = [r for r in rows if int(r["step"]) <= progress.step]
 
-    def _step(self, batch: dict[str, torch.Tensor]) -> dict[str, str]:
+    def _step(self, batch: dict[str, Tensor]) -> dict[str, str]:
         started = time.perf_counter()
         rng = torch.Generator().manual_seed(derive_seed("training", "train", self.seed, f"noise {self.progress.step}"))
         rate = self.schedule.rate(self.progress)
         self.optimizers.set_rate(rate)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            loss = self.generator.loss(batch, rng)
+        device = self.accelerator.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            total, parts = self.model({k: v.to(device, non_blocking=True) for k, v in batch.items()}, rng)
         self.optimizers.zero_grad()
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        self.accelerator.backward(total)
         norm = torch.nn.utils.clip_grad_norm_(self.generator.parameters(), 4.0)
         self.optimizers.step()
         self.progress.step += 1
         self.average.update(self.generator, self.progress.step)
         took = time.perf_counter() - started
-        values = {"loss": float(loss.total.detach()), **loss.parts, "gradient": float(norm), "rate": rate}
+        names = ["loss", *parts]
+        means = mean_over_processes(torch.tensor([float(total.detach()), *parts.values()], device=device)).tolist()
+        values = dict(zip(names, means, strict=True)) | {"gradient": float(norm), "rate": rate}
         row = {"step": str(self.progress.step), "seconds": f"{self.progress.trained_s + took:.2f}"}
         row |= {k: f"{v:.6g}" for k, v in values.items()}
-        return row | {"windows_per_s": f"{len(batch['rgb']) / took:.2f}", "held_out_cm": ""}
+        row |= {"windows_per_s": f"{self.schedule.batch_size / took:.2f}", "peak_mib": f"{_peak_mib(device):.0f}"}
+        return row | {"held_out_cm": ""}
+
+    def _agree(self, trained_s: float, stop: bool) -> tuple[float, bool]:
+        """The first process's time, and whether any was told to stop."""
+        own = torch.tensor([trained_s if self.first else 0.0, float(stop)], dtype=torch.float64)
+        total = self.accelerator.reduce(own.to(self.accelerator.device), "sum").tolist()
+        return total[0], total[1] > 0
 
     def _held_out(self) -> float:
         return hand_error_cm(self.averaged_generator(), self.watched) if self.watched else math.nan
@@ -182,6 +226,44 @@ class Trainer:
             refresh=False,
         )
         bar.update(int(100 * share) - bar.n)
+
+
+class _LossOf(nn.Module):
+    """A generator's loss as a module's forward pass, which is what ``DistributedDataParallel`` wraps."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, batch: dict[str, Tensor], rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        loss = self.generator.loss(batch, rng)
+        return loss.total, loss.parts
+
+
+def _accelerator() -> Accelerator:
+    """One process a GPU, as the launcher says, or a CPU where there is none (or ACCELERATE_USE_CPU forbids it).
+
+    ``--precision`` decides on bfloat16, not the launcher.
+    """
+    cpu = not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
+    return Accelerator(cpu=cpu, mixed_precision="no")
+
+
+def _bf16(precision: str, device: torch.device) -> bool:
+    """Whether to compute in bfloat16: emulated, it would be slower than float32."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _peak_mib(device: torch.device) -> float:
+    """The most memory that this process has held: of the GPU where it has one, else of the machine."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device)) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def _csv(rows: Sequence[dict[str, str]]) -> str:

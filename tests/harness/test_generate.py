@@ -53,11 +53,7 @@ def test_clouds_hold_every_valid_point_in_camera_n_and_its_colour(
         read = trimesh.load(folder / f"true_{t:02d}.ply")
         np.testing.assert_allclose(read.vertices, points[valid], rtol=0, atol=1e-6)  # float32 and its decimals
         np.testing.assert_array_equal(read.colors[:, :3], rgb[valid])
-<<<<<<< HEAD
     video = CheckpointContender(checkpoint, 0, None).predict([window], "novel", 0).video
-=======
-    video = CheckpointContender(checkpoint, 0, None).video(window, "novel", 0)
->>>>>>> df29b24b1fd4fbc93b42c5fc0de5c0237a0f0bd1
     read = trimesh.load(folder / "generated_01.ply")
     there = np.isfinite(video.points[:, 0]).all(-1)
     np.testing.assert_allclose(read.vertices, video.points[:, 0][there], rtol=0, atol=1e-6)

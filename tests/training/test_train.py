@@ -7,6 +7,8 @@ import dataclasses
 import math
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,10 @@ def test_training_beats_the_copied_first_frame(tmp_path: Path) -> None:
     }  # fmt: skip
     rows = log(tmp_path)
     assert [int(r["step"]) for r in rows] == list(range(1, 151))
+    peaks = [float(r["peak_mib"]) for r in rows]
+    assert peaks == sorted(peaks)
+    assert peaks[0] > 100  # torch alone takes more
+    assert all(float(r["windows_per_s"]) > 0 for r in rows)
     assert sum(r["held_out_cm"] != "" for r in rows) == 4
     assert float(rows[-1]["held_out_cm"]) == pytest.approx(result.held_out_cm)
     assert Generator.from_pretrained(tmp_path).config.point_mean_m != DEBUG.point_mean_m
@@ -86,12 +92,46 @@ def test_a_stopped_run_goes_on_exactly(tmp_path: Path, capsys: pytest.CaptureFix
         whole, parts = load_file(tmp_path / "whole" / name), load_file(tmp_path / "parts" / name)
         assert whole.keys() == parts.keys()
         assert all(np.array_equal(whole[k], parts[k]) for k in whole)
-    measured = ("seconds", "windows_per_s")
+    measured = ("seconds", "windows_per_s", "peak_mib")
     whole_log, parts_log = log(tmp_path / "whole"), log(tmp_path / "parts")
     for row in (*whole_log, *parts_log):
         for key in measured:
             del row[key]
     assert whole_log == parts_log
+
+
+def test_two_processes_train_and_resume_as_one_does(tmp_path: Path) -> None:
+    run(config(tmp_path / "one", steps=8, watches=1))
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+            Path(__file__).with_name("two_processes.py"), tmp_path,
+        ],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    # One of the two was interrupted, and both stopped and went on.
+    assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == ["8 True 8"] * 2
+    one, two, parts = (log(tmp_path / name) for name in ("one", "two", "parts"))
+    for a, b, c in zip(one, two, parts, strict=True):
+        for name in a.keys() - {"step", "seconds", "windows_per_s", "peak_mib", "held_out_cm"}:
+            # The same sums in another order, in float32, and six digits in the log.
+            assert float(b[name]) == pytest.approx(float(a[name]), rel=2e-5), (a["step"], name)
+            assert b[name] == c[name]
+    assert [row["held_out_cm"] for row in two] == [row["held_out_cm"] for row in parts]
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two", "parts")]
+    for name, whole in weights[0].items():
+        # Both optimisers divide by a gradient's size, so that what is rounded differently moves a weight by a share of
+        # a learning rate of 1.5e-3 a step: two in a hundred of one step here.
+        np.testing.assert_allclose(weights[1][name], whole, atol=2e-2 * 1.5e-3, err_msg=name)
+        np.testing.assert_array_equal(weights[2][name], weights[1][name], err_msg=name)
+
+
+def test_a_batch_in_parts_is_the_whole_batch() -> None:
+    whole = make_batch(Made(), 6, 0, 5)
+    parts = [make_batch(Made(), 6, 0, 5, (rank, 3)) for rank in range(3)]
+    for name, value in whole.items():
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), value, err_msg=name)
 
 
 def test_a_finished_run_says_so_and_does_nothing(tmp_path: Path) -> None:
