@@ -7,6 +7,7 @@ its weights; ``RectifiedFlow`` is for models trained from scratch, which need on
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import ClassVar, Protocol
 
 import torch
@@ -62,7 +63,7 @@ def sample(diffusion: Diffusion, denoise: Callable[[Tensor, Tensor], Tensor], no
     """
     levels = diffusion.sampling_levels(steps).to(noise.device)
     x = diffusion.start(noise, levels[0])
-    for level, following in zip(levels[:-1], levels[1:], strict=True):
+    for level, following in pairwise(levels):
         direction = (x - denoise(x, level.expand(len(x)))) / level
         x = x + direction * (following - level)
     return x

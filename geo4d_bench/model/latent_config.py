@@ -62,8 +62,8 @@ class LatentConfig:
 
     Attributes:
         height, width: image size in pixels.
-        latent: ``autoencoder`` (Stable Video Diffusion's, frozen, with a frozen CLIP image encoder) or ``pixels``: cells
-            of ``patch`` x ``patch`` pixels are the latents, and the image embedding is learned: for training from
+        latent: ``autoencoder`` (Stable Video Diffusion's, frozen, with a frozen CLIP image encoder) or ``pixels``:
+            cells of ``patch`` x ``patch`` pixels are the latents, and the image embedding is learned: for training from
             scratch.
         diffusion: ``edm`` or ``rectified_flow``.
         sample_steps: Euler steps of ``generate``.
@@ -100,14 +100,14 @@ class LatentConfig:
     image_encoder: ImageEncoderSizes = ImageEncoderSizes()
 
     def __post_init__(self) -> None:
+        if self.latent not in ("autoencoder", "pixels"):
+            raise ConfigError(f"latent generator: latent '{self.latent}', expected autoencoder or pixels")
         cells = self.cell * 2 ** (len(self.unet.block_out_channels) - 1)
         if self.height % cells or self.width % cells:
             raise ConfigError(
                 f"latent generator: {self.height} x {self.width} pixels don't divide by {cells}, the side of the "
                 "U-Net's largest cell; choose multiples of it"
             )
-        if self.latent not in ("autoencoder", "pixels"):
-            raise ConfigError(f"latent generator: latent '{self.latent}', expected autoencoder or pixels")
         if self.diffusion not in ("edm", "rectified_flow"):
             raise ConfigError(f"latent generator: diffusion '{self.diffusion}', expected edm or rectified_flow")
         if self.setting not in SETTINGS:

@@ -1,8 +1,9 @@
 """Stable Video Diffusion's U-Net with a decoder for each of two views and cross-view attention between them.
 
-Encoder and middle are shared. View m's decoder is a deep copy of view n's, made after pretrained weights were loaded, so
-that the two can part (paper, section 3.2). After each decoder layer the pointmap stream of view m looks at that of view
-n, within each frame; the attention's output starts at zero, so that untrained both views are the stock model to the bit.
+Encoder and middle are shared. View m's decoder is a deep copy of view n's, made after pretrained weights were loaded,
+so that the two can part (paper, section 3.2). After each decoder layer the pointmap stream of view m looks at that of
+view n, within each frame; the attention's output starts at zero, so that untrained both views are the stock model to
+the bit.
 The forward pass follows ``UNetSpatioTemporalConditionModel.forward`` of diffusers 0.42.
 """
 
@@ -76,8 +77,8 @@ class DualDecoderUNet(nn.Module):
         """
         views, streams, batch, frames = x.shape[:4]
         videos = views * streams * batch
-        given = self._given(level.repeat(views * streams), context[:, None].expand(-1, streams, -1, -1, -1).flatten(0, 2),
-                            added_time, frames)  # fmt: skip
+        contexts = context[:, None].expand(-1, streams, -1, -1, -1).flatten(0, 2)  # (N, L, D)
+        given = self._given(level.repeat(views * streams), contexts, added_time, frames)
         hidden = self.conv_in(x.flatten(0, 3))  # (N * T, C, h, w), the views being the halves of N
         skips = [hidden]
         for block in self.down_blocks:
