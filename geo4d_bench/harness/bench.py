@@ -268,12 +268,12 @@ def _generate(config: BenchConfig) -> list[Measurement]:
     import torch
 
     from geo4d_bench.harness.rollout import RolloutConfig, load_policy
-    from geo4d_bench.model.generator import Generator
+    from geo4d_bench.model.backbones import load_generator
 
     settings = RolloutConfig(task=config.task, checkpoint=config.checkpoint)
     load_policy(settings)  # a missing checkpoint is explained here
     torch.set_num_threads(os.cpu_count() or 1)
-    generator = Generator.from_pretrained(settings.checkpoint_folder)
+    generator = load_generator(settings.checkpoint_folder)
     first = _first_frames(config, (generator.config.height, generator.config.width))
     video = generator.generate([first], [0])[0]
     (seconds,) = median_seconds(config.repeats, lambda: generator.generate([first], [0]))

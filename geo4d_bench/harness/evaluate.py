@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from geo4d_bench.dataset.reader import Dataset
     from geo4d_bench.dataset.types import Window
     from geo4d_bench.geometry.hand import HandModel
-    from geo4d_bench.model.generator import Generator
+    from geo4d_bench.model.backbones import AnyGenerator
     from geo4d_bench.model.video import Video4D
     from geo4d_bench.policies.trackers import HandTrack
 
@@ -103,14 +103,14 @@ def run(config: EvaluateConfig) -> Evaluation:
         raise ConfigError(f"evaluate: windows is {config.windows}, expected 1 or more")
     from tqdm import tqdm
 
+    from geo4d_bench.model.backbones import load_generator
     from geo4d_bench.model.checkpoint import checkpoint_sha256
-    from geo4d_bench.model.generator import Generator
 
     dataset = _open(config)
     task = dataset.manifest.settings.task
     checkpoint = config.checkpoint or Path("runs") / task / "nano"
     sha256 = checkpoint_sha256(checkpoint)
-    model = Generator.from_pretrained(checkpoint)
+    model = load_generator(checkpoint)
     held_out = _HeldOut(config, dataset, model.config.frames, model.config.dt_s)
     out = config.out or checkpoint / "evaluation"
     store = _Store(out / "windows.csv", _run_id(config, sha256, held_out.identity))
@@ -173,7 +173,7 @@ class _HeldOut:
 class _Scorer:
     """Turns a window into three rows, one a source."""
 
-    def __init__(self, generator: Generator, hands: dict[str, HandModel], config: EvaluateConfig) -> None:
+    def __init__(self, generator: AnyGenerator, hands: dict[str, HandModel], config: EvaluateConfig) -> None:
         from geo4d_bench.policies.trackers import PointTracker
 
         self.generator, self.config = generator, config

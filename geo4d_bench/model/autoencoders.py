@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -50,13 +50,15 @@ class Autoencoders(nn.Module):
 
     @torch.no_grad()
     def encode(self, stream: int, images: Tensor) -> Tensor:
-        autoencoder = self.streams[stream]
-        return torch.cat([autoencoder.encode(some).latent_dist.mode() for some in images.split(_CHUNK)])
+        autoencoder: Any = self.streams[stream]
+        return torch.cat([autoencoder.encode(some).latent_dist.mode() for some in torch.split(images, _CHUNK)])
 
     @torch.no_grad()
     def decode(self, stream: int, latents: Tensor, frames: int) -> Tensor:
-        autoencoder = self.streams[stream]
-        return torch.cat([autoencoder.decode(video, num_frames=frames).sample for video in latents.split(frames)])
+        autoencoder: Any = self.streams[stream]
+        return torch.cat(
+            [autoencoder.decode(video, num_frames=frames).sample for video in torch.split(latents, frames)]
+        )
 
     def known(self, valid: Tensor) -> Tensor:
         # Strict, because one invalid pixel changes the whole cell: only cells without any count.
@@ -79,7 +81,7 @@ class Autoencoders(nn.Module):
         Returns:
             For every step ``loss`` and ``l1``, the mean distance before it.
         """
-        autoencoder = self.streams[POINTS].requires_grad_(True)
+        autoencoder: Any = self.streams[POINTS].requires_grad_(True)
         log_scale = nn.Parameter(torch.zeros((), device=next(self.parameters()).device))
         optimizer = torch.optim.Adam([*autoencoder.parameters(), log_scale], learning_rate)
         rows = []

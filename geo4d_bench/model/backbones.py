@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from geo4d_bench.errors import ConfigError
 from geo4d_bench.model import config as tokens
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.latent_config import DEBUG_UNET, NANO_UNET, SVD, LatentConfig
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
     from geo4d_bench.model.generator import Generator
     from geo4d_bench.model.latent import LatentGenerator
 
-    AnyGenerator: TypeAlias = Generator | LatentGenerator
-
+AnyGenerator: TypeAlias = "Generator | LatentGenerator"
 AnyConfig: TypeAlias = GeneratorConfig | LatentConfig
 
 PRESETS: Registry[AnyConfig] = Registry("preset")
@@ -30,12 +30,23 @@ PRESETS.register("nano_unet", NANO_UNET)
 PRESETS.register("svd", SVD)
 
 
-def make_generator(config: AnyConfig) -> AnyGenerator:
-    """An untrained generator of the config's backbone."""
+def make_generator(config: AnyConfig, pretrained: str | None = None) -> AnyGenerator:
+    """An untrained generator of the config's backbone, or one to fine-tune.
+
+    Args:
+        config: sizes and settings.
+        pretrained: Stable Video Diffusion, a folder in diffusers' layout or a hub id; the networks take its sizes.
+
+    Raises:
+        CheckpointError: something is missing in ``pretrained``.
+        ConfigError: the backbone cannot take such weights.
+    """
     if isinstance(config, LatentConfig):
         from geo4d_bench.model.latent import LatentGenerator
 
-        return LatentGenerator(config)
+        return LatentGenerator(config) if pretrained is None else LatentGenerator.from_svd(pretrained, config)
+    if pretrained is not None:
+        raise ConfigError("the backbone 'tokens' takes no pretrained weights; choose --preset svd")
     from geo4d_bench.model.generator import Generator
 
     return Generator(config)

@@ -23,6 +23,9 @@ _GRID = 4  # a learned embedding is told of so many places along each side
 class ClipEmbedding(nn.Module):
     """CLIP's image embedding of a view's first frame, frozen."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, encoder: nn.Module, sizes: ImageEncoderSizes) -> None:
         super().__init__()
         self.encoder = encoder.requires_grad_(False).eval()
@@ -62,6 +65,7 @@ class Readout(nn.Module):
 
     def __init__(self, part_classes: int, width: int = 32) -> None:
         super().__init__()
+        self.part_classes = part_classes
         self.layers = nn.Sequential(
             nn.Conv2d(6 + FIRST_CHANNELS, width, 3, padding=1), nn.SiLU(),
             nn.Conv2d(width, width, 3, padding=2, dilation=2), nn.SiLU(),
@@ -76,7 +80,7 @@ class Readout(nn.Module):
                 not matter, so training puts noise there.
             first: (N, 8, H, W).
         """
-        valid, parts = self.layers(torch.cat([frames, first], 1)).split([1, self.layers[-1].out_channels - 1], 1)
+        valid, parts = self.layers(torch.cat([frames, first], 1)).split([1, self.part_classes], 1)
         return valid + 3.0 * (2.0 * first[:, VALID : VALID + 1] - 1.0), parts
 
 

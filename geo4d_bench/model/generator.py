@@ -183,7 +183,9 @@ class Generator(nn.Module):
         """The generator saved in ``folder``, in evaluation mode; CheckpointError where it is missing or not whole."""
         config = checkpoint.load_config(folder)
         if not isinstance(config, GeneratorConfig):
-            raise CheckpointError(f"{folder}: its backbone is 'unet', not 'tokens'; load it with backbones.load_generator")
+            raise CheckpointError(
+                f"{folder}: its backbone is 'unet', not 'tokens'; load it with backbones.load_generator"
+            )
         generator = cls(config)
         checkpoint.load_weights(folder, generator)
         return generator.to(device).eval()

@@ -65,9 +65,9 @@ class LatentGenerator(nn.Module):
             self.codec = Pixels(c.patch)
             self.embedding: nn.Module = LearnedEmbedding(c.unet.cross_attention_dim)
             # Untrained, the model copies the first frame.
-            for decoder in self.network.decoders:
-                nn.init.zeros_(decoder.conv_out.weight)
-                nn.init.zeros_(decoder.conv_out.bias)
+            for name, parameter in self.network.decoders.named_parameters():
+                if "conv_out" in name:
+                    nn.init.zeros_(parameter)
         else:
             self.codec = Autoencoders(parts.autoencoder)
             self.embedding = ClipEmbedding(parts.image_encoder, c.image_encoder)
@@ -159,7 +159,9 @@ class LatentGenerator(nn.Module):
         """The generator saved in ``folder``, in evaluation mode; CheckpointError where it is missing or not whole."""
         config = checkpoint.load_config(folder)
         if not isinstance(config, LatentConfig):
-            raise CheckpointError(f"{folder}: its backbone is 'tokens', not 'unet'; load it with backbones.load_generator")
+            raise CheckpointError(
+                f"{folder}: its backbone is 'tokens', not 'unet'; load it with backbones.load_generator"
+            )
         generator = cls(config)
         checkpoint.load_weights(folder, generator)
         return generator.to(device).eval()
@@ -197,9 +199,7 @@ class LatentGenerator(nn.Module):
             self.codec.decode(stream, (z[:, :, stream] / self.codec.scale).flatten(0, 2), c.frames)
             for stream in (RGB, POINTS)
         )  # (2 * T, 3, H, W)
-        valid_logit, parts_logit = self.readout(
-            torch.cat([rgb, points], 1), first[0].repeat_interleave(c.frames, 0)
-        )
+        valid_logit, parts_logit = self.readout(torch.cat([rgb, points], 1), first[0].repeat_interleave(c.frames, 0))
         parts_logit[:, 1:] += math.log(_PART_ODDS / _PART_WEIGHT)
         parts = parts_logit.argmax(1)
         metres = points.movedim(1, -1).view(2, c.frames, c.height, c.width, 3) * c.point_scale_m + self._mean_m(device)
@@ -237,7 +237,9 @@ class LatentGenerator(nn.Module):
         latents = [self.codec.encode(RGB, images[:, :3]), self.codec.encode(POINTS, images[:, 3:6])]
         b, v = first.shape[:2]
         embedding = self.embedding(images)
-        return torch.stack(latents, 1).view(b, v, 2, 1, *latents[0].shape[1:]), embedding.view(b, v, *embedding.shape[1:])
+        return torch.stack(latents, 1).view(b, v, 2, 1, *latents[0].shape[1:]), embedding.view(
+            b, v, *embedding.shape[1:]
+        )
 
     def _first(self, batch: dict[str, Tensor]) -> Tensor:
         """(B, V, 8, H, W), see :mod:`geo4d_bench.model.conditioning`."""
@@ -366,7 +368,8 @@ def _random_parts(c: LatentConfig) -> Parts:
 def _T_n_m(batch: dict[str, Tensor]) -> Tensor:
     """(B, 4, 4) pose of camera m in camera n."""
     T = batch["T_world_cam"]
-    return torch.linalg.inv(T[:, 0]) @ T[:, 1]
+    T_n_m: Tensor = torch.linalg.inv(T[:, 0]) @ T[:, 1]
+    return T_n_m
 
 
 def _transform(T: Tensor, points: Tensor) -> Tensor:

@@ -190,8 +190,8 @@ SVD = LatentConfig(height=256, width=320, gradient_checkpointing=True)
 
 NANO_UNET = LatentConfig(
     height=64, width=80, latent="pixels", diffusion="rectified_flow", sample_steps=1, condition_dropout=0.0,
-    hand_weight=4.0, hand_dilation=1, unet=UNetSizes(
-        block_out_channels=(64, 128, 128), num_attention_heads=(2, 4, 4), layers_per_block=1, cross_attention_dim=64,
+    hand_weight=4.0, hand_dilation=1, patch=8, unet=UNetSizes(
+        block_out_channels=(32, 64), num_attention_heads=(1, 2), layers_per_block=1, cross_attention_dim=64,
         addition_time_embed_dim=32, cross_view_heads=1,
     ),
 )  # fmt: skip

@@ -37,16 +37,17 @@ def with_sizes_of(source: Path | str, config: LatentConfig) -> LatentConfig:
     Raises:
         CheckpointError: something is missing there or of another kind.
     """
-    folder = _folder(source)
     if config.pixels:
-        raise CheckpointError(f"{source}: pretrained weights need latents of an autoencoder, the preset's are pixels; "
-                              "choose --preset svd")  # fmt: skip
+        raise CheckpointError(
+            f"{source}: its networks work on latents of an autoencoder, the preset's are pixels; choose --preset svd"
+        )
+    folder = _folder(source)
     unet = _read(source, "unet", UNetSpatioTemporalConditionModel.load_config, folder)
     vae = _read(source, "vae", AutoencoderKLTemporalDecoder.load_config, folder)
     scheduler = _read(source, "scheduler", EulerDiscreteScheduler.load_config, folder)
     transformers = import_transformers()
     clip = _read(source, "image_encoder", transformers.CLIPVisionConfig.from_pretrained, folder).to_dict()
-    images = _read(source, "feature_extractor", transformers.CLIPImageProcessor.from_pretrained, folder).to_dict()
+    images = _read(source, "feature_extractor", transformers.ImageProcessingMixin.get_image_processor_dict, folder)[0]
     for key, expected in _SCHEDULE.items():
         if scheduler.get(key) != expected:
             raise CheckpointError(
@@ -71,7 +72,9 @@ def with_sizes_of(source: Path | str, config: LatentConfig) -> LatentConfig:
         unet=UNetSizes(**_taken(UNetSizes, unet, cross_view_heads=heads)),
         autoencoder=AutoencoderSizes(**_taken(AutoencoderSizes, vae)),
         image_encoder=ImageEncoderSizes(
-            **_taken(ImageEncoderSizes, clip, image_mean=tuple(images["image_mean"]), image_std=tuple(images["image_std"]))
+            **_taken(
+                ImageEncoderSizes, clip, image_mean=tuple(images["image_mean"]), image_std=tuple(images["image_std"])
+            )
         ),
     )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
@@ -89,7 +89,7 @@ class DualDecoderUNet(nn.Module):
 
         halves = list(hidden.chunk(2))
         halves_given = [given.half(0), given.half(1)]
-        decoder_n, decoder_m = self.decoders
+        decoder_n, decoder_m = decoders = [cast(_Decoder, decoder) for decoder in self.decoders]
         for k, (layer_n, layer_m) in enumerate(zip(decoder_n.layers(), decoder_m.layers(), strict=True)):
             skip = skips.pop().chunk(2)
             halves[0] = self._run(layer_n, halves[0], skip[0], halves_given[0])
@@ -97,7 +97,7 @@ class DualDecoderUNet(nn.Module):
             if self.cross_view:
                 (rgb_m, points_m), points_n = halves[1].chunk(2), halves[0].chunk(2)[1]
                 halves[1] = torch.cat([rgb_m, self._run(self.cross_view[k], points_m, points_n)])
-        out = torch.stack([decoder.output(half) for decoder, half in zip(self.decoders, halves, strict=True)])
+        out = torch.stack([decoder.output(half) for decoder, half in zip(decoders, halves, strict=True)])
         return out.view(views, streams, batch, frames, *out.shape[-3:])
 
     def _given(self, level: Tensor, context: Tensor, added_time: Tensor, frames: int) -> _Given:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from geo4d_bench.dataset.types import Window
 from geo4d_bench.geometry.hand import HAND, RIGHT_FINGER, part_label
 from geo4d_bench.geometry.se3 import Array, transform
+from geo4d_bench.model.backbones import AnyGenerator
 from geo4d_bench.model.batch import first_frames
-from geo4d_bench.model.generator import Generator
 from geo4d_bench.model.video import Video4D
 
 
@@ -24,7 +24,7 @@ def true_video(window: Window) -> Video4D:
     return Video4D(rgb=window.rgb[:, 1:], points=points, parts=window.parts[:, 1:], K=window.K, dt_s=window.dt_s)
 
 
-def hand_error_cm(generator: Generator, windows: Sequence[Window]) -> float:
+def hand_error_cm(generator: AnyGenerator, windows: Sequence[Window]) -> float:
     """Mean over windows, hands and frames of the distance between generated and true hand, both views' points
     together; frames that truly show nothing of a hand are left out."""
     videos = generator.generate([first_frames(w) for w in windows], range(len(windows)))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from geo4d_bench.errors import ConfigError
-from geo4d_bench.model.config import PRESETS, GeneratorConfig
+from geo4d_bench.model.backbones import PRESETS, AnyConfig
 
 if TYPE_CHECKING:
     from geo4d_bench.dataset.types import Window
@@ -32,6 +32,10 @@ class TrainConfig:
     """Size of the generator."""
     setting: Literal["geo4d", "geo4d_calibrated"] = "geo4d"
     """geo4d gets no camera pose, as in the paper; geo4d_calibrated is given the poses of both cameras."""
+    pretrained: str | None = None
+    """Stable Video Diffusion to start from, for the preset svd: a folder in diffusers' layout or a hub id."""
+    autoencoder_steps: int | None = None
+    """Steps that fit the preset svd's autoencoder of pointmaps before the others are made; none by default."""
     minutes: float | None = None
     """Time budget (10 where neither this nor --steps is given). Learning rate and end follow it."""
     steps: int | None = None
@@ -62,6 +66,8 @@ class TrainConfig:
             raise ConfigError(f"train: --minutes is {self.minutes}, expected more than 0")
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"train: --steps is {self.steps}, expected at least 1")
+        if self.autoencoder_steps is not None and self.autoencoder_steps < 1:
+            raise ConfigError(f"train: --autoencoder-steps is {self.autoencoder_steps}, expected at least 1")
         if min(self.batch_size, self.watches) < 1 or min(self.watched, self.workers) < 0 or not self.learning_rate > 0:
             raise ConfigError(
                 "train: --batch-size, --watches, --learning-rate must be positive, --watched, --workers not negative"
@@ -112,9 +118,7 @@ def run(config: TrainConfig) -> TrainResult:
     return train(config, preset, source, _open(held_out, preset) if watching else None)
 
 
-def train(
-    config: TrainConfig, preset: GeneratorConfig, source: WindowSource, held_out: WindowSource | None
-) -> TrainResult:
+def train(config: TrainConfig, preset: AnyConfig, source: WindowSource, held_out: WindowSource | None) -> TrainResult:
     """Train on any source of windows; :func:`run` is this on datasets."""
     import torch
 
@@ -130,7 +134,19 @@ def train(
     settings = {
         k: str(v) if isinstance(v, Path) else v
         for k, v in dataclasses.asdict(config).items()
-        if k in ("data", "preset", "setting", "minutes", "steps", "batch_size", "learning_rate", "seed")
+        if k
+        in (
+            "data",
+            "preset",
+            "setting",
+            "pretrained",
+            "autoencoder_steps",
+            "minutes",
+            "steps",
+            "batch_size",
+            "learning_rate",
+            "seed",
+        )
     }
     preset = dataclasses.replace(preset, setting=config.setting)
     seen = fixed_windows(source, 32, "normalisation")
@@ -139,7 +155,7 @@ def train(
     copy_cm = copy_error_cm(watched) if watched else math.nan
     trainer = Trainer(
         config.folder, generator_config, schedule, config.seed, settings, source, watched, _bf16(config.precision),
-        config.workers, (hand_clouds(seen), scene_points(seen)),
+        config.workers, (hand_clouds(seen), scene_points(seen)), config.pretrained, config.autoencoder_steps or 0,
     )  # fmt: skip
     nothing_to_do = trainer.progress.finished
     if not nothing_to_do:
@@ -187,7 +203,7 @@ def _bf16(precision: str) -> bool:
     return precision == "bf16"
 
 
-def _open(folder: Path, preset: GeneratorConfig, workers: int = 0) -> WindowSource:
+def _open(folder: Path, preset: AnyConfig, workers: int = 0) -> WindowSource:
     """Windows of a dataset's seen cameras: novel ones are for evaluation alone. The processes share the memory."""
     from geo4d_bench.dataset.windows import REMEMBER_BYTES, Windows
 

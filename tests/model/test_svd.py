@@ -1,4 +1,4 @@
-"""Loading Stable Video Diffusion: a small checkpoint of random weights, saved by diffusers and transformers themselves."""
+"""Loading Stable Video Diffusion: a small checkpoint of random weights in its layout."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
+from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+from small_svd import save_small_svd
 from synthetic_windows import window
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPVisionModelWithProjection
 
 from geo4d_bench.errors import CheckpointError
 from geo4d_bench.model.batch import batch_from_windows, first_frames
@@ -19,7 +20,7 @@ from geo4d_bench.model.conditioning import ClipEmbedding
 from geo4d_bench.model.latent import LatentGenerator
 from geo4d_bench.model.latent_config import DEBUG_UNET, SVD
 
-CONFIG = dataclasses.replace(SVD, height=16, width=24, frames=3)
+CONFIG = dataclasses.replace(SVD, height=64, width=64, frames=3)
 
 
 @pytest.fixture(scope="session")
@@ -34,36 +35,10 @@ def folder(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "svd"))
 
 
-def save_small_svd(folder: Path) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        UNetSpatioTemporalConditionModel(
-            down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
-            up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
-            block_out_channels=(32, 64), num_attention_heads=(1, 2), layers_per_block=1, cross_attention_dim=16,
-            addition_time_embed_dim=8, projection_class_embeddings_input_dim=24, num_frames=3,
-        ).save_pretrained(folder / "unet")  # fmt: skip
-        AutoencoderKLTemporalDecoder(
-            block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2, layers_per_block=1
-        ).save_pretrained(folder / "vae")
-        clip = CLIPVisionConfig(
-            hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28,
-            patch_size=14, projection_dim=16,
-        )  # fmt: skip
-        CLIPVisionModelWithProjection(clip).save_pretrained(folder / "image_encoder")
-    EulerDiscreteScheduler(
-        prediction_type="v_prediction", timestep_type="continuous", use_karras_sigmas=True, sigma_min=0.002,
-        sigma_max=700.0, timestep_spacing="leading", steps_offset=1,
-    ).save_pretrained(folder / "scheduler")  # fmt: skip
-    CLIPImageProcessor(image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4]).save_pretrained(
-        folder / "feature_extractor"
-    )
-
-
 def test_the_networks_are_those_of_the_folder(whole: Path) -> None:
     generator = LatentGenerator.from_svd(whole, CONFIG)
     assert generator.config.unet.block_out_channels == (32, 64)
-    assert generator.config.cell == 2
+    assert generator.config.cell == 8
     stock = UNetSpatioTemporalConditionModel.from_pretrained(whole, subfolder="unet").state_dict()
     mine = generator.network.state_dict()
     for name, weight in stock.items():
@@ -79,15 +54,15 @@ def test_the_networks_are_those_of_the_folder(whole: Path) -> None:
 
 def test_it_trains_generates_and_comes_back(whole: Path, tmp_path: Path) -> None:
     generator = LatentGenerator.from_svd(whole, CONFIG)
-    loss = generator.loss(batch_from_windows([window(0)]), torch.Generator().manual_seed(0)).total
+    loss = generator.loss(batch_from_windows([window(0, 64, 64)]), torch.Generator().manual_seed(0)).total
     loss.backward()
     trained = {k.split(".")[0] for k, p in generator.named_parameters() if p.grad is not None}
     assert trained == {"network", "readout"}
     generator.save_pretrained(tmp_path)
     again = LatentGenerator.from_pretrained(tmp_path)
-    a, b = (g.eval().generate([first_frames(window(1))], [0], steps=2)[0] for g in (generator, again))
+    a, b = (g.eval().generate([first_frames(window(1, 64, 64))], [0], steps=2)[0] for g in (generator, again))
     assert (a.rgb == b.rgb).all()
-    assert a.rgb.shape == (2, 3, 16, 24, 3)
+    assert a.rgb.shape == (2, 3, 64, 64, 3)
 
 
 def test_the_image_encoder_sees_what_clip_expects(whole: Path) -> None:
