@@ -84,17 +84,23 @@ class Autoencoders(nn.Module):
         autoencoder: Any = self.streams[POINTS].requires_grad_(True)
         log_scale = nn.Parameter(torch.zeros((), device=next(self.parameters()).device))
         optimizer = torch.optim.Adam([*autoencoder.parameters(), log_scale], learning_rate)
+        autoencoder.enable_gradient_checkpointing()
         rows = []
         for points, valid in videos:
-            frames = points.shape[1]
-            images, counted = points.flatten(0, 1), valid.flatten(0, 1).expand(-1, 3, -1, -1)
-            found = autoencoder.decode(autoencoder.encode(images).latent_dist.mode(), num_frames=frames).sample
-            distance = (found - images)[counted].abs().mean()
-            loss = distance / log_scale.exp() + log_scale
             optimizer.zero_grad()
+            count = valid.sum().clamp(min=1) * 3
+            total = torch.zeros((), device=count.device)
+            # A video at a time: ten frames at full size are as much as fits into memory.
+            for images, counted in zip(points, valid.expand_as(points), strict=True):
+                found = autoencoder.decode(autoencoder.encode(images).latent_dist.mode(), num_frames=len(images)).sample
+                distance = (found - images)[counted].abs().sum() / count
+                (distance / log_scale.detach().exp()).backward()
+                total += distance.detach()
+            loss = total / log_scale.exp() + log_scale
             loss.backward()
+            rows.append({"loss": float(loss.detach()), "l1": float(total)})
             optimizer.step()
-            rows.append({"loss": float(loss.detach()), "l1": float(distance.detach())})
+        autoencoder.disable_gradient_checkpointing()
         autoencoder.requires_grad_(False)
         autoencoder.zero_grad(set_to_none=True)
         return rows
