@@ -97,7 +97,7 @@ class Autoencoders(nn.Module):
                 (distance / log_scale.detach().exp()).backward()
                 total += distance.detach()
             loss = total / log_scale.exp() + log_scale
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             rows.append({"loss": float(loss.detach()), "l1": float(total)})
             optimizer.step()
         autoencoder.disable_gradient_checkpointing()
