@@ -12,13 +12,14 @@ import numpy as np
 
 from geo4d_bench.errors import PolicyError
 from geo4d_bench.geometry import depth_to_points, inverse, transform
+from geo4d_bench.model import backbones
 from geo4d_bench.model.video import FirstFrames
 from geo4d_bench.policies.protocol import ActionChunk, Observation, Policy, TaskInfo
 from geo4d_bench.policies.video_policy import VideoPolicy
 from geo4d_bench.seeding import derive_seed
 
 if TYPE_CHECKING:
-    from geo4d_bench.model.generator import Generator
+    from geo4d_bench.model.backbones import AnyGenerator
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class LoadedGenerator:
         generator: the model.  sha256: of its checkpoint.  image_size: (H, W) that it was trained at.
     """
 
-    generator: Generator
+    generator: AnyGenerator
     sha256: str
     image_size: tuple[int, int]
 
@@ -103,9 +104,8 @@ class Geo4DCalibrated(Geo4D):
 def load_generator(checkpoint: Path) -> LoadedGenerator:
     """Load a checkpoint folder once for all episodes; CheckpointError where it is incomplete."""
     from geo4d_bench.model.checkpoint import checkpoint_sha256
-    from geo4d_bench.model.generator import Generator
 
-    generator = Generator.from_pretrained(checkpoint)
+    generator = backbones.load_generator(checkpoint)
     config = generator.config
     return LoadedGenerator(generator, checkpoint_sha256(checkpoint), (config.height, config.width))
 

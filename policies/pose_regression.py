@@ -32,7 +32,10 @@ class PoseRegression(Policy):
 
     def act(self, obs: Observation) -> ActionChunk:
         began = time.perf_counter()
+        from geo4d_bench.model.generator import Generator
+
         generator = self.loaded.generator
+        assert isinstance(generator, Generator)  # the other backbone has no such ablation
         hands = generator.foresee([self.loaded.first_frames(obs, self.task)])[0]
         self.timings["generate_ms"] = 1e3 * (time.perf_counter() - began)
         return ActionChunk(

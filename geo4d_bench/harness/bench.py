@@ -272,13 +272,13 @@ def _generate(config: BenchConfig) -> list[Measurement]:
 
     from geo4d_bench.harness import bench_model
     from geo4d_bench.harness.rollout import RolloutConfig, load_policy
-    from geo4d_bench.model.generator import Generator
+    from geo4d_bench.model.backbones import load_generator
     from geo4d_bench.tasks.rigs import make_rig
 
     settings = RolloutConfig(task=config.task, checkpoint=config.checkpoint)
     load_policy(settings)  # a missing checkpoint is explained here
     torch.set_num_threads(os.cpu_count() or 1)
-    generator = Generator.from_pretrained(settings.checkpoint_folder)
+    generator = load_generator(settings.checkpoint_folder)
     c = generator.config
     simulator = _simulator(config, (c.height, c.width))
     cameras = list(make_rig("hemisphere16", simulator.task.spec.workspace).views("seen"))

@@ -67,11 +67,11 @@ class CheckpointContender:
     generates = True
 
     def __init__(self, folder: Path, seed: int, steps: int | None, sensor: SensorName | None = None) -> None:
+        from geo4d_bench.model.backbones import load_generator
         from geo4d_bench.model.checkpoint import checkpoint_sha256
-        from geo4d_bench.model.generator import Generator
 
         self.sha256 = checkpoint_sha256(folder)
-        self._generator = Generator.from_pretrained(folder)
+        self._generator = load_generator(folder)
         self._seed, self._steps = seed, steps
         config = self._generator.config
         self.name = folder.resolve().name
@@ -81,11 +81,12 @@ class CheckpointContender:
 
     def predict(self, given: Sequence[Window], views: ViewSplit, index: int) -> Prediction:
         from geo4d_bench.model.batch import first_frames
+        from geo4d_bench.model.generator import Generator
         from geo4d_bench.policies.pose_regression import tracks
 
         first, *others = (first_frames(window) for window in given)
         for other in others:
             first = first.with_view_m_of(other)
-        if not self.draws:
+        if isinstance(self._generator, Generator) and not self.draws:
             return Prediction(None, tracks(self._generator.foresee([first])[0]))
         return Prediction(self._generator.generate([first], [noise_seed(self._seed, views, index)], self._steps)[0])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geo4d_bench.model.config import GeneratorConfig
+from geo4d_bench.model.backbones import AnyConfig
 
 
-def as_told(c: GeneratorConfig, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def as_told(c: AnyConfig, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The batch (see :func:`geo4d_bench.model.batch.batch_from_windows`) as a generator with this config sees it.
 
     ``no_mask`` follows the paper's release: an invalid pixel is the point (0, 0, 0) of its own camera's frame, which

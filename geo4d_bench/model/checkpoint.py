@@ -4,6 +4,7 @@ exists is whole, and a full disk costs nothing that was there before."""
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from geo4d_bench.errors import CheckpointError, ConfigError
 from geo4d_bench.model.config import GeneratorConfig
+from geo4d_bench.model.latent_config import LatentConfig
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -26,18 +28,23 @@ def checkpoint_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def save_checkpoint(folder: Path, config: GeneratorConfig, weights: dict[str, Tensor]) -> None:
+def save_checkpoint(folder: Path, config: GeneratorConfig | LatentConfig, weights: dict[str, Tensor]) -> None:
     """Write a checkpoint; CheckpointError where the disk refuses, and what was there stays."""
     apart = {k: v.detach().cpu().clone() for k, v in weights.items()}  # two names may share one tensor
     write_aside(folder / WEIGHTS_NAME, save(apart))
     write_aside(folder / CONFIG_NAME, config.to_json().encode())
 
 
-def load_config(folder: Path) -> GeneratorConfig:
-    """The config of a checkpoint folder; CheckpointError where there is none or it is of another kind."""
+def load_config(folder: Path) -> GeneratorConfig | LatentConfig:
+    """The config of a checkpoint folder, of the backbone that it names (tokens where it names none).
+
+    Raises:
+        CheckpointError: there is none or it is of another kind.
+    """
     path = _existing(folder, CONFIG_NAME)
+    text = path.read_text()
     try:
-        return GeneratorConfig.from_json(path.read_text())
+        return LatentConfig.from_json(text) if _backbone(text) == "unet" else GeneratorConfig.from_json(text)
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}; train again with this version") from None
 
@@ -79,6 +86,14 @@ def write_aside(path: Path, content: bytes) -> None:
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: cannot be written ({error.strerror}); free space and run again") from None
+
+
+def _backbone(text: str) -> str:
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError:
+        return "tokens"  # whose reader explains what is wrong with it
+    return str(values.get("backbone", "tokens")) if isinstance(values, dict) else "tokens"
 
 
 def _existing(folder: Path, name: str) -> Path:

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geo4d_bench.errors import ConfigError
+from geo4d_bench.errors import CheckpointError, ConfigError
 from geo4d_bench.model import checkpoint
 from geo4d_bench.model.ablations import T_n_cam, as_told
 from geo4d_bench.model.batch import MORE, batch_from_first_frames
@@ -147,6 +147,10 @@ class Generator(nn.Module):
     def from_pretrained(cls, folder: Path, device: str = "cpu") -> Generator:
         """The generator saved in ``folder``, in evaluation mode; CheckpointError where it is missing or not whole."""
         config = checkpoint.load_config(folder)
+        if not isinstance(config, GeneratorConfig):
+            raise CheckpointError(
+                f"{folder}: its backbone is 'unet', not 'tokens'; load it with backbones.load_generator"
+            )
         generator = cls(config)
         checkpoint.load_weights(folder, generator)
         return generator.to(device).eval()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from geo4d_bench.dataset.types import Window
 from geo4d_bench.geometry.hand import HAND, RIGHT_FINGER, part_label
 from geo4d_bench.geometry.se3 import Array, transform
+from geo4d_bench.model.backbones import AnyGenerator
 from geo4d_bench.model.batch import first_frames
 from geo4d_bench.model.generator import Generator
 from geo4d_bench.model.video import Video4D
@@ -25,13 +26,13 @@ def true_video(window: Window) -> Video4D:
     return Video4D(rgb=window.rgb[:, 1:], points=points, parts=window.parts[:, 1:], K=window.K, dt_s=window.dt_s)
 
 
-def hand_error_cm(generator: Generator, windows: Sequence[Window]) -> float:
+def hand_error_cm(generator: AnyGenerator, windows: Sequence[Window]) -> float:
     """Mean over windows, hands and frames of the distance between generated and true hand, both views' points
     together; frames that truly show nothing of a hand are left out. Of a generator that makes no video, the distance
     between foreseen and true end effector; NaN of one that knows no places."""
     if generator.config.rgb_only:
         return math.nan
-    if not generator.config.draws:
+    if isinstance(generator, Generator) and not generator.config.draws:
         hands = generator.foresee([first_frames(w) for w in windows])
         return _mean_cm([(h.T_n_ee - w.T_n_ee[:, 1:])[..., :3, 3] for h, w in zip(hands, windows, strict=True)])
     videos = generator.generate([first_frames(w) for w in windows], range(len(windows)))

@@ -13,8 +13,9 @@ from geo4d_bench.dataset.types import Window
 from geo4d_bench.errors import DatasetError
 from geo4d_bench.geometry.hand import HAND, LEFT_FINGER, RIGHT_FINGER, part_label
 from geo4d_bench.geometry.se3 import Array, inverse, transform
+from geo4d_bench.model.backbones import AnyConfig
 from geo4d_bench.model.batch import batch_from_windows
-from geo4d_bench.model.config import GeneratorConfig
+from geo4d_bench.model.latent_config import LatentConfig
 from geo4d_bench.model.localise import CELL_M, MAP_POINTS
 from geo4d_bench.model.sprites import CLOUD_POINTS, HandClouds
 
@@ -22,8 +23,10 @@ _ROOM_M = 0.15  # about where the hands go: what they reach for is no farther
 _OPEN_M = 0.02  # fingers at least this far apart tell along which axis they open
 
 
-def measure(preset: GeneratorConfig, windows: Sequence[Window]) -> GeneratorConfig:
+def measure(preset: AnyConfig, windows: Sequence[Window]) -> AnyConfig:
     """The preset with normalisation measured on windows, and their frames, time step and arms.
+
+    Points keep the preset's normalisation where an autoencoder expects it.
 
     Raises:
         DatasetError: images of another size than the preset's.
@@ -40,13 +43,21 @@ def measure(preset: GeneratorConfig, windows: Sequence[Window]) -> GeneratorConf
     low, high = np.concatenate(hands).min(0) - _ROOM_M, np.concatenate(hands).max(0) + _ROOM_M
     motion = batch["hand"][:, :, -1] - batch["hand"][:, :, 0]
     mean, centre = points.mean(0).tolist(), ((low + high) / 2).tolist()
-    return dataclasses.replace(
+    arms, frames, dt_s = batch["hand"].shape[1], batch["rgb"].shape[2], windows[0].dt_s
+    if isinstance(preset, LatentConfig) and not preset.pixels:
+        return dataclasses.replace(preset, arms=arms, frames=frames, dt_s=dt_s)
+    preset = dataclasses.replace(
         preset,
-        arms=batch["hand"].shape[1],
-        frames=batch["rgb"].shape[2],
-        dt_s=windows[0].dt_s,
+        arms=arms,
+        frames=frames,
+        dt_s=dt_s,
         point_mean_m=(round(mean[0], 3), round(mean[1], 3), round(mean[2], 3)),
         point_scale_m=round(float(points.std(0).mean()), 3),
+    )
+    if isinstance(preset, LatentConfig):
+        return preset
+    return dataclasses.replace(
+        preset,
         work_centre_m=(round(centre[0], 3), round(centre[1], 3), round(centre[2], 3)),
         work_half_m=round(float((high - low).max()) / 2, 3),
         motion_scale_m=round(max(0.02, float(np.sqrt(motion.square().sum(-1).mean()))), 3),

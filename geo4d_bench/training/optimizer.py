@@ -16,7 +16,8 @@ class Optimizers:
     """Two optimisers as one; both follow one learning rate, because Muon's steps are scaled to AdamW's size.
 
     Args:
-        module: whose parameters are trained; 2D weights below ``trunk`` or ``blocks`` go to Muon.
+        module: whose parameters are trained unless they are frozen; 2D weights below ``trunk`` or ``blocks`` go to
+            Muon.
         learning_rate: of both.  weight_decay: of both.
     """
 
@@ -24,12 +25,17 @@ class Optimizers:
         inside: list[nn.Parameter] = []
         rest: list[nn.Parameter] = []
         for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
             in_a_block = not {"trunk", "blocks"}.isdisjoint(name.split("."))
             (inside if in_a_block and parameter.ndim == 2 else rest).append(parameter)
         self.all: tuple[torch.optim.Optimizer, ...] = (
             torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True),
-            torch.optim.Muon(inside, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
         )
+        if inside:
+            self.all += (
+                torch.optim.Muon(inside, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            )
 
     def set_rate(self, learning_rate: float) -> None:
         """Use this learning rate from the next step on."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import ConfigError
-from geo4d_bench.model.config import PRESETS, GeneratorConfig
+from geo4d_bench.model.backbones import PRESETS, AnyConfig
 
 if TYPE_CHECKING:
     from geo4d_bench.dataset.types import Window
@@ -48,6 +48,10 @@ class TrainConfig:
     """What to leave out of the method; pose_regression is the baseline that reads the poses out and makes no video."""
     sensor: SensorName = "perfect"
     """How the cameras measure depth, of first frames and of targets: perfect, stereo or estimated (docs/sensors.md)."""
+    pretrained: str | None = None
+    """Stable Video Diffusion to start from, for the preset svd: a folder in diffusers' layout or a hub id."""
+    autoencoder_steps: int | None = None
+    """Steps that fit the preset svd's autoencoder of pointmaps before the others are made; none by default."""
     minutes: float | None = None
     """Time budget (10 where neither this nor --steps is given). Learning rate and end follow it."""
     steps: int | None = None
@@ -79,6 +83,8 @@ class TrainConfig:
             raise ConfigError(f"train: --minutes is {self.minutes}, expected more than 0")
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"train: --steps is {self.steps}, expected at least 1")
+        if self.autoencoder_steps is not None and self.autoencoder_steps < 1:
+            raise ConfigError(f"train: --autoencoder-steps is {self.autoencoder_steps}, expected at least 1")
         if min(self.batch_size, self.watches) < 1 or min(self.watched, self.workers) < 0 or not self.learning_rate > 0:
             raise ConfigError(
                 "train: --batch-size, --watches, --learning-rate must be positive, --watched, --workers not negative"
@@ -143,9 +149,7 @@ def run(config: TrainConfig) -> TrainResult:
     return result
 
 
-def train(
-    config: TrainConfig, preset: GeneratorConfig, source: WindowSource, held_out: WindowSource | None
-) -> TrainResult:
+def train(config: TrainConfig, preset: AnyConfig, source: WindowSource, held_out: WindowSource | None) -> TrainResult:
     """Train on any source of windows; :func:`run` is this on datasets."""
     import torch
 
@@ -168,6 +172,8 @@ def train(
             "setting",
             "ablation",
             "sensor",
+            "pretrained",
+            "autoencoder_steps",
             "minutes",
             "steps",
             "batch_size",
@@ -182,7 +188,7 @@ def train(
     copy_cm = copy_error_cm(watched) if watched else math.nan
     trainer = Trainer(
         config.folder, generator_config, schedule, config.seed, settings, source, watched, config.precision,
-        config.workers, (hand_clouds(seen), scene_points(seen)),
+        config.workers, (hand_clouds(seen), scene_points(seen)), config.pretrained, config.autoencoder_steps or 0,
     )  # fmt: skip
     nothing_to_do = trainer.progress.finished
     if not nothing_to_do:
@@ -223,7 +229,7 @@ def _draw(trainer: Trainer, watched: list[Window], copy_cm: float) -> None:
         draw_samples(trainer.folder / SAMPLES_PICTURE, [true_video(w) for w in shown], videos)
 
 
-def _open(folder: Path, preset: GeneratorConfig, sensor: SensorName, workers: int = 0) -> WindowSource:
+def _open(folder: Path, preset: AnyConfig, sensor: SensorName, workers: int = 0) -> WindowSource:
     """Windows of a dataset's seen cameras: novel ones are for evaluation alone. The processes share the memory."""
     from geo4d_bench.dataset.windows import REMEMBER_BYTES, Windows
 

@@ -25,19 +25,19 @@ from torch import Tensor, nn
 
 from geo4d_bench.dataset.types import Window
 from geo4d_bench.errors import CheckpointError, ConfigError
+from geo4d_bench.model.backbones import AnyConfig, AnyGenerator, make_generator
+from geo4d_bench.model.batch import batch_from_windows
 from geo4d_bench.model.checkpoint import WEIGHTS_NAME, save_checkpoint, write_aside
-from geo4d_bench.model.config import GeneratorConfig
-from geo4d_bench.model.generator import Generator
 from geo4d_bench.model.processes import mean_over_processes
 from geo4d_bench.model.sprites import HandClouds
-from geo4d_bench.seeding import derive_seed
+from geo4d_bench.seeding import derive_seed, generator
 from geo4d_bench.training.data import WindowSource, batches
 from geo4d_bench.training.heldout import hand_error_cm
 from geo4d_bench.training.interrupt import StopRequest
 from geo4d_bench.training.optimizer import Optimizers
 from geo4d_bench.training.state import Average, Progress, load_state, read_progress, save_state
 
-LOG_NAME = "training_log.csv"
+LOG_NAME, AUTOENCODER_LOG_NAME = "training_log.csv", "autoencoder_log.csv"
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,14 @@ class Schedule:
 class Trainer:
     """One training in one folder. ``settings`` identify it: a folder is resumed only with equal ones.
 
-    ``known`` is what the generator is told of hands and scene, see ``Generator.know``.
+    ``known`` is what the generator is told of hands and scene, see ``Generator.know``; ``pretrained`` are weights to
+    start from, see :func:`make_generator`; ``autoencoder_steps`` fit the pointmap autoencoder first.
     """
 
     def __init__(
         self,
         folder: Path,
-        config: GeneratorConfig,
+        config: AnyConfig,
         schedule: Schedule,
         seed: int,
         settings: dict[str, Any],
@@ -84,6 +85,8 @@ class Trainer:
         precision: str,
         workers: int,
         known: tuple[HandClouds, torch.Tensor],
+        pretrained: str | None = None,
+        autoencoder_steps: int = 0,
     ) -> None:
         self.folder, self.schedule, self.seed, self.settings = folder, schedule, seed, settings
         self.source, self.watched, self.workers = source, watched, workers
@@ -97,9 +100,11 @@ class Trainer:
             )
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed("training", "train", seed, "weights"))
-            self.generator = Generator(config).to(device)
+            self.generator = make_generator(config, pretrained).to(device)
+            self.averaged = make_generator(self.generator.config).to(device).eval()
         self.generator.know(*known)
-        self.averaged = Generator(config).to(device).eval()
+        if autoencoder_steps and read_progress(folder) is None:
+            self._fit_autoencoder(autoencoder_steps)
         self.average = Average(self.generator, schedule.average_decay)
         self.optimizers = Optimizers(self.generator, schedule.learning_rate, schedule.weight_decay)
         self.progress = Progress()
@@ -156,12 +161,26 @@ class Trainer:
         write_aside(self.folder / LOG_NAME, _csv(self.rows).encode())
         save_state(self.folder, self.settings, self.progress, self.generator, self.average, self.optimizers)
 
-    def averaged_generator(self) -> Generator:
+    def averaged_generator(self) -> AnyGenerator:
         """The generator with the averaged weights: what a checkpoint holds."""
         self.averaged.load_state_dict(self.average.weights)
         return self.averaged
 
     # ---- parts ------------------------------------------------------------------------------------------------
+
+    def _fit_autoencoder(self, steps: int) -> None:
+        from geo4d_bench.model.latent import LatentGenerator
+
+        if not isinstance(self.generator, LatentGenerator):
+            raise ConfigError("the backbone 'tokens' has no autoencoder to fit; choose --preset svd")
+        rngs = (generator("training", "train", self.seed, f"autoencoder {i}") for i in range(steps))
+        size = range(self.schedule.batch_size)
+        device = self.accelerator.device
+        made = (batch_from_windows([self.source.sample(rng) for _ in size]) for rng in rngs)
+        rows = self.generator.fit_autoencoder({k: v.to(device) for k, v in batch.items()} for batch in made)
+        write_aside(
+            self.folder / AUTOENCODER_LOG_NAME, _csv([{k: f"{v:.6g}" for k, v in r.items()} for r in rows]).encode()
+        )
 
     def _resume(self) -> None:
         saved = read_progress(self.folder)
@@ -231,7 +250,7 @@ class Trainer:
 class _LossOf(nn.Module):
     """A generator's loss as a module's forward pass, which is what ``DistributedDataParallel`` wraps."""
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: AnyGenerator) -> None:
         super().__init__()
         self.generator = generator
 

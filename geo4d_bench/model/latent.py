@@ -1,0 +1,396 @@
+"""The 4D video generator in latent space: the paper's, on Stable Video Diffusion, or the same network from scratch.
+
+RGB and pointmaps of two views are denoised in one pass, view m's pointmaps in camera n's frame, which is learned from
+such targets alone (paper, section 3). In the setting ``geo4d_calibrated`` both views are generated in their own frames,
+and view m is moved to camera n's by the known poses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from geo4d_bench.errors import CheckpointError, ConfigError
+from geo4d_bench.model import checkpoint
+from geo4d_bench.model.ablations import as_told
+from geo4d_bench.model.autoencoders import POINTS, RGB, Autoencoders, Codec, Pixels, random_autoencoder
+from geo4d_bench.model.batch import batch_from_first_frames
+from geo4d_bench.model.conditioning import ClipEmbedding, LearnedEmbedding, Readout, random_image_encoder
+from geo4d_bench.model.diffusion import make_diffusion, sample
+from geo4d_bench.model.generator import Loss
+from geo4d_bench.model.latent_config import LatentConfig
+from geo4d_bench.model.processes import own_rows
+from geo4d_bench.model.sprites import HandClouds
+from geo4d_bench.model.unet import DualDecoderUNet, stock_unet
+from geo4d_bench.model.video import FirstFrames, Video4D
+
+_MOTION, _NOISE = 127.0, 0.0
+"""Stable Video Diffusion's usual motion bucket; and no noise is added to the first frames."""
+_READ_FRAMES = 2  # a training step reads so many frames, drawn anew each time: neighbours say nearly the same
+_READ_NOISE = 0.05  # generated frames are not as crisp as true ones
+_PART_WEIGHT, _PART_ODDS = 16.0, 3.0  # as in the token generator: hands are less than 1 % of an image
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The networks that may come pretrained; autoencoder and image encoder are None where latents are pixels."""
+
+    unet: nn.Module
+    autoencoder: nn.Module | None
+    image_encoder: nn.Module | None
+
+
+class LatentGenerator(nn.Module):
+    """A generator of 4D video; see the module's docstring.
+
+    Args:
+        config: sizes and settings.
+        parts: pretrained networks of these sizes; random ones where None.
+    """
+
+    def __init__(self, config: LatentConfig, parts: Parts | None = None) -> None:
+        super().__init__()
+        self.config = c = config
+        self.diffusion = make_diffusion(c.diffusion)
+        parts = parts or _random_parts(c)
+        heads = c.unet.cross_view_heads if c.cross_view_attention else 0
+        self.network = DualDecoderUNet(parts.unet, heads, c.shared_decoders)
+        self.streams = (RGB,) if c.rgb_only else (RGB, POINTS)
+        self.network.gradient_checkpointing = c.gradient_checkpointing
+        self.codec: Codec
+        if parts.autoencoder is None or parts.image_encoder is None:
+            self.codec = Pixels(c.patch)
+            self.embedding: nn.Module = LearnedEmbedding(c.unet.cross_attention_dim)
+            # Untrained, the model copies the first frame.
+            for name, parameter in self.network.decoders.named_parameters():
+                if "conv_out" in name:
+                    nn.init.zeros_(parameter)
+        else:
+            self.codec = Autoencoders(parts.autoencoder)
+            self.embedding = ClipEmbedding(parts.image_encoder, c.image_encoder)
+        self.readout = Readout(c.part_classes)
+
+    def know(self, hands: HandClouds, scene_points: Tensor) -> None:
+        """Nothing is kept: this generator shows hands and finds cameras by its weights alone."""
+
+    def loss(self, batch: dict[str, Tensor], rng: torch.Generator) -> Loss:
+        """Loss of a batch from :func:`batch_from_windows`; pixels that are invalid take no part in it.
+
+        mean[(w + M) (D - z)²] of the denoised latents D against the true z, with the diffusion's weight w and M on and
+        near hands, over RGB and the pointmaps of both views; and that of the read-out on true frames.
+
+        Args:
+            batch: tensors on this module's device; :func:`input_spec` tells what is read of it.
+            rng: decides noise levels, noise and dropout; on the CPU.
+
+        Raises:
+            ConfigError: the batch has another size, number of frames or of arms than the config.
+        """
+        self._check(batch)
+        batch = as_told(self.config, batch)
+        first = self._first(batch)
+        rgb, points, valid = self._targets(batch)
+        z, known = self._latents(rgb, points, valid)
+        device = z.device
+        level = own_rows(lambda s, generator: self.diffusion.draw_levels(s[0], generator), (len(z),), rng).to(device)
+        noise = own_rows(torch.randn, z.shape, rng).to(device)
+        keep = (torch.rand(2, len(z), generator=rng) >= self.config.condition_dropout).to(device)
+        condition, context = self._condition(first)
+        denoised = self._denoise(
+            self.diffusion.add_noise(z, noise, level), level, condition * _like(keep[0], condition),
+            context * _like(keep[1], context),
+        )  # fmt: skip
+        hand_weight = 0.0 if self.config.ablation == "no_gripper_weight" else self.config.hand_weight
+        weight = _like(self.diffusion.loss_weight(level), z) + hand_weight * self._near_hand(batch["parts"])
+        error = (denoised - z).square() * known
+        share = known.mean((0, 1, 3, 4, 5, 6)).clamp(min=1e-6)
+        latent = (weight * error).sum() / known.sum().clamp(min=1.0)
+        errors = (error.detach().mean((0, 1, 3, 4, 5, 6)) / share).tolist()
+        valid_loss, parts_loss = self._read_loss(rgb, points, valid, batch["parts"], first, rng)
+        return Loss(
+            total=latent + 0.5 * valid_loss + 2.0 * parts_loss,
+            parts={
+                "latent": float(latent.detach()), **dict(zip(("rgb", "points"), errors, strict=False)),
+                "valid": float(valid_loss.detach()), "parts": float(parts_loss.detach()),
+            },
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def generate(
+        self, conditions: Sequence[FirstFrames], seeds: Sequence[int], steps: int | None = None
+    ) -> list[Video4D]:
+        """Futures of several first frames, one at a time: each is a pure function of its condition, seed and ``steps``.
+
+        Args:
+            conditions: first frames of the config's size.
+            seeds: one for each.
+            steps: Euler steps, the config's where None.
+
+        Raises:
+            ConfigError: images of another size, or not as many seeds as conditions.
+        """
+        if len(conditions) != len(seeds):
+            raise ConfigError(f"generate: {len(conditions)} first frames but {len(seeds)} seeds; give one for each")
+        return [
+            self._generate_one(f, s, steps or self.config.sample_steps) for f, s in zip(conditions, seeds, strict=True)
+        ]
+
+    def fit_autoencoder(self, batches: Iterable[dict[str, Tensor]]) -> list[dict[str, float]]:
+        """Fine-tune the pointmap autoencoder on the pointmaps of batches, one step each, before the U-Net is trained.
+
+        Returns:
+            ``loss`` and ``l1`` of every step, see :meth:`Autoencoders.fit_pointmaps`.
+
+        Raises:
+            ConfigError: there is no autoencoder.
+        """
+        if not isinstance(self.codec, Autoencoders):
+            raise ConfigError("latents are pixels: there is no autoencoder to fit; choose a preset that has one")
+        videos = (self._targets(batch)[1:] for batch in batches)
+        return self.codec.fit_pointmaps((points.flatten(0, 1), valid.flatten(0, 1)) for points, valid in videos)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write ``config.json`` and ``model.safetensors``; a checkpoint that was there stays whole until the end."""
+        checkpoint.save_checkpoint(folder, self.config, self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, device: str = "cpu") -> LatentGenerator:
+        """The generator saved in ``folder``, in evaluation mode; CheckpointError where it is missing or not whole."""
+        config = checkpoint.load_config(folder)
+        if not isinstance(config, LatentConfig):
+            raise CheckpointError(
+                f"{folder}: its backbone is 'tokens', not 'unet'; load it with backbones.load_generator"
+            )
+        generator = cls(config)
+        checkpoint.load_weights(folder, generator)
+        return generator.to(device).eval()
+
+    @classmethod
+    def from_svd(cls, source: Path | str, config: LatentConfig) -> LatentGenerator:
+        """A generator to fine-tune, on Stable Video Diffusion's weights.
+
+        Args:
+            source: a folder in diffusers' layout, or a hub id such as stabilityai/stable-video-diffusion-img2vid.
+            config: settings; the sizes of the networks are the source's.
+
+        Raises:
+            CheckpointError: something is missing there, is not in safetensors or of another kind.
+        """
+        from geo4d_bench.model.svd import load_parts, with_sizes_of
+
+        return cls(with_sizes_of(source, config), load_parts(source))
+
+    # ---- one sample -------------------------------------------------------------------------------------------
+
+    def _generate_one(self, frames: FirstFrames, seed: int, steps: int) -> Video4D:
+        c = self.config
+        batch = batch_from_first_frames([frames])
+        self._check(batch)
+        device = next(self.parameters()).device
+        batch = as_told(c, {k: v.to(device) for k, v in batch.items()})
+        first = self._first(batch)
+        condition, context = self._condition(first)
+        rng = torch.Generator().manual_seed(seed)
+        shape = (1, 2, len(self.streams), c.frames, c.channels, c.height // c.cell, c.width // c.cell)
+        noise = torch.randn(shape, generator=rng).to(device)
+        z = sample(self.diffusion, lambda x, level: self._denoise(x, level, condition, context), noise, steps)
+        decoded = [
+            self.codec.decode(stream, (z[:, :, stream] / self.codec.scale).flatten(0, 2), c.frames)
+            for stream in self.streams
+        ]  # (2 * T, 3, H, W)
+        rgb, points = decoded[0], torch.zeros_like(decoded[0]) if c.rgb_only else decoded[1]
+        valid_logit, parts_logit = self.readout(torch.cat([rgb, points], 1), first[0].repeat_interleave(c.frames, 0))
+        parts_logit[:, 1:] += math.log(_PART_ODDS / _PART_WEIGHT)
+        parts = parts_logit.argmax(1)
+        metres = points.movedim(1, -1).view(2, c.frames, c.height, c.width, 3) * c.point_scale_m + self._mean_m(device)
+        if c.calibrated:
+            metres[1] = _transform(_T_n_m(batch)[0], metres[1])
+        # Wherever a hand is shown it has a place.
+        seen = ((valid_logit[:, 0] > 0) | (parts > 0)).view(metres.shape[:-1])
+        if c.rgb_only:
+            seen[:] = False
+        if not c.shared_frame:
+            seen[1] = False  # points of an unknown camera's frame are of no use to anyone
+        metres[~seen] = math.nan
+        colours = ((rgb.movedim(1, -1).clamp(-1, 1) + 1) * 127.5).round().view(metres.shape)
+        return Video4D(
+            rgb=colours.cpu().numpy().astype(np.uint8),
+            points=metres.cpu().numpy(),
+            parts=parts.view(seen.shape).cpu().numpy().astype(np.uint8),
+            K=frames.K,
+            dt_s=c.dt_s,
+        )
+
+    # ---- between batches and latents --------------------------------------------------------------------------
+
+    def _denoise(self, x: Tensor, level: Tensor, condition: Tensor, context: Tensor) -> Tensor:
+        """The clean latents (B, V, S, T, C, h, w) that noisy ``x`` is taken for, at a level (B,)."""
+        c = self.config
+        scaled, told = self.diffusion.network_input(x, level)
+        told_besides = torch.tensor([1.0 / c.dt_s - 1.0, _MOTION, _NOISE], device=x.device)  # SVD knows fps - 1
+        given = torch.cat([scaled, condition.expand(-1, -1, -1, c.frames, -1, -1, -1)], 4)
+        # The network wants views and streams first: (B, V, S, ...) -> (V, S, B, ...).
+        output = self.network(given.movedim(0, 2), told, context.transpose(0, 1), told_besides).movedim(2, 0).float()
+        if c.pixels:
+            output = output + condition
+        return self.diffusion.denoised(output, x, level)
+
+    def _condition(self, first: Tensor) -> tuple[Tensor, Tensor]:
+        """Unscaled latents (B, V, S, 1, C, h, w) of first frames (B, V, 8, H, W), and embeddings (B, V, 1, D)."""
+        images = first.flatten(0, 1)
+        latents = [self.codec.encode(s, images[:, 3 * s : 3 * s + 3]) for s in self.streams]
+        b, v = first.shape[:2]
+        embedding = self.embedding(images)
+        stacked = torch.stack(latents, 1).view(b, v, len(latents), 1, *latents[0].shape[1:])
+        return stacked, embedding.view(b, v, *embedding.shape[1:])
+
+    def _first(self, batch: dict[str, Tensor]) -> Tensor:
+        """(B, V, 8, H, W), see :mod:`geo4d_bench.model.conditioning`."""
+        rgb = batch["first_rgb"].float() / 127.5 - 1.0
+        valid = batch["first_valid"][..., None].float() * (not self.config.rgb_only)
+        hand = torch.stack([batch["hand_mask"], torch.zeros_like(batch["hand_mask"])], 1)[..., None].float()
+        return torch.cat([rgb, self._normalise(batch["first_points"]) * valid, valid, hand], -1).movedim(-1, 2)
+
+    def _targets(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Colours and normalised points (B, V, T, 3, H, W), 0 where invalid, and validity (B, V, T, 1, H, W) bool."""
+        points, valid = batch["points"], batch["valid"]
+        if self.config.calibrated:
+            own = _transform(torch.linalg.inv(_T_n_m(batch))[:, None, None, None], points[:, 1])
+            points = torch.stack([points[:, 0], own], 1)
+        normalised = self._normalise(points) * (valid[..., None] & (not self.config.rgb_only))
+        rgb = batch["rgb"].float() / 127.5 - 1.0
+        return rgb.movedim(-1, 3), normalised.movedim(-1, 3), valid[:, :, :, None]
+
+    def _latents(self, rgb: Tensor, points: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Scaled latents (B, V, S, T, C, h, w) of the targets, and 1 where they are known, else 0."""
+        lead = rgb.shape[:3]
+        streams = [self.codec.encode(s, (rgb, points)[s].flatten(0, 2)) for s in self.streams]
+        z = torch.stack([s.view(*lead, *s.shape[1:]) for s in streams], 2) * self.codec.scale
+        known = self.codec.known(valid.flatten(0, 2)).view(*lead, *z.shape[4:])
+        return z, torch.stack([torch.ones_like(known), known][: len(self.streams)], 2)
+
+    def _near_hand(self, parts: Tensor) -> Tensor:
+        """(B, V, 1, T, 1, h, w) 1 in cells within ``hand_dilation`` cells of one that shows a hand."""
+        radius = self.config.hand_dilation
+        cells = F.max_pool2d((parts > 0).float().flatten(0, 2)[:, None], self.config.cell)
+        near = F.max_pool2d(cells, 2 * radius + 1, 1, radius)
+        return near.view(*parts.shape[:2], 1, parts.shape[2], 1, *near.shape[-2:])
+
+    def _read_loss(
+        self, rgb: Tensor, points: Tensor, valid: Tensor, parts: Tensor, first: Tensor, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Of the read-out's validity and parts on some true frames."""
+        chosen = torch.randperm(rgb.shape[2], generator=rng)[:_READ_FRAMES].sort().values.to(rgb.device)
+        rgb, points, valid, parts = (x[:, :, chosen] for x in (rgb, points, valid, parts))
+        noise = torch.randn((2, *points.shape), generator=rng).to(points.device)
+        frames = torch.cat([rgb, torch.where(valid, points, noise[0])], 3)
+        frames = frames + _READ_NOISE * noise[1].repeat(1, 1, 1, 2, 1, 1)
+        each = first[:, :, None].expand(-1, -1, len(chosen), -1, -1, -1)
+        valid_logit, parts_logit = self.readout(frames.flatten(0, 2), each.flatten(0, 2))
+        weight = torch.full((self.config.part_classes,), _PART_WEIGHT, device=parts.device)
+        weight[0] = 1.0
+        return (
+            F.binary_cross_entropy_with_logits(valid_logit.float(), valid.flatten(0, 2).float()),
+            F.cross_entropy(parts_logit.float(), parts.flatten(0, 2).long(), weight=weight),
+        )
+
+    def _normalise(self, points: Tensor) -> Tensor:
+        return (points - self._mean_m(points.device)) / self.config.point_scale_m
+
+    def _mean_m(self, device: torch.device) -> Tensor:
+        return torch.tensor(self.config.point_mean_m, device=device)
+
+    def _check(self, batch: dict[str, Tensor]) -> None:
+        c = self.config
+        got = tuple(batch["first_rgb"].shape[2:4])
+        if got != (c.height, c.width):
+            raise ConfigError(
+                f"the generator is made for images of {c.height} x {c.width}, got {got[0]} x {got[1]}; "
+                "use data of its size or another preset"
+            )
+        if batch["first_rgb"].shape[1] != 2:
+            raise ConfigError(
+                f"the unet backbone generates two views, got {batch['first_rgb'].shape[1]}; use the tokens backbone"
+            )
+        arms = batch["first_hand"].shape[1]
+        if arms != c.arms:
+            raise ConfigError(
+                f"the generator is made for {c.arms} arm(s), got {arms}; use a checkpoint that was trained on this task"
+            )
+        if c.calibrated and "T_world_cam" not in batch:
+            raise ConfigError(
+                "a generator of the setting geo4d_calibrated needs the poses of both cameras; give T_world_cam"
+            )
+        if "rgb" in batch and batch["rgb"].shape[2] != c.frames:
+            raise ConfigError(
+                f"the generator is made for {c.frames} frames, got windows of {batch['rgb'].shape[2]}; "
+                "read windows of as many"
+            )
+
+
+def input_spec(config: LatentConfig, size: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of what :meth:`LatentGenerator.loss` reads of a batch of ``size`` windows.
+
+    Frames and units are those of :func:`geo4d_bench.model.batch.batch_from_windows`.
+    """
+    c, image = config, (config.height, config.width)
+    video = (size, 2, c.frames, *image)
+    return {
+        "first_rgb": ((size, 2, *image, 3), torch.uint8),
+        "first_points": ((size, 2, *image, 3), torch.float32),
+        "first_valid": ((size, 2, *image), torch.bool),
+        "hand_mask": ((size, *image), torch.bool),
+        "first_hand": ((size, c.arms, 3), torch.float32),
+        "T_world_cam": ((size, 2, 4, 4), torch.float32),
+        "rgb": ((*video, 3), torch.uint8),
+        "points": ((*video, 3), torch.float32),
+        "valid": (video, torch.bool),
+        "parts": (video, torch.uint8),
+    }
+
+
+def fake_batch(config: LatentConfig, size: int) -> dict[str, Tensor]:
+    """A batch of noise that :meth:`LatentGenerator.loss` takes, the same at every call; both cameras in one place."""
+    rng = torch.Generator().manual_seed(0)
+    batch = {}
+    for name, (shape, dtype) in input_spec(config, size).items():
+        if dtype == torch.float32:
+            batch[name] = torch.rand(shape, generator=rng)
+        else:
+            high = {"first_rgb": 256, "rgb": 256, "parts": config.part_classes}.get(name, 2)
+            batch[name] = torch.randint(high, shape, generator=rng).to(dtype)
+    batch["T_world_cam"] = torch.eye(4).expand(size, 2, 4, 4).clone()
+    batch["points"] *= batch["valid"][..., None]
+    batch["first_points"] *= batch["first_valid"][..., None]
+    return batch
+
+
+def _random_parts(c: LatentConfig) -> Parts:
+    unet = stock_unet(c.unet, c.channels, c.frames)
+    if c.pixels:
+        return Parts(unet, None, None)
+    return Parts(unet, random_autoencoder(c.autoencoder), random_image_encoder(c.image_encoder))
+
+
+def _T_n_m(batch: dict[str, Tensor]) -> Tensor:
+    """(B, 4, 4) pose of camera m in camera n."""
+    T = batch["T_world_cam"]
+    T_n_m: Tensor = torch.linalg.inv(T[:, 0]) @ T[:, 1]
+    return T_n_m
+
+
+def _transform(T: Tensor, points: Tensor) -> Tensor:
+    """Points (..., 3) moved by poses (..., 4, 4) that broadcast."""
+    return (T[..., :3, :3] * points[..., None, :]).sum(-1) + T[..., :3, 3]
+
+
+def _like(values: Tensor, x: Tensor) -> Tensor:
+    """(B,) to (B, 1, ...) with as many dimensions as x."""
+    return values.view(-1, *[1] * (x.ndim - 1))

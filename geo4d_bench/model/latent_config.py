@@ -1,0 +1,243 @@
+"""Sizes and settings of a latent generator. No torch here, so that presets can be listed at once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+from geo4d_bench.dataset.sensors import SensorName
+from geo4d_bench.errors import ConfigError
+from geo4d_bench.model.config import ABLATIONS, SETTINGS
+
+
+@dataclass(frozen=True)
+class UNetSizes:
+    """Of diffusers' ``UNetSpatioTemporalConditionModel``; the defaults are Stable Video Diffusion's.
+
+    Attributes:
+        block_out_channels, num_attention_heads: of each level; attention is in all but the last.
+        layers_per_block: of the encoder; the decoders have one more.
+        cross_attention_dim: width of the image embedding.
+        addition_time_embed_dim: width of each added number (frame rate, motion, noise) in the time embedding.
+        cross_view_heads: of 64 each.
+    """
+
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    num_attention_heads: tuple[int, ...] = (5, 10, 20, 20)
+    layers_per_block: int = 2
+    cross_attention_dim: int = 1024
+    addition_time_embed_dim: int = 256
+    cross_view_heads: int = 8
+
+
+@dataclass(frozen=True)
+class AutoencoderSizes:
+    """Of diffusers' ``AutoencoderKLTemporalDecoder``; it makes images smaller by 2 ** (levels - 1)."""
+
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    latent_channels: int = 4
+    scaling_factor: float = 0.18215
+
+
+@dataclass(frozen=True)
+class ImageEncoderSizes:
+    """Of transformers' ``CLIPVisionModelWithProjection`` (ViT-H/14), and how it wants its images."""
+
+    hidden_size: int = 1280
+    intermediate_size: int = 5120
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 16
+    image_size: int = 224
+    patch_size: int = 14
+    projection_dim: int = 1024
+    hidden_act: str = "gelu"
+    image_mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class LatentConfig:
+    """Everything that a checkpoint of the ``unet`` backbone must know besides its weights.
+
+    Attributes:
+        height, width: image size in pixels.
+        latent: ``autoencoder`` (Stable Video Diffusion's, frozen, with a frozen CLIP image encoder) or ``pixels``:
+            cells of ``patch`` x ``patch`` pixels are the latents, and the image embedding is learned: for training from
+            scratch.
+        diffusion: ``edm`` or ``rectified_flow``.
+        sample_steps: Euler steps of ``generate``.
+        setting, frames, dt_s, arms: as in :class:`~geo4d_bench.model.config.GeneratorConfig`.
+        ablation: one of ``model.config.ABLATIONS`` but pose_regression, which needs the other backbone.
+        sensor: how the cameras of the training measured depth (``dataset.sensors``).
+        condition_dropout: share of the training samples without image embedding, and, drawn anew, without first
+            frames' latents.
+        hand_weight: added loss weight of cells on or near a hand.  hand_dilation: how near, in cells.
+        point_mean_m, point_scale_m: points p are seen as (p - mean) / scale; by default -1 to 2 m become -1 to 1.
+        gradient_checkpointing: whether training computes layers anew instead of remembering them.
+    """
+
+    backbone: ClassVar[str] = "unet"
+
+    height: int
+    width: int
+    latent: str = "autoencoder"
+    diffusion: str = "edm"
+    sample_steps: int = 25
+    setting: str = "geo4d"
+    frames: int = 10
+    dt_s: float = 0.4
+    arms: int = 1
+    ablation: str = "none"
+    sensor: SensorName = "perfect"
+    condition_dropout: float = 0.1
+    hand_weight: float = 1.0
+    hand_dilation: int = 2
+    point_mean_m: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    point_scale_m: float = 1.5
+    patch: int = 4
+    gradient_checkpointing: bool = False
+    unet: UNetSizes = UNetSizes()
+    autoencoder: AutoencoderSizes = AutoencoderSizes()
+    image_encoder: ImageEncoderSizes = ImageEncoderSizes()
+
+    def __post_init__(self) -> None:
+        if self.latent not in ("autoencoder", "pixels"):
+            raise ConfigError(f"latent generator: latent '{self.latent}', expected autoencoder or pixels")
+        cells = self.cell * 2 ** (len(self.unet.block_out_channels) - 1)
+        if self.height % cells or self.width % cells:
+            raise ConfigError(
+                f"latent generator: {self.height} x {self.width} pixels don't divide by {cells}, the side of the "
+                "U-Net's largest cell; choose multiples of it"
+            )
+        if self.diffusion not in ("edm", "rectified_flow"):
+            raise ConfigError(f"latent generator: diffusion '{self.diffusion}', expected edm or rectified_flow")
+        if self.setting not in SETTINGS:
+            raise ConfigError(f"latent generator: setting '{self.setting}', expected {' or '.join(SETTINGS)}")
+        if self.ablation not in ABLATIONS:
+            raise ConfigError(f"latent generator: ablation '{self.ablation}', expected one of {', '.join(ABLATIONS)}")
+        if self.ablation == "pose_regression":
+            raise ConfigError("latent generator: pose_regression is the tokens backbone's; choose --preset nano")
+        if self.calibrated and self.ablation == "native_frame":
+            raise ConfigError(
+                "latent generator: with both poses known view m's points are generated in its own frame anyway; "
+                "native_frame is for the setting geo4d"
+            )
+        if min(self.frames, self.arms, self.sample_steps, self.patch) < 1 or min(self.dt_s, self.point_scale_m) <= 0:
+            raise ConfigError(
+                "latent generator: frames, arms, sample_steps and patch must be at least 1, "
+                "dt_s and point_scale_m positive"
+            )
+        if not 0.0 <= self.condition_dropout < 1.0 or min(self.hand_weight, self.hand_dilation) < 0:
+            raise ConfigError(
+                "latent generator: condition_dropout must be in 0..1, hand_weight and hand_dilation not negative"
+            )
+        if not self.pixels and self.image_encoder.projection_dim != self.unet.cross_attention_dim:
+            raise ConfigError(
+                f"latent generator: the image encoder gives {self.image_encoder.projection_dim} numbers, the U-Net "
+                f"expects {self.unet.cross_attention_dim}; they must be equal"
+            )
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the poses of both cameras are inputs."""
+        return self.setting == "geo4d_calibrated"
+
+    @property
+    def cross_view_attention(self) -> bool:
+        """Whether anything flows between the views."""
+        return self.ablation not in ("no_mv_attention", "svd")
+
+    @property
+    def shared_decoders(self) -> bool:
+        """Whether one decoder's weights serve both views."""
+        return self.ablation in ("shared_decoders", "svd")
+
+    @property
+    def shared_frame(self) -> bool:
+        """Whether view m's points come out in camera n's frame."""
+        return self.ablation != "native_frame"
+
+    @property
+    def rgb_only(self) -> bool:
+        """Whether there are no points, neither seen nor generated."""
+        return self.ablation in ("svd", "svd_mv")
+
+    @property
+    def draws(self) -> bool:
+        """Whether video is generated."""
+        return True
+
+    @property
+    def pixels(self) -> bool:
+        """Whether there is neither autoencoder nor CLIP."""
+        return self.latent == "pixels"
+
+    @property
+    def cell(self) -> int:
+        """Pixels along the side of a latent cell."""
+        return self.patch if self.pixels else 2 ** (len(self.autoencoder.block_out_channels) - 1)
+
+    @property
+    def channels(self) -> int:
+        """Channels of one image's latents."""
+        return 3 * self.patch**2 if self.pixels else self.autoencoder.latent_channels
+
+    @property
+    def part_classes(self) -> int:
+        """Part labels including 0, none."""
+        return 1 + 3 * self.arms
+
+    def to_json(self) -> str:
+        return json.dumps({"backbone": self.backbone, **asdict(self)}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> LatentConfig:
+        """The config written by :meth:`to_json`; ConfigError where it is another kind of file."""
+        try:
+            values: Any = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"latent generator config is not JSON ({error})") from None
+        if not isinstance(values, dict) or values.pop("backbone", None) != cls.backbone:
+            raise ConfigError(f"latent generator config: expected backbone '{cls.backbone}'")
+        for name, kind in (
+            ("unet", UNetSizes),
+            ("autoencoder", AutoencoderSizes),
+            ("image_encoder", ImageEncoderSizes),
+        ):
+            values[name] = _build(kind, values.get(name))
+        config: LatentConfig = _build(cls, values)
+        return config
+
+
+def _build(kind: Any, values: Any) -> Any:
+    """A dataclass from JSON values, lists as tuples; ConfigError where fields differ."""
+    names = {f.name for f in fields(kind)}
+    got = set(values) if isinstance(values, dict) else set()
+    if got != names:
+        raise ConfigError(
+            f"{kind.__name__} config: fields differ from this version's: {', '.join(sorted(got ^ names))}"
+        )
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+SVD = LatentConfig(height=256, width=320, gradient_checkpointing=True)
+"""The paper's setting, on Stable Video Diffusion's weights."""
+
+NANO_UNET = LatentConfig(
+    height=64, width=80, latent="pixels", diffusion="rectified_flow", sample_steps=1, condition_dropout=0.0,
+    hand_weight=4.0, hand_dilation=1, patch=8, unet=UNetSizes(
+        block_out_channels=(32, 64), num_attention_heads=(1, 2), layers_per_block=1, cross_attention_dim=64,
+        addition_time_embed_dim=32, cross_view_heads=1,
+    ),
+)  # fmt: skip
+"""The same network from scratch, on two CPU cores."""
+
+DEBUG_UNET = LatentConfig(
+    height=16, width=24, frames=3, latent="pixels", diffusion="rectified_flow", sample_steps=1, condition_dropout=0.0,
+    unet=UNetSizes(
+        block_out_channels=(32, 64), num_attention_heads=(1, 1), layers_per_block=1, cross_attention_dim=16,
+        addition_time_embed_dim=8, cross_view_heads=1,
+    ),
+)  # fmt: skip

@@ -1,0 +1,316 @@
+"""The latent generator through its public door, from scratch and with autoencoders, on a scene of exact geometry."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from synthetic_windows import window
+
+from geo4d_bench.errors import CheckpointError, ConfigError
+from geo4d_bench.geometry import transform
+from geo4d_bench.model.autoencoders import POINTS, RGB, Autoencoders, Pixels
+from geo4d_bench.model.backbones import PRESETS, load_generator, make_generator
+from geo4d_bench.model.batch import batch_from_windows, first_frames
+from geo4d_bench.model.config import PRESETS as TOKEN_PRESETS
+from geo4d_bench.model.generator import Generator
+from geo4d_bench.model.latent import LatentGenerator, fake_batch, input_spec
+from geo4d_bench.model.latent_config import DEBUG_UNET, SVD, AutoencoderSizes, ImageEncoderSizes, LatentConfig
+from geo4d_bench.model.video import FirstFrames
+
+LATENT = dataclasses.replace(
+    DEBUG_UNET, latent="autoencoder", diffusion="edm", sample_steps=3, condition_dropout=0.1,
+    autoencoder=AutoencoderSizes(block_out_channels=(32, 32, 32), layers_per_block=1),
+    image_encoder=ImageEncoderSizes(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=28,
+        projection_dim=16,
+    ),
+)  # fmt: skip
+BOTH = pytest.mark.parametrize("config", [DEBUG_UNET, LATENT], ids=["pixels", "autoencoder"])
+
+
+def build(config: LatentConfig = DEBUG_UNET, seed: int = 0) -> LatentGenerator:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LatentGenerator(config)
+
+
+def train(generator: LatentGenerator, batch: dict[str, torch.Tensor], steps: int) -> list[float]:
+    optimizer = torch.optim.Adam([p for p in generator.parameters() if p.requires_grad], 2e-3)
+    rng = torch.Generator().manual_seed(0)
+    losses = []
+    for _ in range(steps):
+        loss = generator.loss(batch, rng).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def noise(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def first(seed: int) -> FirstFrames:
+    return first_frames(window(seed))
+
+
+@pytest.fixture(scope="module")
+def batch() -> dict[str, torch.Tensor]:
+    return batch_from_windows([window(i) for i in range(6)])
+
+
+@pytest.fixture(scope="module")
+def trained(batch: dict[str, torch.Tensor]) -> LatentGenerator:
+    generator = build()
+    train(generator, batch, 10)
+    return generator.eval()
+
+
+@BOTH
+def test_losses_fall_and_frozen_networks_stay(batch: dict[str, torch.Tensor], config: LatentConfig) -> None:
+    few = {k: v[:3] for k, v in batch.items()}
+    fresh, generator = build(config), build(config)
+    train(generator, few, 18)
+    before, after = ([g.loss(few, noise(i)).parts for i in range(8)] for g in (fresh, generator))
+    for name in ("latent", "rgb", "points", "parts"):
+        assert np.mean([p[name] for p in after]) < 0.8 * np.mean([p[name] for p in before]), name
+    frozen = [k for k in fresh.state_dict() if k.startswith("codec.")]
+    assert bool(frozen) == (not config.pixels)
+    frozen += [] if config.pixels else [k for k in fresh.state_dict() if k.startswith("embedding.")]
+    assert all(torch.equal(fresh.state_dict()[k], generator.state_dict()[k]) for k in frozen)
+
+
+@BOTH
+def test_invalid_pixels_change_nothing(batch: dict[str, torch.Tensor], config: LatentConfig) -> None:
+    generator = build(config)
+    train(generator, batch, 1)
+    invalid, first_invalid = ~batch["valid"], ~batch["first_valid"]
+    assert invalid.any()
+    assert first_invalid.any()
+    garbage = {k: v.clone() for k, v in batch.items()}
+    garbage["points"][invalid] = 100.0
+    garbage["first_points"][first_invalid] = -70.0
+    assert torch.equal(generator.loss(batch, noise()).total, generator.loss(garbage, noise()).total)
+    changed = {k: v.clone() for k, v in batch.items()}
+    changed["points"][batch["valid"]] += 0.05
+    assert not torch.equal(generator.loss(batch, noise()).total, generator.loss(changed, noise()).total)
+
+
+@BOTH
+def test_the_latent_loss_of_the_truth_is_zero(
+    batch: dict[str, torch.Tensor], config: LatentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = build(config)
+    truth, known = generator._latents(*generator._targets(batch))
+    wrong = torch.where(known > 0, truth, 1e3)  # what is not known may be anything
+    monkeypatch.setattr(generator, "_denoise", lambda *_: wrong)
+    assert generator.loss(batch, noise()).parts["latent"] == 0.0
+    monkeypatch.setattr(generator, "_denoise", lambda *_: truth + 1.0)
+    parts = generator.loss(batch, noise()).parts
+    assert parts["rgb"] == pytest.approx(1.0, rel=1e-4)
+    assert parts["points"] == pytest.approx(1.0, rel=1e-4)
+    # w is at least 1 in both families, and M only adds to it.
+    assert parts["latent"] >= 0.999
+
+
+def test_a_latent_is_known_where_all_its_pixels_are() -> None:
+    valid = torch.ones(1, 1, 8, 12, dtype=torch.bool)
+    valid[0, 0, 5, 6] = False
+    codec = Autoencoders(build(LATENT).codec.streams[0])
+    expected = torch.ones(1, 4, 2, 3)
+    expected[:, :, 1, 1] = 0
+    assert torch.equal(codec.known(valid), expected)
+    pixels = Pixels(4)
+    assert torch.equal(pixels.decode(POINTS, pixels.known(valid), 1), valid.expand(-1, 3, -1, -1).float())
+    images = torch.rand(2, 3, 8, 12)
+    assert torch.equal(pixels.decode(RGB, pixels.encode(RGB, images), 1), images)
+
+
+@BOTH
+def test_checkpoints_come_back_and_generate_the_same_video(config: LatentConfig, tmp_path: Path) -> None:
+    generator = build(config).eval()
+    with torch.no_grad():
+        for p in generator.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+    generator.save_pretrained(tmp_path)
+    again = load_generator(tmp_path)
+    assert isinstance(again, LatentGenerator)
+    assert again.config == config
+    (a,), (b,) = generator.generate([first(0)], [4]), again.generate([first(0)], [4])
+    for name in ("rgb", "points", "parts"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    with pytest.raises(CheckpointError, match="its backbone is 'unet', not 'tokens'"):
+        Generator.from_pretrained(tmp_path)
+
+
+def test_the_backbone_of_a_checkpoint_is_found(tmp_path: Path) -> None:
+    make_generator(TOKEN_PRESETS.get("debug")).save_pretrained(tmp_path)
+    assert isinstance(load_generator(tmp_path), Generator)
+    with pytest.raises(CheckpointError, match="its backbone is 'tokens', not 'unet'"):
+        LatentGenerator.from_pretrained(tmp_path)
+    assert isinstance(make_generator(PRESETS.get("debug_unet")), LatentGenerator)
+    assert PRESETS.get("svd") == SVD
+
+
+def test_untrained_it_copies_the_first_frame_and_shows_no_hand() -> None:
+    w = window(3)
+    (video,) = build(dataclasses.replace(DEBUG_UNET, setting="geo4d_calibrated")).generate([first(3)], [0])
+    np.testing.assert_array_equal(video.rgb, np.repeat(w.rgb[:, :1], 3, axis=1))
+    seen = np.isfinite(video.points).all(-1) & np.isfinite(w.points[:, :1]).all(-1)
+    own = np.stack([w.points[0, 0], transform(w.T_n_m, w.points[1, 0])])
+    difference = np.where(seen[..., None], video.points - own[:, None], 0.0)
+    # In float32, through a pose and back out of normalised units.
+    assert np.abs(difference).max() < 1e-4
+    assert seen.mean() > 0.5
+
+
+def test_generated_video_has_shapes_units_and_nan(trained: LatentGenerator) -> None:
+    w = window(20)
+    (video,) = trained.generate([first(20)], [0])
+    assert video.rgb.shape == (2, 3, 16, 24, 3)
+    assert video.rgb.dtype == np.uint8
+    assert video.points.shape == (2, 3, 16, 24, 3)
+    assert video.points.dtype == np.float32
+    assert video.parts.shape == (2, 3, 16, 24)
+    assert video.parts.dtype == np.uint8
+    assert video.parts.max() <= 3
+    assert video.dt_s == DEBUG_UNET.dt_s
+    np.testing.assert_array_equal(video.K, w.K)
+    seen = np.isfinite(video.points).all(-1)
+    assert (np.isnan(video.points).any(-1) == ~seen).all()  # a point is whole or absent
+    assert seen[video.parts > 0].all()
+
+
+@BOTH
+def test_a_video_is_a_function_of_condition_seed_and_steps(config: LatentConfig) -> None:
+    generator = build(config).eval()
+    with torch.no_grad():
+        for decoder in generator.network.decoders:
+            decoder.conv_out.weight.normal_(std=0.1)
+    conditions = [first(30), first(31)]
+    together = generator.generate(conditions, [5, 6], steps=2)
+    for condition, seed, video in zip(conditions, [5, 6], together, strict=True):
+        (alone,) = generator.generate([condition], [seed], steps=2)
+        for name in ("rgb", "points", "parts"):
+            np.testing.assert_array_equal(getattr(alone, name), getattr(video, name))
+    for changed in (generator.generate(conditions[:1], [7], 2), generator.generate(conditions[:1], [5], 1)):
+        assert not np.array_equal(changed[0].points, together[0].points, equal_nan=True)
+
+
+@pytest.mark.parametrize("cross", [True, False])
+def test_view_m_sees_view_n_only_through_cross_view_attention(batch: dict[str, torch.Tensor], cross: bool) -> None:
+    generator = build(dataclasses.replace(DEBUG_UNET, ablation="none" if cross else "no_mv_attention"))
+    train(generator, batch, 5)
+    one, other = first(0), first(1)
+    swapped = dataclasses.replace(
+        one, rgb=np.stack([other.rgb[0], one.rgb[1]]), points=np.stack([other.points[0], one.points[1]])
+    )
+    a, b = generator.generate([one, swapped], [3, 3])
+    assert not np.array_equal(a.rgb[0], b.rgb[0])
+    assert np.array_equal(a.points[1], b.points[1], equal_nan=True) == (not cross)
+    assert np.array_equal(a.rgb[1], b.rgb[1])  # the pointmap stream alone attends
+
+
+def test_poses_reach_the_calibrated_setting_alone(trained: LatentGenerator) -> None:
+    known = first(0)
+    assert known.T_world_cam is not None
+    unknown = dataclasses.replace(known, T_world_cam=None)
+    a, b = trained.generate([known, unknown], [1, 1])
+    np.testing.assert_array_equal(a.points, b.points)
+    calibrated = build(dataclasses.replace(DEBUG_UNET, setting="geo4d_calibrated"))
+    with pytest.raises(ConfigError, match="geo4d_calibrated needs the poses of both cameras"):
+        calibrated.generate([unknown], [1])
+
+
+@pytest.mark.parametrize("arms", [1, 2])
+@BOTH
+def test_a_fake_batch_has_the_keys_shapes_and_dtypes_of_a_real_one(config: LatentConfig, arms: int) -> None:
+    config = dataclasses.replace(config, arms=arms)
+    fake = fake_batch(config, 2)
+    assert {k: (tuple(v.shape), v.dtype) for k, v in fake.items()} == input_spec(config, 2)
+    assert torch.isfinite(build(config).loss(fake, noise()).total)
+    if arms == 1:
+        real = batch_from_windows([window(0), window(1)])
+        assert {k: (tuple(real[k].shape), real[k].dtype) for k in fake} == input_spec(config, 2)
+
+
+def test_gradient_checkpointing_is_the_configs(batch: dict[str, torch.Tensor]) -> None:
+    assert build(dataclasses.replace(DEBUG_UNET, gradient_checkpointing=True)).network.gradient_checkpointing
+    assert SVD.gradient_checkpointing
+
+
+def test_the_pointmap_autoencoder_is_fitted_alone_and_to_valid_pixels(batch: dict[str, torch.Tensor]) -> None:
+    generator, same = build(LATENT), build(LATENT)
+    before = [{k: v.clone() for k, v in s.state_dict().items()} for s in generator.codec.streams]
+    assert all(torch.equal(before[RGB][k], v) for k, v in before[POINTS].items())
+    rows = generator.fit_autoencoder([batch] * 4)
+    assert len(rows) == 4
+    assert rows[-1]["l1"] < rows[0]["l1"]
+    assert rows[0]["loss"] == pytest.approx(rows[0]["l1"])  # at scale 1
+    after = [s.state_dict() for s in generator.codec.streams]
+    assert all(torch.equal(before[RGB][k], v) for k, v in after[RGB].items())
+    assert not torch.equal(before[POINTS]["quant_conv.weight"], after[POINTS]["quant_conv.weight"])
+    assert not any(p.requires_grad for p in generator.codec.parameters())
+    garbage = {**batch, "points": torch.where(batch["valid"][..., None], batch["points"], 50.0)}
+    assert same.fit_autoencoder([garbage] * 4) == rows
+    with pytest.raises(ConfigError, match="there is no autoencoder to fit"):
+        build().fit_autoencoder([batch])
+
+
+def test_wrong_inputs_get_one_sentence(trained: LatentGenerator) -> None:
+    with pytest.raises(ConfigError, match="16 x 24, got 32 x 24"):
+        trained.loss(batch_from_windows([window(0, height=32)]), noise())
+    with pytest.raises(ConfigError, match="3 frames, got windows of 4"):
+        trained.loss(batch_from_windows([window(0, frames=4)]), noise())
+    with pytest.raises(ConfigError, match="2 first frames but 1 seeds"):
+        trained.generate([first(0), first(1)], [0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"height": 20}, "don't divide by 8, the side of the U-Net's largest cell"),
+        ({"latent": "tokens"}, "expected autoencoder or pixels"),
+        ({"diffusion": "ddpm"}, "expected edm or rectified_flow"),
+        ({"frames": 0}, "at least 1"),
+        ({"condition_dropout": 1.0}, "must be in 0..1"),
+        ({"latent": "autoencoder", "width": 64, "height": 64}, "gives 1024 numbers, the U-Net expects 16"),
+    ],
+)
+def test_contradictions_are_refused(change: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(DEBUG_UNET, **change)
+
+
+@pytest.mark.parametrize("config", [SVD, LATENT, DEBUG_UNET])
+def test_config_travels_as_json(config: LatentConfig) -> None:
+    assert LatentConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    "ablation", ["shared_decoders", "no_mask", "no_gripper_weight", "native_frame", "svd", "svd_mv"]
+)
+def test_ablations_leave_out_what_they_say(batch: dict[str, torch.Tensor], ablation: str) -> None:
+    generator = build(dataclasses.replace(DEBUG_UNET, ablation=ablation))
+    losses = train(generator, batch, 5)
+    assert losses[-1] < losses[0]
+    one, other = first(0), first(1)
+    swapped = dataclasses.replace(
+        one, rgb=np.stack([other.rgb[0], one.rgb[1]]), points=np.stack([other.points[0], one.points[1]])
+    )
+    a, b = generator.generate([one, swapped], [3, 3])
+    decoders = generator.network.decoders
+    assert (decoders[0] is decoders[1]) == (ablation in ("shared_decoders", "svd"))
+    if ablation in ("svd", "svd_mv"):
+        assert np.isnan(a.points).all()
+        assert np.array_equal(a.rgb[1], b.rgb[1]) == (ablation == "svd")
+    elif ablation == "native_frame":
+        assert np.isnan(a.points[1]).all()
+        assert np.isfinite(a.points[0]).any()
+    with pytest.raises(ConfigError, match="pose_regression is the tokens backbone's"):
+        dataclasses.replace(DEBUG_UNET, ablation="pose_regression")

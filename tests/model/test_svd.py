@@ -1,0 +1,116 @@
+"""Loading Stable Video Diffusion: a small checkpoint of random weights in its layout."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+from small_svd import save_small_svd
+from synthetic_windows import window
+from transformers import CLIPVisionModelWithProjection
+
+from geo4d_bench.errors import CheckpointError
+from geo4d_bench.model.batch import batch_from_windows, first_frames
+from geo4d_bench.model.conditioning import ClipEmbedding
+from geo4d_bench.model.latent import LatentGenerator
+from geo4d_bench.model.latent_config import DEBUG_UNET, SVD
+
+CONFIG = dataclasses.replace(SVD, height=64, width=64, frames=3)
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("svd")
+    save_small_svd(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "svd"))
+
+
+def test_the_networks_are_those_of_the_folder(whole: Path) -> None:
+    generator = LatentGenerator.from_svd(whole, CONFIG)
+    assert generator.config.unet.block_out_channels == (32, 64)
+    assert generator.config.cell == 8
+    stock = UNetSpatioTemporalConditionModel.from_pretrained(whole, subfolder="unet").state_dict()
+    mine = generator.network.state_dict()
+    for name, weight in stock.items():
+        shared = name.startswith(("conv_in", "time_", "add_", "down_blocks", "mid_block"))
+        for found in [name] if shared else [f"decoders.{view}.{name}" for view in range(2)]:
+            assert torch.equal(mine[found], weight), found
+    vae = AutoencoderKLTemporalDecoder.from_pretrained(whole, subfolder="vae").state_dict()
+    for stream in generator.codec.streams:
+        assert all(torch.equal(v, vae[k]) for k, v in stream.state_dict().items())
+    clip = CLIPVisionModelWithProjection.from_pretrained(whole / "image_encoder").state_dict()
+    assert all(torch.equal(v, clip[k]) for k, v in generator.embedding.encoder.state_dict().items())
+
+
+def test_it_trains_generates_and_comes_back(whole: Path, tmp_path: Path) -> None:
+    generator = LatentGenerator.from_svd(whole, CONFIG)
+    loss = generator.loss(batch_from_windows([window(0, 64, 64)]), torch.Generator().manual_seed(0)).total
+    loss.backward()
+    trained = {k.split(".")[0] for k, p in generator.named_parameters() if p.grad is not None}
+    assert trained == {"network", "readout"}
+    generator.save_pretrained(tmp_path)
+    again = LatentGenerator.from_pretrained(tmp_path)
+    a, b = (g.eval().generate([first_frames(window(1, 64, 64))], [0], steps=2)[0] for g in (generator, again))
+    assert (a.rgb == b.rgb).all()
+    assert a.rgb.shape == (2, 3, 64, 64, 3)
+
+
+def test_the_image_encoder_sees_what_clip_expects(whole: Path) -> None:
+    generator = LatentGenerator.from_svd(whole, CONFIG)
+    assert isinstance(generator.embedding, ClipEmbedding)
+    # A picture of one colour is that colour at every size.
+    first = torch.full((1, 8, 16, 24), 0.2)
+    pixels = torch.tensor([(0.6 - m) / s for m, s in ((0.4, 0.2), (0.5, 0.3), (0.6, 0.4))]).view(1, 3, 1, 1)
+    expected = generator.embedding.encoder(pixels.expand(-1, -1, 28, 28)).image_embeds
+    torch.testing.assert_close(generator.embedding(first)[:, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("missing", [
+    "unet/config.json", "vae/config.json", "image_encoder/model.safetensors", "scheduler/scheduler_config.json",
+    "feature_extractor/preprocessor_config.json", "unet/diffusion_pytorch_model.safetensors",
+])  # fmt: skip
+def test_what_is_missing_is_named(folder: Path, missing: str) -> None:
+    (folder / missing).unlink()
+    with pytest.raises(CheckpointError, match=rf"{missing}: no such file; .*(diffusers' layout|only safetensors)"):
+        LatentGenerator.from_svd(folder, CONFIG)
+
+
+def test_pickled_weights_are_never_read(folder: Path) -> None:
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="only safetensors are read"):
+        LatentGenerator.from_svd(folder, CONFIG)
+
+
+def test_cut_off_weights_are_named(folder: Path) -> None:
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="vae cannot be read"):
+        LatentGenerator.from_svd(folder, CONFIG)
+
+
+@pytest.mark.parametrize(("file", "key", "value", "message"), [
+    ("scheduler/scheduler_config.json", "prediction_type", "epsilon", "has prediction_type = 'epsilon', expected"),
+    ("unet/config.json", "in_channels", 4, "unet has in_channels = 4, expected 8"),
+])  # fmt: skip
+def test_another_kind_of_checkpoint_is_refused(folder: Path, file: str, key: str, value: object, message: str) -> None:
+    values = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(values | {key: value}))
+    with pytest.raises(CheckpointError, match=message):
+        LatentGenerator.from_svd(folder, CONFIG)
+
+
+def test_no_such_folder_and_no_latents() -> None:
+    with pytest.raises(CheckpointError, match="nowhere: no such folder"):
+        LatentGenerator.from_svd(Path("nowhere"), CONFIG)
+    with pytest.raises(CheckpointError, match="the preset's are pixels; choose --preset svd"):
+        LatentGenerator.from_svd(Path(__file__).parent, DEBUG_UNET)

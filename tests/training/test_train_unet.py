@@ -1,0 +1,106 @@
+"""The unet backbone through the same door as the other: trained, stopped, loaded, started from pretrained weights."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_svd import save_small_svd
+from synthetic_windows import window
+
+from geo4d_bench.dataset.types import Window
+from geo4d_bench.errors import CheckpointError, ConfigError
+from geo4d_bench.model.autoencoders import POINTS, RGB
+from geo4d_bench.model.backbones import PRESETS, AnyConfig, load_generator
+from geo4d_bench.model.batch import batch_from_windows, first_frames
+from geo4d_bench.model.latent import LatentGenerator
+from geo4d_bench.model.latent_config import DEBUG_UNET, SVD
+from geo4d_bench.training.optimizer import Optimizers
+from geo4d_bench.training.train import TrainConfig, TrainResult, train
+
+SMALL_SVD = dataclasses.replace(SVD, height=64, width=64, sample_steps=2)
+
+
+class Made:
+    """Made-up windows of some size."""
+
+    def __init__(self, height: int = 16, width: int = 24) -> None:
+        self.height, self.width = height, width
+
+    def sample(self, rng: np.random.Generator) -> Window:
+        return window(int(rng.integers(1_000_000)), self.height, self.width)
+
+
+def run(out: Path, preset: AnyConfig, source: Made, **changes: object) -> TrainResult:
+    settings = TrainConfig(
+        preset="debug_unet", steps=4, batch_size=2, out=out, threads=1, watched=1, watches=2, precision="fp32"
+    )
+    return train(dataclasses.replace(settings, **changes), preset, source, source)  # type: ignore[arg-type]
+
+
+def log(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_training_saves_what_loads_and_generates_the_same(tmp_path: Path) -> None:
+    result = run(tmp_path / "a", DEBUG_UNET, Made())
+    assert result.steps == 4
+    assert np.isfinite(result.held_out_cm)
+    assert {"latent", "rgb", "points", "valid", "parts"} < set(log(tmp_path / "a" / "training_log.csv")[0])
+    generator = load_generator(tmp_path / "a")
+    assert isinstance(generator, LatentGenerator)
+    assert generator.config.point_scale_m != DEBUG_UNET.point_scale_m  # measured on the data
+    generator.save_pretrained(tmp_path / "b")
+    a, b = (g.generate([first_frames(window(5))], [1])[0] for g in (generator, load_generator(tmp_path / "b")))
+    np.testing.assert_array_equal(a.rgb, b.rgb)
+    np.testing.assert_array_equal(a.points, b.points)
+    assert run(tmp_path / "a", DEBUG_UNET, Made()).nothing_to_do
+
+
+def test_pretrained_weights_are_started_from(tmp_path: Path) -> None:
+    save_small_svd(tmp_path / "svd")
+    source = Made(64, 64)
+    run(tmp_path / "out", SMALL_SVD, source, pretrained=str(tmp_path / "svd"), autoencoder_steps=2, learning_rate=1e-6)
+    generator = load_generator(tmp_path / "out")
+    assert isinstance(generator, LatentGenerator)
+    assert generator.config.unet.block_out_channels == (32, 64)
+    assert generator.config.point_scale_m == SVD.point_scale_m  # the autoencoder's range
+    unet = load_file(tmp_path / "svd" / "unet" / "diffusion_pytorch_model.safetensors")
+    decoder = generator.network.decoders[1].state_dict()
+    for name in ("conv_out.weight", "up_blocks.0.resnets.0.spatial_res_block.conv1.weight"):
+        # Adam moves a weight by at most about the rate a step.
+        torch.testing.assert_close(decoder[name], unet[name], rtol=0, atol=1e-5)
+        assert not torch.equal(decoder[name], unet[name])
+    vae = load_file(tmp_path / "svd" / "vae" / "diffusion_pytorch_model.safetensors")
+    rgb, points = (generator.codec.streams[s].state_dict()["quant_conv.weight"] for s in (RGB, POINTS))
+    assert torch.equal(rgb, vae["quant_conv.weight"])
+    assert not torch.equal(points, vae["quant_conv.weight"])
+    assert len(log(tmp_path / "out" / "autoencoder_log.csv")) == 2
+
+
+def test_frozen_networks_stay_out_of_the_optimiser(tmp_path: Path) -> None:
+    save_small_svd(tmp_path)
+    generator = LatentGenerator.from_svd(tmp_path, dataclasses.replace(SMALL_SVD, frames=3))
+    optimizers = Optimizers(generator, 1e-3, 0.0)
+    frozen = {id(p) for m in (generator.codec, generator.embedding) for p in m.parameters()}
+    held = {id(p) for o in optimizers.all for g in o.param_groups for p in g["params"]}
+    assert held == {id(p) for p in generator.parameters()} - frozen
+    generator.loss(batch_from_windows([window(0, 64, 64)]), torch.Generator().manual_seed(0)).total.backward()
+    optimizers.step()
+
+
+def test_what_cannot_be_started_from_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'tokens' takes no pretrained weights; choose --preset svd"):
+        run(tmp_path, PRESETS.get("debug"), Made(), pretrained=str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"unet/config.json: no such file"):
+        run(tmp_path / "out", SMALL_SVD, Made(64, 64), pretrained=str(tmp_path))
+    with pytest.raises(ConfigError, match="'tokens' has no autoencoder to fit"):
+        run(tmp_path, PRESETS.get("debug"), Made(), autoencoder_steps=1)
+    with pytest.raises(ConfigError, match="--autoencoder-steps is 0, expected at least 1"):
+        TrainConfig(autoencoder_steps=0)
