@@ -270,6 +270,7 @@ def _generate(config: BenchConfig) -> list[Measurement]:
     against 25, by views against generating pair by pair."""
     import torch
 
+    from geo4d_bench.geometry.rig import Rig
     from geo4d_bench.harness import bench_model
     from geo4d_bench.harness.rollout import RolloutConfig, load_policy
     from geo4d_bench.model.backbones import load_generator
@@ -281,8 +282,9 @@ def _generate(config: BenchConfig) -> list[Measurement]:
     generator = load_generator(settings.checkpoint_folder)
     c = generator.config
     simulator = _simulator(config, (c.height, c.width))
-    cameras = list(make_rig("hemisphere16", simulator.task.spec.workspace).views("seen"))
-    pairs = bench_model.first_frames_of_pairs(simulator, cameras[: max(bench_model.VIEWS)])
+    rig = make_rig("hemisphere16", simulator.task.spec.workspace)
+    assert isinstance(rig, Rig)
+    pairs = bench_model.first_frames_of_pairs(simulator, list(rig.views("seen"))[: max(bench_model.VIEWS)])
     seconds = functools.partial(median_seconds, config.repeats)
     by_steps = bench_model.plan_seconds(generator, pairs[0], seconds)
     by_views = bench_model.view_seconds(generator, pairs, seconds)

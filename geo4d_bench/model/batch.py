@@ -13,6 +13,7 @@ from geo4d_bench.dataset.types import Window
 from geo4d_bench.errors import DatasetError
 from geo4d_bench.geometry.camera import depth_to_points
 from geo4d_bench.geometry.se3 import transform
+from geo4d_bench.model.backbones import AnyConfig
 from geo4d_bench.model.video import FirstFrames
 
 MORE = "more/"
@@ -101,6 +102,47 @@ def batch_from_first_frames(conditions: Sequence[FirstFrames]) -> dict[str, Tens
         "opening": torch.from_numpy(np.stack([c.opening_m for c in conditions]).astype(np.float32)),
         "rays": torch.from_numpy(rays),
     }
+
+
+def input_spec(config: AnyConfig, size: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of everything in a batch of ``size`` windows for a generator, see :func:`batch_from_windows`."""
+    c, image = config, (config.height, config.width)
+    views, video, hands = (size, 2, *image), (size, 2, c.frames, *image), (size, c.arms, c.frames)
+    return {
+        "first_rgb": ((*views, 3), torch.uint8),
+        "first_points": ((*views, 3), torch.float32),
+        "first_valid": (views, torch.bool),
+        "hand_mask": ((size, *image), torch.bool),
+        "rays": ((*views, 3), torch.float32),
+        "first_hand": ((size, c.arms, 3), torch.float32),
+        "opening": ((size, c.arms), torch.float32),
+        "T_world_cam": ((size, 2, 4, 4), torch.float32),
+        "rgb": ((*video, 3), torch.uint8),
+        "points": ((*video, 3), torch.float32),
+        "valid": (video, torch.bool),
+        "parts": (video, torch.uint8),
+        "hand": ((*hands, 3), torch.float32),
+        "hand_rotation": ((*hands, 3, 3), torch.float32),
+        "hand_opening": (hands, torch.float32),
+    }
+
+
+def fake_batch(config: AnyConfig, size: int) -> dict[str, Tensor]:
+    """A batch of noise of that shape, the same at every call; both cameras in one place, nothing turned."""
+    rng = torch.Generator().manual_seed(0)
+    batch = {}
+    for name, (shape, dtype) in input_spec(config, size).items():
+        if dtype == torch.float32:
+            batch[name] = torch.rand(shape, generator=rng)
+        else:
+            high = {"first_rgb": 256, "rgb": 256, "parts": config.part_classes}.get(name, 2)
+            batch[name] = torch.randint(high, shape, generator=rng).to(dtype)
+    for name in ("T_world_cam", "hand_rotation"):
+        batch[name] = torch.eye(batch[name].shape[-1]).expand(batch[name].shape).clone()
+    batch["points"] *= batch["valid"][..., None]
+    batch["first_points"] *= batch["first_valid"][..., None]
+    batch["rays"][..., 2] = 1.0
+    return batch
 
 
 def _zero_invalid(points: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:

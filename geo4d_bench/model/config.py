@@ -202,3 +202,9 @@ PRESETS.register(
     ),
 )
 PRESETS.register("nano", GeneratorConfig(height=64, width=80, dim=192, heads=3, trunk_layers=4, decoder_layers=2))
+PRESETS.register(
+    "small",
+    GeneratorConfig(
+        height=128, width=160, dim=384, heads=6, trunk_layers=8, decoder_layers=4, scene_layers=6, scene_cells=64
+    ),
+)

@@ -87,7 +87,7 @@ class LatentGenerator(nn.Module):
         near hands, over RGB and the pointmaps of both views; and that of the read-out on true frames.
 
         Args:
-            batch: tensors on this module's device; :func:`input_spec` tells what is read of it.
+            batch: tensors on this module's device; :func:`~geo4d_bench.model.batch.input_spec` tells its shapes.
             rng: decides noise levels, noise and dropout; on the CPU.
 
         Raises:
@@ -333,43 +333,6 @@ class LatentGenerator(nn.Module):
                 f"the generator is made for {c.frames} frames, got windows of {batch['rgb'].shape[2]}; "
                 "read windows of as many"
             )
-
-
-def input_spec(config: LatentConfig, size: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and dtype of what :meth:`LatentGenerator.loss` reads of a batch of ``size`` windows.
-
-    Frames and units are those of :func:`geo4d_bench.model.batch.batch_from_windows`.
-    """
-    c, image = config, (config.height, config.width)
-    video = (size, 2, c.frames, *image)
-    return {
-        "first_rgb": ((size, 2, *image, 3), torch.uint8),
-        "first_points": ((size, 2, *image, 3), torch.float32),
-        "first_valid": ((size, 2, *image), torch.bool),
-        "hand_mask": ((size, *image), torch.bool),
-        "first_hand": ((size, c.arms, 3), torch.float32),
-        "T_world_cam": ((size, 2, 4, 4), torch.float32),
-        "rgb": ((*video, 3), torch.uint8),
-        "points": ((*video, 3), torch.float32),
-        "valid": (video, torch.bool),
-        "parts": (video, torch.uint8),
-    }
-
-
-def fake_batch(config: LatentConfig, size: int) -> dict[str, Tensor]:
-    """A batch of noise that :meth:`LatentGenerator.loss` takes, the same at every call; both cameras in one place."""
-    rng = torch.Generator().manual_seed(0)
-    batch = {}
-    for name, (shape, dtype) in input_spec(config, size).items():
-        if dtype == torch.float32:
-            batch[name] = torch.rand(shape, generator=rng)
-        else:
-            high = {"first_rgb": 256, "rgb": 256, "parts": config.part_classes}.get(name, 2)
-            batch[name] = torch.randint(high, shape, generator=rng).to(dtype)
-    batch["T_world_cam"] = torch.eye(4).expand(size, 2, 4, 4).clone()
-    batch["points"] *= batch["valid"][..., None]
-    batch["first_points"] *= batch["first_valid"][..., None]
-    return batch
 
 
 def _random_parts(c: LatentConfig) -> Parts:

@@ -11,7 +11,7 @@ from synthetic_windows import window
 
 from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.geometry import inverse, transform
-from geo4d_bench.model.batch import batch_from_windows, first_frames
+from geo4d_bench.model.batch import batch_from_windows, fake_batch, first_frames
 from geo4d_bench.model.config import PRESETS, GeneratorConfig
 from geo4d_bench.model.foresight import cameras_in_scene
 from geo4d_bench.model.generator import Generator
@@ -292,3 +292,14 @@ def test_further_views_join_in_one_pass(batch: dict[str, torch.Tensor]) -> None:
         assert abs(np.nanmedian(wall)) < 0.1, name
     assert np.array_equal(four_views.pair(1).K, two_views.K)
     assert not np.array_equal(four_views.rgb[1], two_views.rgb[1])  # all views attend to one another
+
+
+@pytest.mark.parametrize("preset", ["debug", "nano", "small"])
+def test_every_preset_learns_from_its_own_fake_batch(preset: str) -> None:
+    generator = build(PRESETS.get(preset))
+    fake = fake_batch(generator.config, 1)
+    loss = generator.loss(fake, noise())
+    loss.total.backward()
+    without = [k for k, p in generator.named_parameters() if p.grad is None]
+    assert not without
+    assert np.isfinite(list(loss.parts.values())).all()

@@ -14,10 +14,10 @@ from geo4d_bench.errors import CheckpointError, ConfigError
 from geo4d_bench.geometry import transform
 from geo4d_bench.model.autoencoders import POINTS, RGB, Autoencoders, Pixels
 from geo4d_bench.model.backbones import PRESETS, load_generator, make_generator
-from geo4d_bench.model.batch import batch_from_windows, first_frames
+from geo4d_bench.model.batch import batch_from_windows, fake_batch, first_frames, input_spec
 from geo4d_bench.model.config import PRESETS as TOKEN_PRESETS
 from geo4d_bench.model.generator import Generator
-from geo4d_bench.model.latent import LatentGenerator, fake_batch, input_spec
+from geo4d_bench.model.latent import LatentGenerator
 from geo4d_bench.model.latent_config import DEBUG_UNET, SVD, AutoencoderSizes, ImageEncoderSizes, LatentConfig
 from geo4d_bench.model.video import FirstFrames
 
@@ -236,7 +236,7 @@ def test_a_fake_batch_has_the_keys_shapes_and_dtypes_of_a_real_one(config: Laten
     assert torch.isfinite(build(config).loss(fake, noise()).total)
     if arms == 1:
         real = batch_from_windows([window(0), window(1)])
-        assert {k: (tuple(real[k].shape), real[k].dtype) for k in fake} == input_spec(config, 2)
+        assert {k: (tuple(v.shape), v.dtype) for k, v in real.items()} == input_spec(config, 2)
 
 
 def test_gradient_checkpointing_is_the_configs(batch: dict[str, torch.Tensor]) -> None:
