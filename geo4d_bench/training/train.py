@@ -58,8 +58,8 @@ class TrainConfig:
     """Budget in steps instead of minutes."""
     batch_size: int = 8
     """Windows a step, of all processes together."""
-    learning_rate: float = 1.5e-3
-    """Highest learning rate, after the warm-up."""
+    learning_rate: float | None = None
+    """Highest learning rate, after the warm-up; 1.5e-3 where not given, 1e-5 from pretrained weights."""
     seed: int = 0
     """Decides weights, windows and noise."""
     out: Path | None = None
@@ -85,10 +85,17 @@ class TrainConfig:
             raise ConfigError(f"train: --steps is {self.steps}, expected at least 1")
         if self.autoencoder_steps is not None and self.autoencoder_steps < 1:
             raise ConfigError(f"train: --autoencoder-steps is {self.autoencoder_steps}, expected at least 1")
-        if min(self.batch_size, self.watches) < 1 or min(self.watched, self.workers) < 0 or not self.learning_rate > 0:
+        if min(self.batch_size, self.watches) < 1 or min(self.watched, self.workers) < 0 or not self.highest_rate > 0:
             raise ConfigError(
                 "train: --batch-size, --watches, --learning-rate must be positive, --watched, --workers not negative"
             )
+
+    @property
+    def highest_rate(self) -> float:
+        """``learning_rate``, or what is usual."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1.5e-3 if self.pretrained is None else 1e-5
 
     @property
     def folder(self) -> Path:
@@ -161,7 +168,7 @@ def train(config: TrainConfig, preset: AnyConfig, source: WindowSource, held_out
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     minutes = _DEFAULT_MINUTES if config.minutes is None and config.steps is None else config.minutes
-    schedule = Schedule(minutes, config.steps, config.batch_size, config.learning_rate, watches=config.watches)
+    schedule = Schedule(minutes, config.steps, config.batch_size, config.highest_rate, watches=config.watches)
     settings = {
         k: str(v) if isinstance(v, Path) else v
         for k, v in dataclasses.asdict(config).items()

@@ -2,12 +2,16 @@
 
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from geo4d_bench.errors import ConfigError
+from geo4d_bench.harness import bench_model
 from geo4d_bench.harness.bench import BenchConfig, median_seconds, run
+from geo4d_bench.model.video import FirstFrames
 
 
 def test_medians_are_taken_after_the_warm_up_in_turns() -> None:
@@ -38,3 +42,40 @@ def test_rollout_speed_is_written_with_its_reference_and_replaced_when_measured_
 def test_too_few_repeats_are_refused() -> None:
     with pytest.raises(ConfigError, match="--repeats is 3"):
         BenchConfig("render", repeats=3)
+
+
+class Recorder:
+    """Stands where a generator does, and writes down what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+
+    def generate(self, conditions: list[FirstFrames], seeds: list[int], steps: int) -> None:
+        self.asked += [(len(first.K), steps) for first in conditions]
+
+
+def pair(k: int) -> FirstFrames:
+    """View n and a further view, told by its intrinsics."""
+    K = np.stack([np.eye(3), k * np.eye(3)])
+    return FirstFrames(
+        np.zeros((2, 4, 4, 3), np.uint8), np.zeros((2, 4, 4, 3), np.float32), K, None, np.zeros((1, 3)), np.zeros(1)
+    )
+
+
+def once(*works: Callable[[], object]) -> tuple[float, ...]:
+    for work in works:
+        work()
+    return tuple(1.0 for _ in works)
+
+
+def test_plans_are_measured_by_steps_and_by_views() -> None:
+    by_steps, by_views = Recorder(), Recorder()
+    assert set(bench_model.plan_seconds(by_steps, pair(2), once)) == {1, 2, 4, 8, 25}
+    assert by_steps.asked == [(2, steps) for steps in (1, 2, 4, 8, 25)]
+    assert set(bench_model.view_seconds(by_views, [pair(k) for k in range(2, 9)], once)) == {2, 3, 4, 8}
+    assert by_views.asked == [(views, 1) for views in (2, 3, 4, 8)]
+
+
+def test_a_training_step_is_measured_in_one_pass_and_in_four() -> None:
+    one, four = bench_model.training_seconds("debug", lambda *works: median_seconds(5, *works))
+    assert min(one, four) > 0
