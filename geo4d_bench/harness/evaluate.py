@@ -45,8 +45,6 @@ class EvaluateConfig:
 
     checkpoint: Path | None = None
     """The checkpoint folder; runs/<task of the data>/nano where not given."""
-    predictions: Path | None = None
-    """In place of a checkpoint: a folder of predicted arrays for the windows that 'geo4d-bench conditions' wrote."""
     data: Path = Path("data/store_cereal_eval")
     """A dataset of the eval split, rendered from seen and novel cameras."""
     views: Views = "both"
@@ -63,6 +61,8 @@ class EvaluateConfig:
     """Views that are generated beside the reference in one pass; scores are means over the pairs with it."""
     i3d: Path | None = None
     """I3D's weights as safetensors (docs/metrics.md): adds FVD."""
+    predictions: Path | None = None
+    """In place of a checkpoint: a folder of predicted arrays for the windows that 'geo4d-bench conditions' wrote."""
     out: Path | None = None
     """Where to write; <checkpoint>/evaluation, or runs/<task>/<generator>/evaluation for predictions."""
     allow_train_data: bool = False
