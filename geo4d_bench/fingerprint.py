@@ -8,7 +8,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-_PACKAGES = ("mujoco", "robosuite", "numpy", "torch", "small_gicp", "scipy")
+_PACKAGES = ("mujoco", "robosuite", "numpy", "torch", "small_gicp", "scipy", "diffusers", "transformers")
 
 
 @cache

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -64,8 +64,6 @@ class Geo4D(VideoPolicy):
     def act(self, obs: Observation) -> ActionChunk:
         return self.act_many([self], [obs])[0]
 
-    setting: ClassVar[str] = "geo4d"
-
     @classmethod
     def act_many(cls, policies: Sequence[Policy], observations: Sequence[Observation]) -> list[ActionChunk]:
         """One call of the generator for all episodes, then each episode's own tracking.
@@ -98,7 +96,6 @@ class Geo4DCalibrated(Geo4D):
     """:class:`Geo4D` with a generator that is given the poses of both cameras."""
 
     needs_both_poses = True
-    setting = "geo4d_calibrated"
 
 
 def load_generator(checkpoint: Path) -> LoadedGenerator:

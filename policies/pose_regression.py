@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import ClassVar
 
 import numpy as np
 
@@ -20,8 +19,6 @@ class PoseRegression(Policy):
         loaded: a generator of the ablation ``pose_regression``, shared between episodes.
         execute: waypoints of each plan that are carried out before the next one.
     """
-
-    setting: ClassVar[str] = "geo4d"
 
     def __init__(self, loaded: LoadedGenerator, execute: int) -> None:
         self.loaded, self.execute = loaded, execute
@@ -52,7 +49,6 @@ class PoseRegressionCalibrated(PoseRegression):
     """:class:`PoseRegression` that is given the poses of both cameras."""
 
     needs_both_poses = True
-    setting = "geo4d_calibrated"
 
 
 def tracks(hands: ForeseenHands) -> list[HandTrack]:

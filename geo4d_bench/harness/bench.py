@@ -131,8 +131,10 @@ def _alone(config: BenchConfig, name: str, value: float, unit: str) -> Measureme
 
 
 def _command(config: BenchConfig) -> str:
-    robomimic = f" --robomimic {config.robomimic}" if config.what == "load" and config.robomimic else ""
-    return f"geo4d-bench bench {config.what} --task {config.task}{robomimic}"
+    given = {"robomimic": config.robomimic, "data": config.data, "checkpoint": config.checkpoint}
+    read = {"load": ("data", "robomimic"), "generate": ("checkpoint",)}.get(config.what, ())
+    options = "".join(f" --{name} {given[name]}" for name in read if given[name] is not None)
+    return f"geo4d-bench bench {config.what} --task {config.task}{options}"
 
 
 def _render(config: BenchConfig) -> list[Measurement]:
@@ -272,14 +274,16 @@ def _generate(config: BenchConfig) -> list[Measurement]:
 
     from geo4d_bench.geometry.rig import Rig
     from geo4d_bench.harness import bench_model
-    from geo4d_bench.harness.rollout import RolloutConfig, load_policy
+    from geo4d_bench.harness.rollout import RolloutConfig
     from geo4d_bench.model.backbones import load_generator
+    from geo4d_bench.model.generator import Generator
     from geo4d_bench.tasks.rigs import make_rig
 
     settings = RolloutConfig(task=config.task, checkpoint=config.checkpoint)
-    load_policy(settings)  # a missing checkpoint is explained here
     torch.set_num_threads(os.cpu_count() or 1)
     generator = load_generator(settings.checkpoint_folder)
+    if not generator.config.draws:
+        raise ConfigError(f"{settings.checkpoint_folder}: was trained for pose_regression, which generates nothing")
     c = generator.config
     simulator = _simulator(config, (c.height, c.width))
     rig = make_rig("hemisphere16", simulator.task.spec.workspace)
@@ -287,7 +291,8 @@ def _generate(config: BenchConfig) -> list[Measurement]:
     pairs = bench_model.first_frames_of_pairs(simulator, list(rig.views("seen"))[: max(bench_model.VIEWS)])
     seconds = functools.partial(median_seconds, config.repeats)
     by_steps = bench_model.plan_seconds(generator, pairs[0], seconds)
-    by_views = bench_model.view_seconds(generator, pairs, seconds)
+    # The other backbone generates two views.
+    by_views = bench_model.view_seconds(generator, pairs, seconds) if isinstance(generator, Generator) else {}
     frames = f"{c.frames} frames"
     size = f"{c.height}x{c.width}"
     executed_ms = 1e3 * settings.execute * c.dt_s

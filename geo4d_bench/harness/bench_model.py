@@ -13,9 +13,9 @@ Seconds = Callable[..., tuple[float, ...]]
 """``median_seconds`` of so many repeats: works in, the median seconds of each out."""
 
 STEPS = (1, 2, 4, 8, 25)
+"""The paper's is the last."""
 VIEWS = (2, 3, 4, 8)
 BATCH = 8
-_NOISE_STEPS = 25  # of the plan that others are compared with: the paper's
 
 
 def plan_seconds(generator: Any, first: FirstFrames, seconds: Seconds) -> dict[int, float]:

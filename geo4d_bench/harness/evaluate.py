@@ -143,7 +143,10 @@ def run(config: EvaluateConfig) -> Evaluation | Refused:
         return _evaluate(config, dataset, predicted, out, f"geo4d-bench report --task {task}")
     checkpoint = config.checkpoint or Path("runs") / task / "nano"
     contender = CheckpointContender(checkpoint, config.seed, config.steps, config.sensor)
-    follow_up = f"geo4d-bench rollout --task {task} --policy {contender.policy} --checkpoint {checkpoint}"
+    follow_up = (
+        f"geo4d-bench rollout --task {task} --policy {contender.policy} --checkpoint {checkpoint} "
+        f"--out {Path('runs') / task / f'rollout_{contender.name}_novel'}"
+    )
     return _evaluate(config, dataset, contender, config.out or checkpoint / "evaluation", follow_up)
 
 
@@ -206,7 +209,7 @@ class _Scorer:
             row: dict[str, Any] = {"views": views, "source": source, "window": index, "episode": first.episode}
             row |= {"start": first.start, "camera_n": first.cameras[0]}
             row |= {"camera_m": " ".join(pair.cameras[1] for pair in pairs)}
-            row |= {k: float(np.mean([s[k] for s, _ in scored])) for k in scored[0][0]}
+            row |= {k: _mean([s[k] for s, _ in scored]) for k in scored[0][0]}
             row |= {"generate_ms": generate_ms if source == "generated" else np.nan}
             rows.append(row)
             video = scored[0][1]
@@ -248,6 +251,12 @@ class _Scorer:
             tracker.track(video, window.T_n_ee[arm, 0], float(window.opening_m[arm, 0]), arm)
             for arm, tracker in enumerate(self.trackers.values())
         ]
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Over the pairs in which a metric applies; NaN where it applies in none."""
+    there = [v for v in values if not np.isnan(v)]
+    return float(np.mean(there)) if there else float("nan")
 
 
 def _run_id(config: EvaluateConfig, contender: Contender, data: str, extracting: tuple[Extractor, ...]) -> str:

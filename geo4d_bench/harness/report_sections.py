@@ -104,7 +104,9 @@ def add_rollouts(page: Page, rows: dict[EpisodeRow, Path]) -> Leaderboard | None
         import pandas as pd
 
         path = page.picture("success.png")
-        figures.success_chart(pd.DataFrame([vars(row) for row in board.rows]), path)
+        shown = pd.DataFrame([vars(row) for row in board.rows])
+        shown["policy"] += shown["sensor"].map(lambda sensor: "" if sensor == "perfect" else f" ({sensor})")
+        figures.success_chart(shown, path)
         page.pictures["success"] = path.name
     there = {(row.policy, row.views) for row in board.rows}
     lacking = [(p, v) for p in figures.LADDER for v in ("seen", "novel") if (p, v) not in there]
@@ -132,10 +134,10 @@ def _cards(board: Leaderboard, policy: str) -> list[dict[str, str]]:
 
 
 def _losses(rows: Sequence[EpisodeRow]) -> dict[str, Any]:
-    """Change of success from each rung to the one below it, on the seeds that both have."""
+    """Change of success from each rung to the one below it, on the seeds that both have; with perfect depth alone."""
     outcomes: dict[tuple[str, str], dict[int, bool]] = {}
     for row in rows:
-        if row.status != "crash":
+        if row.status != "crash" and row.sensor == "perfect":
             outcomes.setdefault((row.policy, row.views), {})[row.seed] = row.success
     views = [v for v in ("seen", "novel") if any(key[1] == v for key in outcomes)]
     losses = []
@@ -158,7 +160,8 @@ def add_trajectories(page: Page, rows: dict[EpisodeRow, Path]) -> None:
 
     for policy in ("geo4d", "oracle_video"):
         for views in ("seen", "novel"):
-            mine = sorted((r for r in rows if (r.policy, r.views) == (policy, views)), key=lambda r: r.seed)
+            key = (policy, views, "perfect")
+            mine = sorted((r for r in rows if (r.policy, r.views, r.sensor) == key), key=lambda r: r.seed)
             for success in (True, False):
                 found = [(r, rows[r].parent / "trajectories" / f"{r.seed}.npz") for r in mine if r.success == success]
                 found = [(r, path) for r, path in found if path.is_file()]
@@ -214,7 +217,8 @@ def add_evaluations(page: Page, runs: Path) -> None:
 
     page.values["evaluations"] = []
     for path in sorted(runs.rglob("metrics.csv")):
-        folder, name = path.parent, _name(path.parent.parent, runs)
+        folder = path.parent
+        name = _name(folder.parent if folder.name == "evaluation" else folder, runs)
         tag = name.replace("/", "_")
         metrics = _table(path, "gripper_cm")
         columns = {title: column for title, column in COLUMNS.items() if column[0] in metrics}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from geo4d_bench.model.backbones import AnyConfig
+from geo4d_bench.model.blocks import product
 
 
 def as_told(c: AnyConfig, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -26,7 +27,8 @@ def as_told(c: AnyConfig, batch: dict[str, Tensor]) -> dict[str, Tensor]:
             batch["valid"] = torch.ones_like(batch["valid"])
     if not c.shared_frame and "points" in batch:
         T = T_n_cam(batch)[:, 1]
-        own = torch.einsum("bji,bthwj->bthwi", T[:, :3, :3], batch["points"][:, 1] - T[:, None, None, None, :3, 3])
+        to_m = T[:, None, None, None, :3, :3].transpose(-1, -2)
+        own = product(to_m, (batch["points"][:, 1] - T[:, None, None, None, :3, 3])[..., None])[..., 0]
         batch = batch | {"points": torch.stack([batch["points"][:, 0], own * batch["valid"][:, 1, ..., None]], 1)}
     return batch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from geo4d_bench.dataset.sensors import SENSORS, SensorName
 from geo4d_bench.errors import ConfigError
@@ -129,6 +129,8 @@ class GeneratorConfig:
     def calibrated(self) -> bool:
         """Whether the poses of both cameras are inputs."""
         return self.setting == "geo4d_calibrated"
+
+    gradient_clip: ClassVar[float] = 4.0
 
     @property
     def cross_view_attention(self) -> bool:

@@ -135,14 +135,14 @@ def cameras_in_scene(c: GeneratorConfig, T_world_cam: Tensor) -> Poses:
     """Poses (B, V, 4, 4) in the world, metres, as they move normalised points to the scene's frame."""
     mean, centre = (torch.tensor(m, device=T_world_cam.device) for m in (c.point_mean_m, c.work_centre_m))
     R = T_world_cam[..., :3, :3]
-    return Poses(R, (R @ mean + T_world_cam[..., :3, 3] - centre) / c.point_scale_m)
+    return Poses(R, (product(R, mean[:, None])[..., 0] + T_world_cam[..., :3, 3] - centre) / c.point_scale_m)
 
 
 def cameras_in_n(c: GeneratorConfig, T_n_cam: Tensor) -> Poses:
     """Poses (B, V, 4, 4) in camera n's frame, metres, as they move normalised points."""
     mean = torch.tensor(c.point_mean_m, device=T_n_cam.device)
     R = T_n_cam[..., :3, :3]
-    return Poses(R, (R @ mean + T_n_cam[..., :3, 3] - mean) / c.point_scale_m)
+    return Poses(R, (product(R, mean[:, None])[..., 0] + T_n_cam[..., :3, 3] - mean) / c.point_scale_m)
 
 
 def unmoved(views: Tensor) -> Poses:

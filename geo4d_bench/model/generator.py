@@ -27,6 +27,7 @@ from geo4d_bench.errors import CheckpointError, ConfigError
 from geo4d_bench.model import checkpoint
 from geo4d_bench.model.ablations import T_n_cam, as_told
 from geo4d_bench.model.batch import MORE, batch_from_first_frames
+from geo4d_bench.model.blocks import product
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.foresight import Foresight, Poses, cameras_in_n, cameras_in_scene, unmoved
 from geo4d_bench.model.layers import Condition, Layers, compose, metres, normalise, pixels, without_weights
@@ -226,7 +227,8 @@ class Generator(nn.Module):
         image, anchor, opening = self._seen(condition)
         layers: Layers = network(image, torch.lerp(x, noise, t), time, anchor, opening, cameras, in_n, truth, frames)
         true_in_n = cameras_in_n(c, T_n_cam(batch)) if c.foresees and c.shared_frame else in_n
-        scene = compose(c, layers, condition, truth, in_n, true_in_n, frames)
+        with torch.autocast(device.type, enabled=False):  # bfloat16 would round points to half a centimetre
+            scene = compose(c, layers, condition, truth, in_n, true_in_n, frames)
 
         rgb = pixels(c, batch["rgb"][:, :, frames]).float() / 127.5 - 1.0
         parts = pixels(c, batch["parts"][:, :, frames, ..., None])[:, :, :, 0].long()
@@ -293,9 +295,10 @@ class Generator(nn.Module):
         position, turned = normalise(c, batch["hand"], 3)[:, None], batch["hand_rotation"][:, None]
         if not c.shared_frame:
             R, t = cameras_in_n(c, T_n_cam(batch))
-            in_m = torch.einsum("bji,batj->bati", R[:, 1], position[:, 0] - t[:, 1, None, None])
+            to_m = R[:, 1, None, None].transpose(-1, -2)
+            in_m = product(to_m, (position[:, 0] - t[:, 1, None, None])[..., None])[..., 0]
             position = torch.cat([position, in_m[:, None]], 1)
-            turned = torch.cat([turned, torch.einsum("bji,batjk->batik", R[:, 1], turned[:, 0])[:, None]], 1)
+            turned = torch.cat([turned, product(to_m, turned[:, 0])[:, None]], 1)
         return Hands(position, turned, batch["hand_opening"][:, None] / OPENING_SCALE_M)
 
     def _disturbed(self, cameras: Poses, rng: torch.Generator) -> Poses:
@@ -307,7 +310,7 @@ class Generator(nn.Module):
         skew = torch.linalg.cross(
             (_FOUND_OFF_RAD * turn)[..., None, :].expand_as(R), torch.eye(3, device=t.device).expand_as(R), dim=-1
         )
-        return Poses(torch.matrix_exp(skew) @ R, t + _FOUND_OFF_M / self.config.point_scale_m * shift)
+        return Poses(product(torch.matrix_exp(skew.float()), R), t + _FOUND_OFF_M / self.config.point_scale_m * shift)
 
     # ---- between batches and layers ---------------------------------------------------------------------------
 

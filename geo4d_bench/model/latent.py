@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from geo4d_bench.errors import CheckpointError, ConfigError
 from geo4d_bench.model import checkpoint
-from geo4d_bench.model.ablations import as_told
+from geo4d_bench.model.ablations import T_n_cam, as_told
 from geo4d_bench.model.autoencoders import POINTS, RGB, Autoencoders, Codec, Pixels, random_autoencoder
 from geo4d_bench.model.batch import batch_from_first_frames
 from geo4d_bench.model.conditioning import ClipEmbedding, LearnedEmbedding, Readout, random_image_encoder
 from geo4d_bench.model.diffusion import make_diffusion, sample
 from geo4d_bench.model.generator import Loss
 from geo4d_bench.model.latent_config import LatentConfig
-from geo4d_bench.model.processes import own_rows
+from geo4d_bench.model.processes import mean_over_processes, own_rows
 from geo4d_bench.model.sprites import HandClouds
 from geo4d_bench.model.unet import DualDecoderUNet, stock_unet
 from geo4d_bench.model.video import FirstFrames, Video4D
@@ -101,7 +101,7 @@ class LatentGenerator(nn.Module):
         device = z.device
         level = own_rows(lambda s, generator: self.diffusion.draw_levels(s[0], generator), (len(z),), rng).to(device)
         noise = own_rows(torch.randn, z.shape, rng).to(device)
-        keep = (torch.rand(2, len(z), generator=rng) >= self.config.condition_dropout).to(device)
+        keep = (own_rows(torch.rand, (len(z), 2), rng) >= self.config.condition_dropout).to(device).T
         condition, context = self._condition(first)
         denoised = self._denoise(
             self.diffusion.add_noise(z, noise, level), level, condition * _like(keep[0], condition),
@@ -111,7 +111,7 @@ class LatentGenerator(nn.Module):
         weight = _like(self.diffusion.loss_weight(level), z) + hand_weight * self._near_hand(batch["parts"])
         error = (denoised - z).square() * known
         share = known.mean((0, 1, 3, 4, 5, 6)).clamp(min=1e-6)
-        latent = (weight * error).sum() / known.sum().clamp(min=1.0)
+        latent = (weight * error).sum() / mean_over_processes(known.sum()).clamp(min=1.0)
         errors = (error.detach().mean((0, 1, 3, 4, 5, 6)) / share).tolist()
         valid_loss, parts_loss = self._read_loss(rgb, points, valid, batch["parts"], first, rng)
         return Loss(
@@ -149,11 +149,13 @@ class LatentGenerator(nn.Module):
             ``loss`` and ``l1`` of every step, see :meth:`Autoencoders.fit_pointmaps`.
 
         Raises:
-            ConfigError: there is no autoencoder.
+            ConfigError: there is no autoencoder, or there are no pointmaps.
         """
         if not isinstance(self.codec, Autoencoders):
             raise ConfigError("latents are pixels: there is no autoencoder to fit; choose a preset that has one")
-        videos = (self._targets(batch)[1:] for batch in batches)
+        if self.config.rgb_only:
+            raise ConfigError(f"{self.config.ablation} has no pointmaps to fit an autoencoder to; leave the steps out")
+        videos = (self._targets(as_told(self.config, batch))[1:] for batch in batches)
         return self.codec.fit_pointmaps((points.flatten(0, 1), valid.flatten(0, 1)) for points, valid in videos)
 
     def save_pretrained(self, folder: Path) -> None:
@@ -289,16 +291,18 @@ class LatentGenerator(nn.Module):
         """Of the read-out's validity and parts on some true frames."""
         chosen = torch.randperm(rgb.shape[2], generator=rng)[:_READ_FRAMES].sort().values.to(rgb.device)
         rgb, points, valid, parts = (x[:, :, chosen] for x in (rgb, points, valid, parts))
-        noise = torch.randn((2, *points.shape), generator=rng).to(points.device)
-        frames = torch.cat([rgb, torch.where(valid, points, noise[0])], 3)
-        frames = frames + _READ_NOISE * noise[1].repeat(1, 1, 1, 2, 1, 1)
+        filled, added = (own_rows(torch.randn, points.shape, rng).to(points.device) for _ in range(2))
+        # What is generated at invalid pixels is anything; of RGB alone there is nothing anywhere.
+        points = torch.zeros_like(points) if self.config.rgb_only else torch.where(valid, points, filled)
+        frames = torch.cat([rgb, points], 3) + _READ_NOISE * added.repeat(1, 1, 1, 2, 1, 1)
         each = first[:, :, None].expand(-1, -1, len(chosen), -1, -1, -1)
         valid_logit, parts_logit = self.readout(frames.flatten(0, 2), each.flatten(0, 2))
-        weight = torch.full((self.config.part_classes,), _PART_WEIGHT, device=parts.device)
-        weight[0] = 1.0
+        labels = parts.flatten(0, 2).long()
+        weight = torch.where(labels > 0, _PART_WEIGHT, 1.0)
+        wrong = weight * F.cross_entropy(parts_logit.float(), labels, reduction="none")
         return (
             F.binary_cross_entropy_with_logits(valid_logit.float(), valid.flatten(0, 2).float()),
-            F.cross_entropy(parts_logit.float(), parts.flatten(0, 2).long(), weight=weight),
+            wrong.sum() / mean_over_processes(weight.sum()),
         )
 
     def _normalise(self, points: Tensor) -> Tensor:
@@ -344,9 +348,7 @@ def _random_parts(c: LatentConfig) -> Parts:
 
 def _T_n_m(batch: dict[str, Tensor]) -> Tensor:
     """(B, 4, 4) pose of camera m in camera n."""
-    T = batch["T_world_cam"]
-    T_n_m: Tensor = torch.linalg.inv(T[:, 0]) @ T[:, 1]
-    return T_n_m
+    return T_n_cam(batch)[:, 1]
 
 
 def _transform(T: Tensor, points: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
-from geo4d_bench.dataset.sensors import SensorName
+from geo4d_bench.dataset.sensors import SENSORS, SensorName
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.model.config import ABLATIONS, SETTINGS
 
@@ -79,6 +79,7 @@ class LatentConfig:
     """
 
     backbone: ClassVar[str] = "unet"
+    gradient_clip: ClassVar[float] = 1.0
 
     height: int
     width: int
@@ -117,6 +118,8 @@ class LatentConfig:
             raise ConfigError(f"latent generator: setting '{self.setting}', expected {' or '.join(SETTINGS)}")
         if self.ablation not in ABLATIONS:
             raise ConfigError(f"latent generator: ablation '{self.ablation}', expected one of {', '.join(ABLATIONS)}")
+        if self.sensor not in SENSORS:
+            raise ConfigError(f"latent generator: sensor '{self.sensor}', expected {' or '.join(SENSORS)}")
         if self.ablation == "pose_regression":
             raise ConfigError("latent generator: pose_regression is the tokens backbone's; choose --preset nano")
         if self.calibrated and self.ablation == "native_frame":
@@ -163,6 +166,11 @@ class LatentConfig:
     def rgb_only(self) -> bool:
         """Whether there are no points, neither seen nor generated."""
         return self.ablation in ("svd", "svd_mv")
+
+    @property
+    def foresees(self) -> bool:
+        """Whether the hands' way is told from points, apart from the video."""
+        return False
 
     @property
     def draws(self) -> bool:

@@ -77,7 +77,7 @@ class DualDecoderUNet(nn.Module):
             added_time: (numbers,) what else the time embedding is given, the same for all.
 
         Returns:
-            (2, 2, B, T, C', h, w).
+            (2, S, B, T, C', h, w).
         """
         views, streams, batch, frames = x.shape[:4]
         videos = views * streams * batch

@@ -41,7 +41,14 @@ Part = tuple[int, int]
 
 
 def batches(
-    source: WindowSource, size: int, seed: int, start: int, workers: int = 0, ahead: int = 3, part: Part = (0, 1)
+    source: WindowSource,
+    size: int,
+    seed: int,
+    start: int,
+    workers: int = 0,
+    ahead: int = 3,
+    part: Part = (0, 1),
+    further: int = FURTHER,
 ) -> Generator[dict[str, Tensor], None, None]:
     """Batches for steps ``start``, ``start + 1`` ...; each worker makes its next ``ahead`` in the background.
 
@@ -53,14 +60,15 @@ def batches(
         seed, start: of the training, and the first step; the batches do not depend on the rest.
         workers: processes; 0 is a thread of this one, which on a CPU takes less from the training.
         part: of each batch, that is made.
+        further: times as many windows, of which only the hands' way is learned.
     """
     if workers == 0:
-        yield from _in_a_thread(source, size, seed, start, ahead, part)
+        yield from _in_a_thread(_Steps(source, size, seed, part, further), start, ahead)
         return
     wanted = True
     # Started afresh, never forked: threads of this process would be lost in a copy.
     stream = iter(DataLoader(
-        _Steps(source, size, seed, part), batch_size=None, sampler=takewhile(lambda _: wanted, count(start)),
+        _Steps(source, size, seed, part, further), batch_size=None, sampler=takewhile(lambda _: wanted, count(start)),
         num_workers=workers, prefetch_factor=ahead, multiprocessing_context="spawn",
     ))  # fmt: skip
     try:
@@ -72,16 +80,14 @@ def batches(
             pass
 
 
-def _in_a_thread(
-    source: WindowSource, size: int, seed: int, start: int, ahead: int, part: Part
-) -> Generator[dict[str, Tensor], None, None]:
+def _in_a_thread(steps: _Steps, start: int, ahead: int) -> Generator[dict[str, Tensor], None, None]:
     pool = ThreadPoolExecutor(1, "batches")
     waiting: deque[Future[dict[str, Tensor]]] = deque()
     try:
         step = start
         while True:
             while len(waiting) <= ahead:
-                waiting.append(pool.submit(make_batch, source, size, seed, step, part))
+                waiting.append(pool.submit(steps.__getitem__, step))
                 step += 1
             yield waiting.popleft().result()
     finally:
@@ -96,13 +102,16 @@ class _Steps(Dataset[dict[str, Tensor]]):
     size: int
     seed: int
     part: Part
+    further: int
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        return make_batch(self.source, self.size, self.seed, step, self.part)
+        return make_batch(self.source, self.size, self.seed, step, self.part, self.further)
 
 
-def make_batch(source: WindowSource, size: int, seed: int, step: int, part: Part = (0, 1)) -> dict[str, Tensor]:
-    """The batch of one step or a part of it, with ``FURTHER`` times as many windows of which only the hands' way is
+def make_batch(
+    source: WindowSource, size: int, seed: int, step: int, part: Part = (0, 1), further: int = FURTHER
+) -> dict[str, Tensor]:
+    """The batch of one step or a part of it, with ``further`` times as many windows of which only the hands' way is
     learned. Each window has a generator of its own, so that no part depends on another."""
 
     def windows(kind: str, count: int) -> list[Window]:
@@ -110,5 +119,8 @@ def make_batch(source: WindowSource, size: int, seed: int, step: int, part: Part
         own = range(rank * count // processes, (rank + 1) * count // processes)
         return [source.sample(generator("training", "train", seed, f"batch {step} {kind} {i}")) for i in own]
 
-    further = hands_from_windows(windows("further", FURTHER * size))
-    return batch_from_windows(windows("window", size)) | {MORE + k: v for k, v in further.items()}
+    batch = batch_from_windows(windows("window", size))
+    if not further:
+        return batch
+    more = hands_from_windows(windows("further", further * size))
+    return batch | {MORE + k: v for k, v in more.items()}

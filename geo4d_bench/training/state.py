@@ -36,7 +36,7 @@ class Average:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        self.weights = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
 
     def update(self, module: nn.Module, step: int) -> None:
         """Move towards the module's weights after optimiser step ``step`` (from 1)."""
@@ -63,7 +63,7 @@ def save_state(
         "trained_s": repr(progress.trained_s),
         "finished": str(int(progress.finished)),
     }
-    write_aside(folder / STATE_NAME, save({k: v.detach().clone() for k, v in tensors.items()}, metadata=meta))
+    write_aside(folder / STATE_NAME, save({k: v.detach().cpu().clone() for k, v in tensors.items()}, metadata=meta))
 
 
 def read_progress(folder: Path) -> tuple[dict[str, Any], Progress] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -240,5 +241,5 @@ def _open(folder: Path, preset: AnyConfig, sensor: SensorName, workers: int = 0)
     """Windows of a dataset's seen cameras: novel ones are for evaluation alone. The processes share the memory."""
     from geo4d_bench.dataset.windows import REMEMBER_BYTES, Windows
 
-    room = REMEMBER_BYTES // max(1, workers)
+    room = REMEMBER_BYTES // (max(1, workers) * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return Windows(folder, "seen", horizon=preset.frames, dt_s=preset.dt_s, remember_bytes=room, sensor=sensor)

@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import InitProcessGroupKwargs, parse_flag_from_env
 from torch import Tensor, nn
 
 from geo4d_bench.dataset.types import Window
@@ -31,7 +32,7 @@ from geo4d_bench.model.checkpoint import WEIGHTS_NAME, save_checkpoint, write_as
 from geo4d_bench.model.processes import mean_over_processes
 from geo4d_bench.model.sprites import HandClouds
 from geo4d_bench.seeding import derive_seed, generator
-from geo4d_bench.training.data import WindowSource, batches
+from geo4d_bench.training.data import FURTHER, WindowSource, batches
 from geo4d_bench.training.heldout import hand_error_cm
 from geo4d_bench.training.interrupt import StopRequest
 from geo4d_bench.training.optimizer import Optimizers
@@ -130,7 +131,10 @@ class Trainer:
         initial = int(100 * self.schedule.done(self.progress))
         bar = tqdm(total=100, initial=initial, unit="%", desc="train", disable=not self.first)
         part = (self.accelerator.process_index, self.accelerator.num_processes)
-        stream = batches(self.source, self.schedule.batch_size, self.seed, self.progress.step, self.workers, part=part)
+        stream = batches(
+            self.source, self.schedule.batch_size, self.seed, self.progress.step, self.workers, part=part,
+            further=FURTHER if self.generator.config.foresees else 0,
+        )  # fmt: skip
         stopped = False
         with bar, closing(stream), StopRequest() as stop:
             while self.schedule.done(self.progress) < 1.0 and not stopped:
@@ -178,9 +182,9 @@ class Trainer:
         device = self.accelerator.device
         made = (batch_from_windows([self.source.sample(rng) for _ in size]) for rng in rngs)
         rows = self.generator.fit_autoencoder({k: v.to(device) for k, v in batch.items()} for batch in made)
-        write_aside(
-            self.folder / AUTOENCODER_LOG_NAME, _csv([{k: f"{v:.6g}" for k, v in r.items()} for r in rows]).encode()
-        )
+        if self.first:
+            text = _csv([{k: f"{v:.6g}" for k, v in r.items()} for r in rows])
+            write_aside(self.folder / AUTOENCODER_LOG_NAME, text.encode())
 
     def _resume(self) -> None:
         saved = read_progress(self.folder)
@@ -213,7 +217,7 @@ class Trainer:
             total, parts = self.model({k: v.to(device, non_blocking=True) for k, v in batch.items()}, rng)
         self.optimizers.zero_grad()
         self.accelerator.backward(total)
-        norm = torch.nn.utils.clip_grad_norm_(self.generator.parameters(), 4.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.generator.parameters(), self.generator.config.gradient_clip)
         self.optimizers.step()
         self.progress.step += 1
         self.average.update(self.generator, self.progress.step)
@@ -265,7 +269,8 @@ def _accelerator() -> Accelerator:
     ``--precision`` decides on bfloat16, not the launcher.
     """
     cpu = not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
-    return Accelerator(cpu=cpu, mixed_precision="no")
+    patient = InitProcessGroupKwargs(timeout=timedelta(hours=2))  # the first process draws and saves for long
+    return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[patient])
 
 
 def _bf16(precision: str, device: torch.device) -> bool:

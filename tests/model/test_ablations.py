@@ -12,7 +12,7 @@ from synthetic_windows import window
 
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.geometry import inverse, transform
-from geo4d_bench.model.ablations import as_told
+from geo4d_bench.model.ablations import T_n_cam, as_told
 from geo4d_bench.model.batch import batch_from_windows, first_frames
 from geo4d_bench.model.config import ABLATIONS, PRESETS, GeneratorConfig
 from geo4d_bench.model.generator import Generator
@@ -142,3 +142,16 @@ def test_pose_regression_tells_poses_and_makes_no_video() -> None:
 def test_an_unknown_ablation_is_refused() -> None:
     with pytest.raises(ConfigError, match="expected one of none, no_mv_attention"):
         config("no_attention")
+
+
+def test_geometry_is_not_rounded_where_networks_compute_in_bfloat16() -> None:
+    w = window(2)
+    batch = batch_from_windows([w])
+    exact = as_told(config("native_frame"), batch)["points"]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(as_told(config("native_frame"), batch)["points"], exact)
+        torch.testing.assert_close(T_n_cam(batch)[0, 1].double().numpy(), w.T_n_m, atol=1e-6, rtol=0)
+        hands = Generator(config("native_frame"))._true_hands(batch)
+    p_m = transform(inverse(w.T_n_m), w.T_n_ee[0, 1:, :3, 3])
+    normalised = (p_m - np.array(DEBUG.point_mean_m)) / DEBUG.point_scale_m
+    np.testing.assert_allclose(hands.position[0, 1, 0].numpy(), normalised, atol=1e-5)
