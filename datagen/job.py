@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -261,9 +264,25 @@ def in_processes(work: Callable[[J], str], jobs: list[J], workers: int, cluster:
     # One thread each: the work is one MuJoCo step after another, and more threads only take turns.
     try:
         with Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered", batch_size=1) as parallel:
-            yield from parallel(delayed(work)(job) for job in jobs)
+            with _deaf_to_ctrl_c():
+                results = parallel(delayed(work)(job) for job in jobs)
+            yield from results
     except TerminatedWorkerError as error:
         raise WorkerError(
             f"the system ended one of {workers} worker processes (memory full?); finished episodes are kept: "
             "run the same command again, with a smaller --workers if memory is short"
         ) from error
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes that are started meanwhile never hear Ctrl-C: it is for this one, which ends them. Raised in their
+    imports, each would tell it in a traceback."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may say so
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -73,6 +73,12 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
     return found
 
 
+def ignores_sigint(pid: int) -> bool:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    mask = next(int(line.split()[1], 16) for line in lines if line.startswith("SigIgn:"))
+    return bool(mask >> (signal.SIGINT - 1) & 1)
+
+
 def wait_for_workers(process: subprocess.Popen[str]) -> list[int]:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
@@ -129,7 +135,9 @@ def test_a_killed_worker_and_ctrl_c_are_one_sentence_each(tmp_path: Path, rig_fi
     assert "the system ended one of 2 worker processes" in words[0]
 
     with datagen(rig_file, out, "--workers", "2") as process:
-        wait_for_workers(process)
+        workers = wait_for_workers(process)
+        # Wherever a worker stands, in its imports or in its work, it does not hear what is for the process that asked.
+        assert [ignores_sigint(pid) for pid in (process.pid, *workers)] == [False, True, True]
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
