@@ -27,8 +27,66 @@ ABLATIONS = {
 """What is left out of the method, by name (paper, sections 4 and 5); the name stands in every row of results."""
 
 
+class Told:
+    """What the setting and the ablation of a config mean, for every backbone."""
+
+    setting: str
+    ablation: str
+    sensor: SensorName
+    arms: int
+
+    def check_told(self) -> None:
+        """ConfigError where setting, ablation or sensor is unknown, or they contradict one another."""
+        if self.setting not in SETTINGS:
+            raise ConfigError(f"generator: setting '{self.setting}', expected {' or '.join(SETTINGS)}")
+        if self.ablation not in ABLATIONS:
+            raise ConfigError(f"generator: ablation '{self.ablation}', expected one of {', '.join(ABLATIONS)}")
+        if self.calibrated and self.ablation == "native_frame":
+            raise ConfigError(
+                "generator: with both poses known view m's points are in the shared frame as soon as they are in their "
+                "own; native_frame is for the setting geo4d"
+            )
+        if self.sensor not in SENSORS:
+            raise ConfigError(f"generator: sensor '{self.sensor}', expected {' or '.join(SENSORS)}")
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the poses of both cameras are inputs."""
+        return self.setting == "geo4d_calibrated"
+
+    @property
+    def cross_view_attention(self) -> bool:
+        """Whether anything flows between the views."""
+        return self.ablation not in ("no_mv_attention", "svd")
+
+    @property
+    def shared_decoders(self) -> bool:
+        """Whether one decoder's weights serve both views."""
+        return self.ablation in ("shared_decoders", "svd")
+
+    @property
+    def shared_frame(self) -> bool:
+        """Whether view m's points come out in camera n's frame."""
+        return self.ablation != "native_frame"
+
+    @property
+    def rgb_only(self) -> bool:
+        """Whether there are no points, neither seen nor generated."""
+        return self.ablation in ("svd", "svd_mv")
+
+    @property
+    def draws(self) -> bool:
+        """Whether video is generated."""
+        return self.ablation != "pose_regression"
+
+    @property
+    def part_classes(self) -> int:
+        """Part labels including 0, none."""
+        return 1 + 3 * self.arms
+
+
 @dataclass(frozen=True)
-class GeneratorConfig:
+class GeneratorConfig(Told):
     """Everything that a checkpoint must know besides its weights, normalisation included.
 
     Attributes:
@@ -56,6 +114,8 @@ class GeneratorConfig:
         scene_cells: cells of such a picture along an edge, a multiple of 8.
         motion_scale_m: unit of the hands' predicted motion.
     """
+
+    gradient_clip: ClassVar[float] = 4.0
 
     height: int
     width: int
@@ -112,50 +172,7 @@ class GeneratorConfig:
             raise ConfigError("generator: point_mean_m and work_centre_m must have 3 numbers each")
         if self.scene_cells < 8 or self.scene_cells % 8:
             raise ConfigError(f"generator: scene_cells is {self.scene_cells}, expected a multiple of 8")
-        if self.setting not in SETTINGS:
-            raise ConfigError(f"generator: setting '{self.setting}', expected {' or '.join(SETTINGS)}")
-        if self.ablation not in ABLATIONS:
-            raise ConfigError(f"generator: ablation '{self.ablation}', expected one of {', '.join(ABLATIONS)}")
-        if self.calibrated and self.ablation == "native_frame":
-            raise ConfigError(
-                "generator: with both poses known view m's points are in the shared frame as soon as they are in their "
-                "own; native_frame is for the setting geo4d"
-            )
-
-        if self.sensor not in SENSORS:
-            raise ConfigError(f"generator: sensor '{self.sensor}', expected {' or '.join(SENSORS)}")
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether the poses of both cameras are inputs."""
-        return self.setting == "geo4d_calibrated"
-
-    gradient_clip: ClassVar[float] = 4.0
-
-    @property
-    def cross_view_attention(self) -> bool:
-        """Whether anything flows between the views."""
-        return self.ablation not in ("no_mv_attention", "svd")
-
-    @property
-    def shared_decoders(self) -> bool:
-        """Whether one decoder's weights serve both views."""
-        return self.ablation in ("shared_decoders", "svd")
-
-    @property
-    def shared_frame(self) -> bool:
-        """Whether view m's points come out in camera n's frame."""
-        return self.ablation != "native_frame"
-
-    @property
-    def rgb_only(self) -> bool:
-        """Whether there are no points, neither seen nor generated."""
-        return self.ablation in ("svd", "svd_mv")
-
-    @property
-    def draws(self) -> bool:
-        """Whether video is generated."""
-        return self.ablation != "pose_regression"
+        self.check_told()
 
     @property
     def foresees(self) -> bool:
@@ -171,11 +188,6 @@ class GeneratorConfig:
     def tokens(self) -> int:
         """Tokens of one view."""
         return (self.height // self.patch) * (self.width // self.patch)
-
-    @property
-    def part_classes(self) -> int:
-        """Part labels including 0, none."""
-        return 1 + 3 * self.arms
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"

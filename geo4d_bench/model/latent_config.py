@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
-from geo4d_bench.dataset.sensors import SENSORS, SensorName
+from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import ConfigError
-from geo4d_bench.model.config import ABLATIONS, SETTINGS
+from geo4d_bench.model.config import Told
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ImageEncoderSizes:
 
 
 @dataclass(frozen=True)
-class LatentConfig:
+class LatentConfig(Told):
     """Everything that a checkpoint of the ``unet`` backbone must know besides its weights.
 
     Attributes:
@@ -114,19 +114,9 @@ class LatentConfig:
             )
         if self.diffusion not in ("edm", "rectified_flow"):
             raise ConfigError(f"latent generator: diffusion '{self.diffusion}', expected edm or rectified_flow")
-        if self.setting not in SETTINGS:
-            raise ConfigError(f"latent generator: setting '{self.setting}', expected {' or '.join(SETTINGS)}")
-        if self.ablation not in ABLATIONS:
-            raise ConfigError(f"latent generator: ablation '{self.ablation}', expected one of {', '.join(ABLATIONS)}")
-        if self.sensor not in SENSORS:
-            raise ConfigError(f"latent generator: sensor '{self.sensor}', expected {' or '.join(SENSORS)}")
+        self.check_told()
         if self.ablation == "pose_regression":
             raise ConfigError("latent generator: pose_regression is the tokens backbone's; choose --preset nano")
-        if self.calibrated and self.ablation == "native_frame":
-            raise ConfigError(
-                "latent generator: with both poses known view m's points are generated in its own frame anyway; "
-                "native_frame is for the setting geo4d"
-            )
         if min(self.frames, self.arms, self.sample_steps, self.patch) < 1 or min(self.dt_s, self.point_scale_m) <= 0:
             raise ConfigError(
                 "latent generator: frames, arms, sample_steps and patch must be at least 1, "
@@ -143,39 +133,9 @@ class LatentConfig:
             )
 
     @property
-    def calibrated(self) -> bool:
-        """Whether the poses of both cameras are inputs."""
-        return self.setting == "geo4d_calibrated"
-
-    @property
-    def cross_view_attention(self) -> bool:
-        """Whether anything flows between the views."""
-        return self.ablation not in ("no_mv_attention", "svd")
-
-    @property
-    def shared_decoders(self) -> bool:
-        """Whether one decoder's weights serve both views."""
-        return self.ablation in ("shared_decoders", "svd")
-
-    @property
-    def shared_frame(self) -> bool:
-        """Whether view m's points come out in camera n's frame."""
-        return self.ablation != "native_frame"
-
-    @property
-    def rgb_only(self) -> bool:
-        """Whether there are no points, neither seen nor generated."""
-        return self.ablation in ("svd", "svd_mv")
-
-    @property
     def foresees(self) -> bool:
         """Whether the hands' way is told from points, apart from the video."""
         return False
-
-    @property
-    def draws(self) -> bool:
-        """Whether video is generated."""
-        return True
 
     @property
     def pixels(self) -> bool:
@@ -191,11 +151,6 @@ class LatentConfig:
     def channels(self) -> int:
         """Channels of one image's latents."""
         return 3 * self.patch**2 if self.pixels else self.autoencoder.latent_channels
-
-    @property
-    def part_classes(self) -> int:
-        """Part labels including 0, none."""
-        return 1 + 3 * self.arms
 
     def to_json(self) -> str:
         return json.dumps({"backbone": self.backbone, **asdict(self)}, indent=2) + "\n"
