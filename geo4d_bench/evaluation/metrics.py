@@ -30,6 +30,8 @@ D1_RATIO = 1.25
 INVALID_ABS_REL = 1.0
 """The relative error of a predicted pixel that is invalid where the truth is valid: that of a predicted depth of 0."""
 SAME_SURFACE_M = 0.02
+MOVED_M = 0.02
+"""A pixel has moved where the surface that it shows lies this far from what it showed in the first frame."""
 GAP_LIMIT_M = 0.10
 
 
@@ -49,7 +51,7 @@ class DepthScore:
     missing: float
 
 
-def depth_score(predicted: Floats, true: Floats) -> DepthScore:
+def depth_score(predicted: Floats, true: Floats, where: Mask | None = None) -> DepthScore:
     """AbsRel and d1 of two pointmaps in one frame; d is z, metres along that frame's optical axis.
 
     Pixels are pooled over the whole array, so every scored pixel weighs the same.
@@ -58,6 +60,7 @@ def depth_score(predicted: Floats, true: Floats) -> DepthScore:
         predicted: (..., H, W, 3) metres, NaN where the generator says that there is no surface.
         true: (..., H, W, 3) metres in the same frame, NaN where the sensor has none. For view n that is camera n's
             own frame; for view m it is camera n's frame too, as the generator's target is.
+        where: (..., H, W) pixels that are scored, all where None.
 
     Returns:
         AbsRel with an invalid prediction counted as 1 (a predicted depth of 0), d1 with it counted as wrong. A
@@ -65,6 +68,8 @@ def depth_score(predicted: Floats, true: Floats) -> DepthScore:
     """
     d_predicted, d_true = predicted[..., 2].astype(np.float64), true[..., 2].astype(np.float64)
     scored = _finite(true) & (d_true > MIN_DEPTH_M)
+    if where is not None:
+        scored &= where
     pixels = int(scored.sum())
     if pixels == 0:
         return DepthScore(np.nan, np.nan, 0, np.nan)
@@ -99,6 +104,28 @@ def psnr_db(predicted: npt.NDArray[np.uint8], true: npt.NDArray[np.uint8]) -> fl
 
     with np.errstate(divide="ignore"):
         return float(np.mean([peak_signal_noise_ratio(t, p) for p, t in zip(predicted, true, strict=True)]))
+
+
+def psnr_moved_db(predicted: npt.NDArray[np.uint8], true: npt.NDArray[np.uint8], moved: Mask) -> float:
+    """Peak signal-to-noise ratio in dB of the pixels of RGB frames (T, H, W, 3) uint8 that ``moved`` (T, H, W), pooled
+    over the video; inf where they are equal, NaN where none moved."""
+    if not moved.any():
+        return float("nan")
+    error = np.mean((predicted[moved].astype(np.float64) - true[moved]) ** 2)
+    with np.errstate(divide="ignore"):
+        return float(10.0 * np.log10(255.0**2 / error))
+
+
+def moved_pixels(true: Floats, first: Floats) -> Mask:
+    """Pixels (T, H, W) that show another surface than in the first frame: what a still video gets wrong.
+
+    Args:
+        true: (T, H, W, 3) metres, the true pointmaps.  first: (H, W, 3) that of the first frame, in the same frame of
+            reference. Where only one of two points is valid something moved, too.
+    """
+    was, now = _finite(first), _finite(true)
+    far = np.linalg.norm(np.nan_to_num(true - first), axis=-1) > MOVED_M
+    return np.asarray((was != now) | (was & now & far), dtype=bool)
 
 
 def ssim(predicted: npt.NDArray[np.uint8], true: npt.NDArray[np.uint8]) -> float:

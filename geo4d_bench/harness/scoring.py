@@ -31,6 +31,8 @@ class Scores:
         abs_rel_*, d1_*: depth errors, see ``evaluation.metrics.depth_score``.  missing_*: share of the true pixels
             that the video leaves invalid.
         psnr_*_db, ssim_*: of RGB.
+        abs_rel_*_moved, psnr_*_moved_db: over the pixels that show another surface than in the first frame, the small
+            part of a video in which anything happens.
         miou: cross-view overlap of the gripper.  view_gap_cm: distance of the two views' pointmaps where they see
             the same surface, hand_view_gap_cm: the same on the hand alone.
     """
@@ -48,8 +50,12 @@ class Scores:
     d1_m_paper_compat: float
     missing_n: float
     missing_m: float
+    abs_rel_n_moved: float
+    abs_rel_m_moved: float
     psnr_n_db: float
     psnr_m_db: float
+    psnr_n_moved_db: float
+    psnr_m_moved_db: float
     ssim_n: float
     ssim_m: float
     miou: float
@@ -119,6 +125,9 @@ def score(window: Window, video: Video4D | None, tracks: Sequence[HandTrack]) ->
     truth = true_video(window)
     n, m = (metrics.depth_score(video.points[v], truth.points[v]) for v in (0, 1))
     compat = metrics.depth_score_paper_compat(video.points[1], window.points[1, 1:], window.T_n_m)
+    first = [window.points[0, 0], transform(window.T_n_m, window.points[1, 0])]
+    moved = [metrics.moved_pixels(truth.points[v], first[v]) for v in (0, 1)]
+    moved_n, moved_m = (metrics.depth_score(video.points[v], truth.points[v], moved[v]) for v in (0, 1))
     hand = video.parts > 0
     both = metrics.seen_by_both(truth.points[0], truth.points[1], window.K[0])
     return Scores(
@@ -131,8 +140,12 @@ def score(window: Window, video: Video4D | None, tracks: Sequence[HandTrack]) ->
         d1_m_paper_compat=compat.d1,
         missing_n=n.missing,
         missing_m=m.missing,
+        abs_rel_n_moved=moved_n.abs_rel,
+        abs_rel_m_moved=moved_m.abs_rel,
         psnr_n_db=metrics.psnr_db(video.rgb[0], truth.rgb[0]),
         psnr_m_db=metrics.psnr_db(video.rgb[1], truth.rgb[1]),
+        psnr_n_moved_db=metrics.psnr_moved_db(video.rgb[0], truth.rgb[0], moved[0]),
+        psnr_m_moved_db=metrics.psnr_moved_db(video.rgb[1], truth.rgb[1], moved[1]),
         ssim_n=metrics.ssim(video.rgb[0], truth.rgb[0]),
         ssim_m=metrics.ssim(video.rgb[1], truth.rgb[1]),
         miou=metrics.cross_view_miou(video.points[0], hand[0], hand[1], inverse(window.T_n_m), window.K[1])[0],

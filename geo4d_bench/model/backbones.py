@@ -30,6 +30,20 @@ PRESETS.register("nano_unet", NANO_UNET)
 PRESETS.register("svd", SVD)
 
 
+def find_config(name: str) -> AnyConfig:
+    """A preset by its name, or the config in a file NAME.json, as a checkpoint has one.
+
+    Raises:
+        UnknownNameError: there is no such preset.
+        ConfigError: the file is missing or holds something else.
+    """
+    if not name.endswith(".json"):
+        return PRESETS.get(name)
+    from geo4d_bench.model.checkpoint import read_config
+
+    return read_config(Path(name))
+
+
 def make_generator(config: AnyConfig, pretrained: str | None = None) -> AnyGenerator:
     """An untrained generator of the config's backbone, or one to fine-tune.
 

@@ -42,11 +42,21 @@ def load_config(folder: Path) -> GeneratorConfig | LatentConfig:
         CheckpointError: there is none or it is of another kind.
     """
     path = _existing(folder, CONFIG_NAME)
-    text = path.read_text()
     try:
-        return LatentConfig.from_json(text) if _backbone(text) == "unet" else GeneratorConfig.from_json(text)
+        return read_config(path)
     except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}; train again with this version") from None
+        raise CheckpointError(f"{error}; train again with this version") from None
+
+
+def read_config(path: Path) -> GeneratorConfig | LatentConfig:
+    """The config in a JSON file, as a checkpoint has one; ConfigError where there is none or it is of another kind."""
+    try:
+        text = path.read_text()
+        return LatentConfig.from_json(text) if _backbone(text) == "unet" else GeneratorConfig.from_json(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, ConfigError) as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def load_weights(folder: Path, module: nn.Module) -> None:

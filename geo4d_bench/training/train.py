@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import ConfigError
-from geo4d_bench.model.backbones import PRESETS, AnyConfig
+from geo4d_bench.model.backbones import AnyConfig, find_config
 
 if TYPE_CHECKING:
     from geo4d_bench.dataset.types import Window
@@ -32,7 +32,7 @@ class TrainConfig:
     held_out: Path | None = None
     """Dataset to watch the hand error on; DATA_eval where it exists, by default."""
     preset: str = "nano"
-    """Size of the generator."""
+    """Size of the generator, by name or as a file in the format of a checkpoint's config.json."""
     setting: Literal["geo4d", "geo4d_calibrated"] = "geo4d"
     """geo4d gets no camera pose, as in the paper; geo4d_calibrated is given the poses of both cameras."""
     ablation: Literal[
@@ -103,7 +103,7 @@ class TrainConfig:
         """Where the checkpoint goes."""
         sensor = "" if self.sensor == "perfect" else f"_{self.sensor}"
         left_out = "" if self.ablation == "none" else f"-{self.ablation}"
-        name = self.preset + self.setting.removeprefix("geo4d") + sensor + left_out
+        name = Path(self.preset).stem + self.setting.removeprefix("geo4d") + sensor + left_out
         return self.out or Path("runs") / self.data.name / name
 
 
@@ -145,7 +145,7 @@ def run(config: TrainConfig) -> TrainResult:
         CheckpointError: the folder holds another training, or cannot be written.
         KeyboardInterrupt: stopped by Ctrl-C, after saving.
     """
-    preset = PRESETS.get(config.preset)
+    preset = find_config(config.preset)
     source = _open(config.data, preset, config.sensor, config.workers)
     held_out = config.held_out or _eval_of(config.data)
     watching = config.held_out is not None or held_out.exists()

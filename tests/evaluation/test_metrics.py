@@ -85,6 +85,24 @@ def test_psnr_of_a_constant_offset() -> None:
     assert metrics.psnr_db(true, true) == np.inf
 
 
+def test_what_moved_is_scored_by_itself() -> None:
+    first = np.dstack([np.zeros((2, 4, 2)), np.ones((2, 4))])  # a wall 1 m away
+    true = np.stack([first, first])
+    true[1, 0, 0, 2] = 0.5  # something comes before it
+    true[1, 0, 1] = np.nan  # a hole opens
+    true[1, 0, 2, 0] = 0.01  # within the tolerance
+    moved = metrics.moved_pixels(true, first)
+    assert np.argwhere(moved).tolist() == [[1, 0, 0], [1, 0, 1]]
+    still = metrics.depth_score(np.stack([first, first]), true, moved)
+    assert (still.pixels, still.abs_rel, still.d1) == (1, 1.0, 0.0)
+    assert metrics.depth_score(np.stack([first, first]), true).abs_rel == pytest.approx(1 / 15)
+    black, rgb = np.zeros((2, 2, 4, 3), dtype=np.uint8), np.zeros((2, 2, 4, 3), dtype=np.uint8)
+    rgb[1, 0, 0], rgb[1, 1, 3] = 51, 255
+    assert metrics.psnr_moved_db(black, rgb, moved) == pytest.approx(20 * np.log10(5 * np.sqrt(2)))
+    assert metrics.psnr_moved_db(rgb, rgb, moved) == np.inf
+    assert np.isnan(metrics.psnr_moved_db(black, rgb, np.zeros_like(moved)))
+
+
 def test_ssim_of_constant_frames() -> None:
     a, b = 100.0, 140.0
     c1 = (0.01 * 255) ** 2

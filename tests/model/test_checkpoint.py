@@ -15,6 +15,7 @@ import torch
 from synthetic_windows import window
 
 from geo4d_bench.errors import CheckpointError, ConfigError, UnknownNameError
+from geo4d_bench.model.backbones import find_config
 from geo4d_bench.model.batch import first_frames
 from geo4d_bench.model.checkpoint import checkpoint_sha256
 from geo4d_bench.model.config import PRESETS, GeneratorConfig
@@ -131,3 +132,15 @@ def test_contradictions_are_refused(change: dict[str, float], message: str) -> N
 def test_a_misspelt_preset_gets_a_suggestion() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'nano'"):
         PRESETS.get("nan")
+
+
+@pytest.mark.parametrize("preset", ["nano", "nano_unet"])
+def test_a_config_is_found_by_name_or_in_a_file(preset: str, tmp_path: Path) -> None:
+    changed = dataclasses.replace(find_config(preset), patch=4)
+    (tmp_path / "mine.json").write_text(changed.to_json())
+    assert find_config(str(tmp_path / "mine.json")) == changed != find_config(preset)
+    with pytest.raises(ConfigError, match=r"theirs.json: cannot be read \(No such file"):
+        find_config(str(tmp_path / "theirs.json"))
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"broken.json: generator config is not JSON"):
+        find_config(str(tmp_path / "broken.json"))
