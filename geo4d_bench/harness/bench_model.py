@@ -68,14 +68,16 @@ def training_seconds(preset: str, seconds: Seconds) -> tuple[float, float]:
         torch.zeros(BATCH, 1, c.arms, c.frames, 3),
         torch.eye(3).expand(BATCH, 1, c.arms, c.frames, 3, 3),
         torch.zeros(BATCH, 1, c.arms, c.frames),
+        torch.zeros(BATCH, 1, c.arms, 3),
     )
+    rays = torch.randn(BATCH, 2, c.tokens, 3, 1, area)
     frames = torch.arange(c.loss_frames)
 
     def step(view: slice, *names: str) -> None:
         poses = Poses(still.R[:, view], still.t[:, view])
         layers = network(
             condition[:, view], noisy[:, view], torch.ones(BATCH), anchor[:, view], opening[:, view], poses, poses,
-            hands, frames,
+            hands, rays[:, view], frames,
         )  # fmt: skip
         sum(getattr(layers, name).square().mean() for name in names).backward()
         network.zero_grad()

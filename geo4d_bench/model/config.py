@@ -75,6 +75,11 @@ class Told:
         return self.ablation in ("svd", "svd_mv")
 
     @property
+    def told_where(self) -> bool:
+        """Whether every view, not only view n, is told where the hands are at first."""
+        return not self.rgb_only and (self.calibrated or (self.cross_view_attention and self.shared_frame))
+
+    @property
     def draws(self) -> bool:
         """Whether video is generated."""
         return self.ablation != "pose_regression"

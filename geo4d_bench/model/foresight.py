@@ -78,10 +78,12 @@ class Foresight(nn.Module):
         to_n = R_n.transpose(-1, -2)[:, :, None, None]  # (B, V, 1, 1, 3, 3)
         motion = found.position.view(b, -1, c.arms, c.frames, 3) * (c.motion_scale_m / c.point_scale_m)
         turned = found.rotation.view(b, -1, c.arms, c.frames, 3, 3)
+        position = anchor[:, :, :, None] + product(to_n, motion[..., None])[..., 0]
         return Hands(
-            position=anchor[:, :, :, None] + product(to_n, motion[..., None])[..., 0],
+            position=position,
             rotation=product(to_n, turned),
             opening=found.opening.view(b, -1, c.arms, c.frames).expand(b, views, -1, -1),
+            start=started(c, anchor, position),
         )
 
     def find_cameras(self, condition: Tensor) -> Poses:
@@ -123,6 +125,27 @@ class Foresight(nn.Module):
         R_n, t_n = self.frame_n(cameras)
         to_n = R_n.transpose(-1, -2)
         return Poses(product(to_n, cameras.R), product(to_n, (cameras.t - t_n)[..., None])[..., 0])
+
+
+def started(c: GeneratorConfig, anchor: Tensor, position: Tensor) -> Tensor:
+    """(B, V, A, 3) where hands (B, V, A, T, 3) are at first: a view that is not told takes the first frame foreseen."""
+    if c.told_where:
+        return anchor
+    return torch.cat([anchor[:, :1], position.expand(-1, anchor.shape[1], -1, -1, -1)[:, 1:, :, 0]], 1)
+
+
+def in_own_frames(hands: Hands, in_n: Poses) -> Hands:
+    """Hands in camera n's frame, as each of V views (``in_n``) has them in its own."""
+    b, views = in_n.t.shape[:2]
+    to_own = in_n.R.transpose(-1, -2)[:, :, None]  # (B, V, 1, 3, 3)
+    start = hands.start.expand(b, views, -1, -1) - in_n.t[:, :, None]
+    position = hands.position.expand(b, views, -1, -1, -1) - in_n.t[:, :, None, None]
+    return Hands(
+        position=product(to_own[:, :, None], position[..., None])[..., 0],
+        rotation=product(to_own[:, :, None], hands.rotation.expand(b, views, -1, -1, -1, -1)),
+        opening=hands.opening.expand(b, views, -1, -1),
+        start=product(to_own, start[..., None])[..., 0],
+    )
 
 
 def in_scene(condition: Tensor, cameras: Poses) -> Tensor:

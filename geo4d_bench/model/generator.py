@@ -29,10 +29,10 @@ from geo4d_bench.model.ablations import T_n_cam, as_told
 from geo4d_bench.model.batch import MORE, batch_from_first_frames
 from geo4d_bench.model.blocks import product
 from geo4d_bench.model.config import GeneratorConfig
-from geo4d_bench.model.foresight import Foresight, Poses, cameras_in_n, cameras_in_scene, unmoved
-from geo4d_bench.model.layers import Condition, Layers, compose, metres, normalise, pixels, without_weights
+from geo4d_bench.model.foresight import Foresight, Poses, cameras_in_n, cameras_in_scene, started, unmoved
+from geo4d_bench.model.layers import Layers, compose, metres, normalise, pixels, without_weights
 from geo4d_bench.model.localise import MAP_POINTS
-from geo4d_bench.model.patches import from_patches, to_patches
+from geo4d_bench.model.patches import Condition, from_patches, to_patches
 from geo4d_bench.model.processes import mean_over_processes, own_rows
 from geo4d_bench.model.scene import OPENING_SCALE_M, Hands
 from geo4d_bench.model.sprites import HandClouds
@@ -172,7 +172,7 @@ class Generator(nn.Module):
         times = torch.linspace(1.0, 0.0, steps + 1).tolist()
         for now, later in pairwise(times):
             time = torch.full((1,), now, device=device)
-            layers: Layers = network(image, x, time, anchor, opening, cameras, in_n, hands)
+            layers: Layers = network(image, x, time, anchor, opening, cameras, in_n, hands, condition.rays)
             scene = compose(c, layers, condition, hands, in_n, in_n)
             labels = without_weights(c, scene.parts).argmax(3)
             points = scene.points(labels)
@@ -222,10 +222,12 @@ class Generator(nn.Module):
         t = time.view(-1, 1, 1, 1, 1)
         frames = torch.randperm(c.frames, generator=rng)[: c.loss_frames].sort().values.to(device)
         # Hands are drawn where they truly are, so that they stay sharp however far off their positions are at first.
-        truth = None if c.rgb_only else self._true_hands(batch)
-        in_n = cameras if self.foresight is None else self.foresight.in_n(cameras)
         image, anchor, opening = self._seen(condition)
-        layers: Layers = network(image, torch.lerp(x, noise, t), time, anchor, opening, cameras, in_n, truth, frames)
+        truth = None if c.rgb_only else self._true_hands(batch, anchor)
+        in_n = cameras if self.foresight is None else self.foresight.in_n(cameras)
+        layers: Layers = network(
+            image, torch.lerp(x, noise, t), time, anchor, opening, cameras, in_n, truth, condition.rays, frames
+        )
         true_in_n = cameras_in_n(c, T_n_cam(batch)) if c.foresees and c.shared_frame else in_n
         with torch.autocast(device.type, enabled=False):  # bfloat16 would round points to half a centimetre
             scene = compose(c, layers, condition, truth, in_n, true_in_n, frames)
@@ -276,7 +278,8 @@ class Generator(nn.Module):
     def _hands_and_cameras(
         self, foresight: Foresight, batch: dict[str, Tensor], condition: Condition, cameras: Poses
     ) -> dict[str, Tensor]:
-        c, truth, seen = self.config, self._true_hands(batch), self._seen(condition)
+        c, seen = self.config, self._seen(condition)
+        truth = self._true_hands(batch, seen[1])
         found: Hands = foresight(*seen, cameras)
         off_m = _distance(found.position * c.point_scale_m, truth.position * c.point_scale_m, dim=-1)
         terms = {
@@ -289,8 +292,8 @@ class Generator(nn.Module):
             terms["camera"] = torch.stack([(a - b).square().mean() for a, b in pairs]).sum()
         return terms
 
-    def _true_hands(self, batch: dict[str, Tensor]) -> Hands:
-        """The hands of a batch, V = 1 (2 where no frame is shared), as the network says them."""
+    def _true_hands(self, batch: dict[str, Tensor], anchor: Tensor) -> Hands:
+        """The hands of a batch, V = 1 (2 where no frame is shared), as the network says them; anchor (B, V, A, 3)."""
         c = self.config
         position, turned = normalise(c, batch["hand"], 3)[:, None], batch["hand_rotation"][:, None]
         if not c.shared_frame:
@@ -299,7 +302,8 @@ class Generator(nn.Module):
             in_m = product(to_m, (position[:, 0] - t[:, 1, None, None])[..., None])[..., 0]
             position = torch.cat([position, in_m[:, None]], 1)
             turned = torch.cat([turned, product(to_m, turned[:, 0])[:, None]], 1)
-        return Hands(position, turned, batch["hand_opening"][:, None] / OPENING_SCALE_M)
+        opening = batch["hand_opening"][:, None] / OPENING_SCALE_M
+        return Hands(position, turned, opening, started(c, anchor, position))
 
     def _disturbed(self, cameras: Poses, rng: torch.Generator) -> Poses:
         """Cameras a little off, each by itself, as they are where they had to be found."""
@@ -327,8 +331,6 @@ class Generator(nn.Module):
         points, anchor, views = batch["first_points"], batch["first_hand"], batch["first_rgb"].shape[1]
         # Where nothing may flow between the views, view m must not be told where the hand is in view n's frame either.
         unknown = torch.tensor(c.point_mean_m, device=points.device).expand_as(anchor)
-        known = not c.rgb_only
-        told = known and (c.calibrated or (c.cross_view_attention and c.shared_frame))
         hand = batch["hand_mask"][:, None]
         return Condition(
             rgb=pixels(c, batch["first_rgb"][:, :, None]).float() / 127.5 - 1.0,
@@ -338,7 +340,9 @@ class Generator(nn.Module):
                 c, torch.cat([hand] + [torch.zeros_like(hand)] * (views - 1), 1)[:, :, None, ..., None]
             ).float(),
             rays=pixels(c, batch["rays"][:, :, None]),
-            anchor_m=torch.stack([anchor if known else unknown] + [anchor if told else unknown] * (views - 1), 1),
+            anchor_m=torch.stack(
+                [unknown if c.rgb_only else anchor] + [anchor if c.told_where else unknown] * (views - 1), 1
+            ),
             opening_m=batch["opening"][:, None].expand(-1, views, -1),
         )
 

@@ -29,11 +29,13 @@ class Hands:
     Attributes:
         position: (B, V, A, T, 3).  rotation: (B, V, A, T, 3, 3).
         opening: (B, V, A, T) in units of ``OPENING_SCALE_M``.
+        start: (B, V, A, 3) where they are at first.
     """
 
     position: Tensor
     rotation: Tensor
     opening: Tensor
+    start: Tensor
 
 
 class SceneNetwork(nn.Module):
@@ -72,7 +74,8 @@ class SceneNetwork(nn.Module):
             x = block(x)
         out = self.out(torch.cat([self.norm(x[:, 0]), hands], -1)).float().view(b, 1, c.arms, c.frames, 10)
         upright = torch.tensor([1.0, 0, 0, 0, 1, 0], device=out.device)
-        return Hands(out[..., :3], rotation(out[..., 3:9] + upright), opening[:, None, :, None] + out[..., 9])
+        turned, opening = rotation(out[..., 3:9] + upright), opening[:, None, :, None] + out[..., 9]
+        return Hands(out[..., :3], turned, opening, anchor[:, None])
 
 
 def scene_pictures(points: Tensor, features: Tensor, valid: Tensor, cells: int) -> Tensor:

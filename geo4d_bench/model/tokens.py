@@ -13,18 +13,19 @@ import math
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geo4d_bench.model.blocks import Block, Head, product
+from geo4d_bench.model.carried import NUMBERS, Rides
 from geo4d_bench.model.config import GeneratorConfig
-from geo4d_bench.model.foresight import CONDITION_CHANNELS, Poses, in_scene
+from geo4d_bench.model.foresight import CONDITION_CHANNELS, Poses, in_own_frames, in_scene
 from geo4d_bench.model.layers import Layers
 from geo4d_bench.model.scene import OPENING_SCALE_M, Hands
 from geo4d_bench.model.sprites import CHANNELS, CLOUD_POINTS, SIZE, HandClouds, pictures
 
 _SCENE_CHANNELS = 3  # the points of the condition, in the scene's frame
 NOISY_CHANNELS = 6  # rgb, points in frame n
+_WAY_NUMBERS = 15  # beside a patch's middle (2), near it (2), depth, moved since the start (3), turned (6), opening
 
 
 class TokenNetwork(nn.Module):
@@ -52,6 +53,7 @@ class TokenNetwork(nn.Module):
         self.decoder_m = ViewDecoder(c, cross=c.cross_view_attention)
         if c.shared_decoders:
             self.decoder_m.share(self.decoder_n)
+        self.rides = Rides(c, CONDITION_CHANNELS + _SCENE_CHANNELS + c.arms) if c.foresees else None
         # One frame's picture of the hands, from how they are turned, where they are and how far they are open.
         self.sprites = Head(c.dim + 13 * c.arms, c.dim, c.arms * CHANNELS * SIZE * SIZE) if c.foresees else None
         self.register_buffer("hand_points", torch.zeros(c.arms, CLOUD_POINTS, 3))
@@ -70,6 +72,7 @@ class TokenNetwork(nn.Module):
         cameras: Poses,
         in_n: Poses,
         hands: Hands | None,
+        rays: Tensor,
         frames: Tensor | None = None,
     ) -> Layers:
         """Layers of V views, the reference first.
@@ -82,6 +85,7 @@ class TokenNetwork(nn.Module):
             opening: (B, V, A) how far they are open at first, about 0 to 1.
             cameras: of the views in the scene.  in_n: in camera n's frame.
             hands: to draw, in camera n's frame; None where there are no points to place them by.
+            rays: (B, V, N, 3, 1, patch²) of the pixels, z = 1.
             frames: (F,) the frames whose pixels are wanted, all where None; they are most of the work.
         """
         c, (b, views) = self.config, condition.shape[:2]
@@ -97,16 +101,21 @@ class TokenNetwork(nn.Module):
         for block in self.trunk:
             x = block(x)
         x = x.reshape(b, views, 1 + c.tokens, c.dim)
+        chosen = torch.arange(c.frames, device=x.device) if frames is None else frames
+        own = None if hands is None else in_own_frames(hands, in_n)
+        way = None if own is None else _way(c, own, rays, chosen)  # (B, V, N, F, A * 15)
         n, states = self.decoder_n(x[:, 0], None)
-        summary, pixels = [n[:, :1]], [self.decoder_n.pixels(n[:, 1:], frames)]
+        summary, said = [n[:, :1]], [self.decoder_n.say(n[:, 1:], chosen, None if way is None else way[:, 0])]
         if views > 1:
             context = [s.repeat_interleave(views - 1, 0) for s in states] if c.cross_view_attention else None
             m, _ = self.decoder_m(x[:, 1:].flatten(0, 1), context)
             summary.append(m[:, 0].view(b, views - 1, c.dim))
-            pixels.append(self.decoder_m.pixels(m[:, 1:], frames))
-        said = torch.cat([p.view(b, -1, c.tokens, channels(c), p.shape[-1] // channels(c)) for p in pixels], 1)
+            said.append(self.decoder_m.say(m[:, 1:], chosen, None if way is None else way[:, 1:].flatten(0, 1)))
+        pixels, carried = (
+            torch.cat([s.reshape(b, -1, *s.shape[1:]) for s in both], 1) for both in zip(*said, strict=True)
+        )
         # Untrained, the model copies the first frame and shows no hand.
-        rgb, depth, keep, valid, parts, hand = torch.split(said, [3, 1, 1, 1, c.part_classes, 3 * c.arms], dim=3)
+        rgb, depth, keep, valid, parts, hand = torch.split(pixels, [3, 1, 1, 1, c.part_classes, 3 * c.arms], dim=3)
         return Layers(
             rgb=rgb,
             depth=depth,
@@ -114,7 +123,9 @@ class TokenNetwork(nn.Module):
             valid=valid,
             parts=torch.cat([parts[:, :, :, :1] + 3.0, parts[:, :, :, 1:]], 3),
             hand=hand,
-            sprites=None if hands is None else self._sprites(torch.cat(summary, 1), hands, in_n, frames),
+            carried=carried,
+            rides=None if hands is None else self._rides(condition, x[:, :, 1:], anchor, in_n),
+            sprites=None if own is None else self._sprites(torch.cat(summary, 1), own, chosen),
         )
 
     def show_hands(self, clouds: HandClouds) -> None:
@@ -122,17 +133,18 @@ class TokenNetwork(nn.Module):
         for name, value in vars(clouds).items():
             getattr(self, f"hand_{name}").copy_(value)
 
-    def _sprites(self, summary: Tensor, hands: Hands, in_n: Poses, frames: Tensor | None) -> Tensor:
-        """(B, V, A, F, 9, S, S) pictures of the hands in each view's own frame."""
+    def _rides(self, condition: Tensor, tokens: Tensor, anchor: Tensor, in_n: Poses) -> Tensor:
+        """(B, V, N, A, patch²) logits: what of the first frames goes with a hand; its distance from it helps."""
+        assert self.rides is not None
+        in_frame_n = product(in_n.R[:, :, None], condition[:, :, :, 3:6]) + in_n.t[:, :, None, :, None]
+        away = in_frame_n[:, :, :, None] - anchor[:, :, None, :, :, None]  # (B, V, N, A, 3, patch²)
+        return cast(Tensor, self.rides(torch.cat([condition, away.square().sum(4).sqrt()], 3), tokens))
+
+    def _sprites(self, summary: Tensor, hands: Hands, frames: Tensor) -> Tensor:
+        """(B, V, A, F, 9, S, S) pictures of the hands, given in each view's own frame."""
         assert self.sprites is not None
         c, (b, views) = self.config, summary.shape[:2]
-        to_own = in_n.R.transpose(-1, -2)[:, :, None, None]  # (B, V, 1, 1, 3, 3)
-        offset = hands.position.expand(b, views, -1, -1, -1) - in_n.t[:, :, None, None]
-        position = product(to_own, offset[..., None])[..., 0]
-        turned = product(to_own, hands.rotation.expand(b, views, -1, -1, -1, -1))
-        opening = hands.opening.expand(b, views, -1, -1)
-        if frames is not None:
-            position, turned, opening = position[:, :, :, frames], turned[:, :, :, frames], opening[:, :, :, frames]
+        position, turned, opening = (x[:, :, :, frames] for x in (hands.position, hands.rotation, hands.opening))
         state = torch.cat([turned.flatten(-2), position, opening[..., None]], -1)
         state = state.transpose(2, 3).flatten(3).detach()  # (B, V, F, A * 13)
         told = torch.cat([summary[:, :, None].expand(-1, -1, state.shape[2], -1), state], -1)
@@ -154,7 +166,13 @@ class ViewDecoder(nn.Module):
         self.config = c
         self.blocks = nn.ModuleList(Block(c.dim, c.heads, cross) for _ in range(c.decoder_layers))
         self.norm = nn.LayerNorm(c.dim)
-        self.to_pixels = nn.Linear(c.dim, channels(c) * c.frames * c.patch**2)
+        # One frame's pixels, from what is known of all of them and where the hands are in this one: how what moves with
+        # a hand looks is learned once, not anew for every frame.
+        self.frame = nn.Parameter(0.02 * torch.randn(c.frames, c.dim))
+        self.embed_way = nn.Linear(_WAY_NUMBERS * c.arms, c.dim) if c.foresees else None
+        self.mix = Head(c.dim, 2 * c.dim, c.dim)
+        self.norm_frame = nn.LayerNorm(c.dim)
+        self.to_pixels = nn.Linear(c.dim, channels(c) * c.patch**2 + NUMBERS * c.arms)
         nn.init.normal_(self.to_pixels.weight, std=0.01)
         nn.init.zeros_(self.to_pixels.bias)
 
@@ -163,7 +181,8 @@ class ViewDecoder(nn.Module):
         for mine, its in zip(self.blocks, other.blocks, strict=True):
             for name in ("norm_attention", "attention", "norm_mlp", "mlp"):
                 setattr(mine, name, getattr(its, name))
-        self.norm, self.to_pixels = other.norm, other.to_pixels
+        for name in ("norm", "frame", "embed_way", "mix", "norm_frame", "to_pixels"):
+            setattr(self, name, getattr(other, name))
 
     def forward(self, x: Tensor, context: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
         """Normalised tokens (B, 1 + N, D), and the state after every block for the other view to look at."""
@@ -173,20 +192,34 @@ class ViewDecoder(nn.Module):
             states.append(x)
         return self.norm(x), states
 
-    def pixels(self, x: Tensor, frames: Tensor | None) -> Tensor:
-        """(B, N, channels * F * patch²) what tokens (B, N, D) say about the pixels of some frames (F,), or of all."""
-        weight: Tensor = self.to_pixels.weight
-        bias: Tensor = self.to_pixels.bias
-        if frames is not None:
-            c = self.config
-            weight = weight.view(channels(c), c.frames, -1, c.dim)[:, frames].reshape(-1, c.dim)
-            bias = bias.view(channels(c), c.frames, -1)[:, frames].flatten()
-        return F.linear(x, weight, bias)
+    def say(self, x: Tensor, frames: Tensor, way: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What tokens (B, N, D) say about some frames (F,), given the hands' way (B, N, F, A * 15) in them: of
+        each pixel (B, N, channels, F * patch²), and of the whole patch (B, N, A * 3, F)."""
+        c = self.config
+        h = x[:, :, None] + self.frame[frames]  # (B, N, F, D)
+        if self.embed_way is not None and way is not None:
+            h = h + self.embed_way(way)
+        said = self.to_pixels(self.norm_frame(h + self.mix(h)))
+        pixels, patches = said.split([channels(c) * c.patch**2, NUMBERS * c.arms], -1)
+        return pixels.unflatten(3, (channels(c), -1)).transpose(2, 3).flatten(3), patches.transpose(2, 3)
 
 
 def channels(c: GeneratorConfig) -> int:
     """Numbers said about one pixel of one frame: rgb, depth, keep, valid, parts, hand points."""
     return 6 + c.part_classes + 3 * c.arms
+
+
+def _way(c: GeneratorConfig, hands: Hands, rays: Tensor, frames: Tensor) -> Tensor:
+    """(B, V, N, F, A * 15) where hands, in each view's own frame, are in every frame, as seen from a patch's middle."""
+    position, turned, opening = (x[:, :, :, frames] for x in (hands.position, hands.rotation, hands.opening))
+    metres = c.point_scale_m * position + torch.tensor(c.point_mean_m, device=position.device)  # (B, V, A, F, 3)
+    middle = rays.mean((4, 5))[:, :, :, None, None, :2]  # (B, V, N, 1, 1, 2)
+    beside = (metres[..., :2] / metres[..., 2:].clamp(min=0.1))[:, :, None] - middle  # (B, V, N, A, F, 2)
+    far = beside.square().sum(-1, keepdim=True)
+    moved = position - hands.start[:, :, :, None]
+    same = torch.cat([position[..., 2:], moved, turned[..., :2, :].flatten(-2), opening[..., None]], -1)[:, :, None]
+    told = torch.cat([4.0 * beside, (-8.0 * far).exp(), (-64.0 * far).exp(), same.expand(*far.shape[:-1], -1)], -1)
+    return told.detach().transpose(3, 4).flatten(4)
 
 
 def _time_features(time: Tensor, dim: int) -> Tensor:

@@ -99,10 +99,14 @@ def test_the_native_frame_keeps_view_m_to_itself() -> None:
     np.testing.assert_allclose(told["points"][0, 1].numpy()[seen], w.points[1, 1:][seen], atol=1e-5)
     generator, losses = trained("native_frame")
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
-    hands = generator._true_hands(batch_from_windows([w]))
+    batch = batch_from_windows([w])
+    anchor = generator._seen(generator._condition(batch))[1]
+    hands = generator._true_hands(batch, anchor)
     p_m = transform(inverse(w.T_n_m), w.T_n_ee[0, 1:, :3, 3])
     normalised = (p_m - np.array(DEBUG.point_mean_m)) / DEBUG.point_scale_m
     np.testing.assert_allclose(hands.position[0, 1, 0].numpy(), normalised, atol=1e-5)
+    np.testing.assert_array_equal(hands.start[0, 0], anchor[0, 0])
+    np.testing.assert_allclose(hands.start[0, 1, 0], normalised[0], atol=1e-5)  # nobody tells view m where it started
     (video,) = generator.generate([first_frames(w)], [0])
     assert np.isfinite(video.points[0]).any()
     assert np.isnan(video.points[1]).all()  # nobody knows how to move them to camera n's frame
@@ -151,7 +155,8 @@ def test_geometry_is_not_rounded_where_networks_compute_in_bfloat16() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(as_told(config("native_frame"), batch)["points"], exact)
         torch.testing.assert_close(T_n_cam(batch)[0, 1].double().numpy(), w.T_n_m, atol=1e-6, rtol=0)
-        hands = Generator(config("native_frame"))._true_hands(batch)
+        generator = Generator(config("native_frame"))
+        hands = generator._true_hands(batch, generator._seen(generator._condition(batch))[1])
     p_m = transform(inverse(w.T_n_m), w.T_n_ee[0, 1:, :3, 3])
     normalised = (p_m - np.array(DEBUG.point_mean_m)) / DEBUG.point_scale_m
     np.testing.assert_allclose(hands.position[0, 1, 0].numpy(), normalised, atol=1e-5)
