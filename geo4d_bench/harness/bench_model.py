@@ -65,10 +65,10 @@ def training_seconds(preset: str, seconds: Seconds) -> tuple[float, float]:
     anchor, opening = torch.zeros(BATCH, 2, c.arms, 3), torch.zeros(BATCH, 2, c.arms)
     still = Poses(torch.eye(3).expand(BATCH, 2, 3, 3), torch.zeros(BATCH, 2, 3))
     hands = Hands(
-        torch.zeros(BATCH, 1, c.arms, c.frames, 3),
-        torch.eye(3).expand(BATCH, 1, c.arms, c.frames, 3, 3),
-        torch.zeros(BATCH, 1, c.arms, c.frames),
-        torch.zeros(BATCH, 1, c.arms, 3),
+        torch.zeros(BATCH, 2, c.arms, c.frames, 3),
+        torch.eye(3).expand(BATCH, 2, c.arms, c.frames, 3, 3),
+        torch.zeros(BATCH, 2, c.arms, c.frames),
+        torch.zeros(BATCH, 2, c.arms, 3),
     )
     rays = torch.randn(BATCH, 2, c.tokens, 3, 1, area)
     frames = torch.arange(c.loss_frames)
@@ -76,18 +76,19 @@ def training_seconds(preset: str, seconds: Seconds) -> tuple[float, float]:
     def step(view: slice, *names: str) -> None:
         poses = Poses(still.R[:, view], still.t[:, view])
         layers = network(
-            condition[:, view], noisy[:, view], torch.ones(BATCH), anchor[:, view], opening[:, view], poses, poses,
-            hands, rays[:, view], frames,
+            condition[:, view], noisy[:, view], torch.ones(BATCH), anchor[:, view], opening[:, view], poses,
+            Hands(**{k: v[:, view] for k, v in vars(hands).items()}), rays[:, view], frames,
         )  # fmt: skip
         sum(getattr(layers, name).square().mean() for name in names).backward()
         network.zero_grad()
 
-    colour, shape = ("rgb", "keep"), ("depth", "hand", "valid")
+    mix = ("keep", "carried", "rides")
+    colour, shape = ("rgb", *mix), ("depth", "hand", "valid", *mix)
 
     def four() -> None:
         for view in (slice(0, 1), slice(1, 2)):
             step(view, *colour)
             step(view, *shape)
 
-    one, apart = seconds(lambda: step(slice(0, 2), *colour, *shape), four)
+    one, apart = seconds(lambda: step(slice(0, 2), *{*colour, *shape}), four)
     return one, apart

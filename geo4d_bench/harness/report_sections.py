@@ -233,7 +233,8 @@ def add_evaluations(page: Page, runs: Path) -> None:
             f"{metrics['split'].iloc[0]} split a row; in small print 95 % intervals from a bootstrap over "
             "demonstrations. A pixel that the generator leaves invalid counts as AbsRel 1 and as wrong for d1. "
             "AbsRel m by paper_compat scores invalid pixels as the paper's released code does. PSNR of equal frames "
-            "is infinite. Fréchet distances are of sets of that many videos: compare equal numbers only."
+            "is infinite. 'Moved' counts only pixels that show another surface than in the first frame, PSNR then over "
+            "the whole video. Fréchet distances are of sets of that many videos: compare equal numbers only."
         )
         by_frame = folder / "gripper_error_by_frame.csv"
         if by_frame.is_file():

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from geo4d_bench.model.blocks import product
 from geo4d_bench.model.config import GeneratorConfig
-from geo4d_bench.model.patches import Condition, from_patches, to_patches
+from geo4d_bench.model.patches import Condition, from_patches, pixels
 from geo4d_bench.model.scene import Hands
 
 NUMBERS = 3
-"""Said of a patch, a frame and an arm: logit, share of the hand's way, how much farther than the hand."""
+"""Said of a patch, a frame and an arm: a logit; how much more than the hand's whole way it goes (0: all of it); how
+much farther away it is than the hand, along the optical axis, in motion units."""
 _OUTSIDE = -8.0  # logit of what was not in the first image
 _NEAREST_M = 0.05
 
@@ -67,6 +68,10 @@ def carry(c: GeneratorConfig, said: Tensor, rides: Tensor, condition: Condition,
         condition: the first frame.
         hands: A = 1, in each view's own frame, metres; of all frames.
         frames: (F,) those that are wanted.
+
+    Returns:
+        Colour and depth, in metres along each view's own axis, as they were where the pixel's surface was at first; the
+        logit is that of the first frame there, plus what is said.
     """
     logit, share, farther = _smooth(c, said).split(1, 3)  # type: ignore[no-untyped-call]
     share = 1.0 + share
@@ -85,7 +90,7 @@ def carry(c: GeneratorConfig, said: Tensor, rides: Tensor, condition: Condition,
     point = torch.cat([seen, torch.ones_like(depth)], 3) * depth
     moved_z = torch.einsum("bvfj,bvnjfp->bvnfp", turn[:, :, :, 2], point - start)[:, :, :, None] + place[:, :, :, 2:]
     half_a_pixel = torch.tensor([1 / (c.width - 1), 1 / (c.height - 1)], device=grid.device).view(2, 1, 1)
-    outside = (grid.abs() > 1 + half_a_pixel).any(3, keepdim=True)
+    outside = (grid.abs() > 1 + half_a_pixel).any(3, keepdim=True) | (was[:, :, :, 2:] < _NEAREST_M)
     return Shown(
         logit=soft[:, :, :, 3:] + logit + _OUTSIDE * outside,
         rgb=soft[:, :, :, :3],
@@ -100,8 +105,7 @@ def _smooth(c: GeneratorConfig, said: Tensor) -> Tensor:
     rows = c.height // c.patch
     grid = said.view(b, v, rows, n // rows, channels, f).permute(0, 1, 5, 4, 2, 3).flatten(0, 2)  # (B V F, C, h, w)
     fine = F.interpolate(grid, scale_factor=c.patch, mode="bilinear", align_corners=False)
-    patches = to_patches(fine.view(b, v, f, channels, c.height, c.width).movedim(3, 5), c.patch)
-    return patches.view(b, v, n, channels, f, -1)
+    return pixels(fine.view(b, v, f, channels, c.height, c.width).movedim(3, 5), c.patch)
 
 
 def _laid(points: Tensor) -> Tensor:

@@ -151,6 +151,8 @@ class GeneratorConfig(Told):
     motion_scale_m: float = 0.1
 
     def __post_init__(self) -> None:
+        if min(self.height, self.width, self.dim, self.heads, self.patch) < 1:
+            raise ConfigError("generator: height, width, dim, heads and patch must be at least 1")
         if self.height % self.patch or self.width % self.patch:
             raise ConfigError(
                 f"generator: {self.height} x {self.width} pixels don't divide into patches of {self.patch}; "
@@ -208,9 +210,27 @@ class GeneratorConfig(Told):
         if not isinstance(values, dict) or set(values) != names:
             got = set(values) if isinstance(values, dict) else set()
             raise ConfigError(f"generator config: fields differ from this version's: {', '.join(sorted(got ^ names))}")
-        for name in ("point_mean_m", "work_centre_m"):
-            values[name] = tuple(values[name])
-        return cls(**values)
+        return cls(**checked(cls, values))
+
+
+_ACCEPTED: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str, "SensorName": str}
+
+
+def checked(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Values read from JSON for the fields of a dataclass, lists as tuples; ConfigError where a type is wrong."""
+    for field in fields(kind):
+        value = values[field.name] = _tuples(values[field.name])
+        name = str(field.type)
+        many = name.startswith("tuple[")
+        accepted = _ACCEPTED.get(name.removeprefix("tuple[").split(",")[0])
+        each = value if many and isinstance(value, tuple) else (value,)
+        if accepted and not all(isinstance(v, accepted) and isinstance(v, bool) == (accepted is bool) for v in each):
+            raise ConfigError(f"generator config: {field.name} is {value!r}, expected {name}")
+    return values
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
 PRESETS: Registry[GeneratorConfig] = Registry("preset")

@@ -83,7 +83,7 @@ class Foresight(nn.Module):
             position=position,
             rotation=product(to_n, turned),
             opening=found.opening.view(b, -1, c.arms, c.frames).expand(b, views, -1, -1),
-            start=started(c, anchor, position),
+            start=first_places(c, anchor, position),
         )
 
     def find_cameras(self, condition: Tensor) -> Poses:
@@ -127,7 +127,7 @@ class Foresight(nn.Module):
         return Poses(product(to_n, cameras.R), product(to_n, (cameras.t - t_n)[..., None])[..., 0])
 
 
-def started(c: GeneratorConfig, anchor: Tensor, position: Tensor) -> Tensor:
+def first_places(c: GeneratorConfig, anchor: Tensor, position: Tensor) -> Tensor:
     """(B, V, A, 3) where hands (B, V, A, T, 3) are at first: a view that is not told takes the first frame foreseen."""
     if c.told_where:
         return anchor

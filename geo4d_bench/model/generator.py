@@ -29,10 +29,18 @@ from geo4d_bench.model.ablations import T_n_cam, as_told
 from geo4d_bench.model.batch import MORE, batch_from_first_frames
 from geo4d_bench.model.blocks import product
 from geo4d_bench.model.config import GeneratorConfig
-from geo4d_bench.model.foresight import Foresight, Poses, cameras_in_n, cameras_in_scene, started, unmoved
-from geo4d_bench.model.layers import Layers, compose, metres, normalise, pixels, without_weights
+from geo4d_bench.model.foresight import (
+    Foresight,
+    Poses,
+    cameras_in_n,
+    cameras_in_scene,
+    first_places,
+    in_own_frames,
+    unmoved,
+)
+from geo4d_bench.model.layers import Layers, compose, metres, normalise, without_weights
 from geo4d_bench.model.localise import MAP_POINTS
-from geo4d_bench.model.patches import Condition, from_patches, to_patches
+from geo4d_bench.model.patches import Condition, from_patches, pixels, to_patches
 from geo4d_bench.model.processes import mean_over_processes, own_rows
 from geo4d_bench.model.scene import OPENING_SCALE_M, Hands
 from geo4d_bench.model.sprites import HandClouds
@@ -165,6 +173,7 @@ class Generator(nn.Module):
         in_n, hands = cameras, None
         if self.foresight is not None:
             in_n, hands = self.foresight.in_n(cameras), self.foresight(image, anchor, opening, cameras)
+        own = None if hands is None else in_own_frames(hands, in_n)
         device = cameras.t.device
         rng = torch.Generator().manual_seed(seed)
         views = len(first.rgb)
@@ -172,8 +181,8 @@ class Generator(nn.Module):
         times = torch.linspace(1.0, 0.0, steps + 1).tolist()
         for now, later in pairwise(times):
             time = torch.full((1,), now, device=device)
-            layers: Layers = network(image, x, time, anchor, opening, cameras, in_n, hands, condition.rays)
-            scene = compose(c, layers, condition, hands, in_n, in_n)
+            layers: Layers = network(image, x, time, anchor, opening, cameras, own, condition.rays)
+            scene = compose(c, layers, condition, hands, own, in_n)
             labels = without_weights(c, scene.parts).argmax(3)
             points = scene.points(labels)
             valid = (scene.valid > 0) | (labels > 0)[:, :, :, None]  # a hand has points of its own everywhere
@@ -221,20 +230,22 @@ class Generator(nn.Module):
         noise = own_rows(torch.randn, x.shape, rng).to(device)
         t = time.view(-1, 1, 1, 1, 1)
         frames = torch.randperm(c.frames, generator=rng)[: c.loss_frames].sort().values.to(device)
-        # Hands are drawn where they truly are, so that they stay sharp however far off their positions are at first.
+        # What is drawn, taken along and told to tokens goes where the hands truly go, so that it stays sharp however
+        # far off foreseen positions are at first.
         image, anchor, opening = self._seen(condition)
+        true_in_n = cameras_in_n(c, T_n_cam(batch)) if c.foresees and c.shared_frame else cameras
         truth = None if c.rgb_only else self._true_hands(batch, anchor)
         in_n = cameras if self.foresight is None else self.foresight.in_n(cameras)
+        own = None if truth is None else in_own_frames(truth, true_in_n)
         layers: Layers = network(
-            image, torch.lerp(x, noise, t), time, anchor, opening, cameras, in_n, truth, condition.rays, frames
+            image, torch.lerp(x, noise, t), time, anchor, opening, cameras, own, condition.rays, frames
         )
-        true_in_n = cameras_in_n(c, T_n_cam(batch)) if c.foresees and c.shared_frame else in_n
         with torch.autocast(device.type, enabled=False):  # bfloat16 would round points to half a centimetre
-            scene = compose(c, layers, condition, truth, in_n, true_in_n, frames)
+            scene = compose(c, layers, condition, truth, own, in_n, frames)
 
-        rgb = pixels(c, batch["rgb"][:, :, frames]).float() / 127.5 - 1.0
-        parts = pixels(c, batch["parts"][:, :, frames, ..., None])[:, :, :, 0].long()
-        near = pixels(c, self._near_hand(batch["parts"][:, :, frames])[..., None])
+        rgb = pixels(batch["rgb"][:, :, frames], c.patch).float() / 127.5 - 1.0
+        parts = pixels(batch["parts"][:, :, frames, ..., None], c.patch)[:, :, :, 0].long()
+        near = pixels(self._near_hand(batch["parts"][:, :, frames])[..., None], c.patch)
         weight = 1.0 + (0.0 if c.ablation == "no_gripper_weight" else c.hand_weight) * near
         part_weight = torch.full((c.part_classes,), c.part_weight, device=device)
         part_weight[0] = 1.0
@@ -244,8 +255,8 @@ class Generator(nn.Module):
         }
         if c.rgb_only:
             return terms
-        points = pixels(c, batch["points"][:, :, frames])
-        valid = pixels(c, batch["valid"][:, :, frames, ..., None])
+        points = pixels(batch["points"][:, :, frames], c.patch)
+        valid = pixels(batch["valid"][:, :, frames, ..., None], c.patch)
         on_hand = (parts > 0)[:, :, :, None] & valid
         arm = torch.div(parts - 1, 3, rounding_mode="floor")
         hand_points = torch.stack([scene.hands[:, :, :, 3 * a : 3 * a + 3] for a in range(c.arms)])
@@ -293,7 +304,8 @@ class Generator(nn.Module):
         return terms
 
     def _true_hands(self, batch: dict[str, Tensor], anchor: Tensor) -> Hands:
-        """The hands of a batch, V = 1 (2 where no frame is shared), as the network says them; anchor (B, V, A, 3)."""
+        """The hands of a batch as the network says them: V = 1 (2 where no frame is shared), but of ``start`` that
+        of anchor (B, V, A, 3)."""
         c = self.config
         position, turned = normalise(c, batch["hand"], 3)[:, None], batch["hand_rotation"][:, None]
         if not c.shared_frame:
@@ -303,7 +315,7 @@ class Generator(nn.Module):
             position = torch.cat([position, in_m[:, None]], 1)
             turned = torch.cat([turned, product(to_m, turned[:, 0])[:, None]], 1)
         opening = batch["hand_opening"][:, None] / OPENING_SCALE_M
-        return Hands(position, turned, opening, started(c, anchor, position))
+        return Hands(position, turned, opening, first_places(c, anchor, position))
 
     def _disturbed(self, cameras: Poses, rng: torch.Generator) -> Poses:
         """Cameras a little off, each by itself, as they are where they had to be found."""
@@ -333,13 +345,13 @@ class Generator(nn.Module):
         unknown = torch.tensor(c.point_mean_m, device=points.device).expand_as(anchor)
         hand = batch["hand_mask"][:, None]
         return Condition(
-            rgb=pixels(c, batch["first_rgb"][:, :, None]).float() / 127.5 - 1.0,
-            depth=pixels(c, points[:, :, None, ..., 2:]),
-            valid=pixels(c, batch["first_valid"][:, :, None, ..., None]).float(),
+            rgb=pixels(batch["first_rgb"][:, :, None], c.patch).float() / 127.5 - 1.0,
+            depth=pixels(points[:, :, None, ..., 2:], c.patch),
+            valid=pixels(batch["first_valid"][:, :, None, ..., None], c.patch).float(),
             hand=pixels(
-                c, torch.cat([hand] + [torch.zeros_like(hand)] * (views - 1), 1)[:, :, None, ..., None]
+                torch.cat([hand] + [torch.zeros_like(hand)] * (views - 1), 1)[:, :, None, ..., None], c.patch
             ).float(),
-            rays=pixels(c, batch["rays"][:, :, None]),
+            rays=pixels(batch["rays"][:, :, None], c.patch),
             anchor_m=torch.stack(
                 [unknown if c.rgb_only else anchor] + [anchor if c.told_where else unknown] * (views - 1), 1
             ),

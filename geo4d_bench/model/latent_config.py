@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import ConfigError
-from geo4d_bench.model.config import Told
+from geo4d_bench.model.config import Told, checked
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,8 @@ class LatentConfig(Told):
     def __post_init__(self) -> None:
         if self.latent not in ("autoencoder", "pixels"):
             raise ConfigError(f"latent generator: latent '{self.latent}', expected autoencoder or pixels")
+        if min(self.height, self.width, self.patch) < 1:
+            raise ConfigError("latent generator: height, width and patch must be at least 1")
         cells = self.cell * 2 ** (len(self.unet.block_out_channels) - 1)
         if self.height % cells or self.width % cells:
             raise ConfigError(
@@ -117,10 +119,9 @@ class LatentConfig(Told):
         self.check_told()
         if self.ablation == "pose_regression":
             raise ConfigError("latent generator: pose_regression is the tokens backbone's; choose --preset nano")
-        if min(self.frames, self.arms, self.sample_steps, self.patch) < 1 or min(self.dt_s, self.point_scale_m) <= 0:
+        if min(self.frames, self.arms, self.sample_steps) < 1 or min(self.dt_s, self.point_scale_m) <= 0:
             raise ConfigError(
-                "latent generator: frames, arms, sample_steps and patch must be at least 1, "
-                "dt_s and point_scale_m positive"
+                "latent generator: frames, arms and sample_steps must be at least 1, dt_s and point_scale_m positive"
             )
         if not 0.0 <= self.condition_dropout < 1.0 or min(self.hand_weight, self.hand_dilation) < 0:
             raise ConfigError(
@@ -182,7 +183,7 @@ def _build(kind: Any, values: Any) -> Any:
         raise ConfigError(
             f"{kind.__name__} config: fields differ from this version's: {', '.join(sorted(got ^ names))}"
         )
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return kind(**checked(kind, values))
 
 
 SVD = LatentConfig(height=256, width=320, gradient_checkpointing=True)

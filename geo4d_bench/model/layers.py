@@ -6,7 +6,7 @@ Everything is in patches (B, V, N, C, T, patch²): V views, the reference first,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,8 +15,8 @@ from torch import Tensor
 from geo4d_bench.geometry.hand import part_label
 from geo4d_bench.model.carried import NUMBERS, Shown, carry
 from geo4d_bench.model.config import GeneratorConfig
-from geo4d_bench.model.foresight import Poses, in_own_frames
-from geo4d_bench.model.patches import Condition, to_patches
+from geo4d_bench.model.foresight import Poses
+from geo4d_bench.model.patches import Condition, apart
 from geo4d_bench.model.scene import Hands
 from geo4d_bench.model.sprites import draw
 
@@ -72,8 +72,8 @@ def compose(
     layers: Layers,
     condition: Condition,
     hands: Hands | None,
-    background_in_n: Poses,
-    hands_in_n: Poses,
+    own_hands: Hands | None,
+    in_n: Poses,
     frames: Tensor | None = None,
 ) -> Scene:
     """The layers put together.
@@ -82,17 +82,18 @@ def compose(
         c: sizes and units.
         layers: of all frames, or of those in ``frames`` (F,).
         condition: the first frames.
-        hands: where the hands are, V is 1 or that of the layers; None where they are told pixel by pixel.
-        background_in_n: each camera's pose, of normalised points, by which its background is taken to camera n.
-        hands_in_n: the poses that decide where a view sees a hand.
+        hands: where the hands are in camera n's frame, V is 1 or that of the layers; None where no places are known.
+        own_hands: the same in each view's own frame: where it sees them, and what they take along.
+        in_n: each camera's pose, of normalised points, by which its background is taken to camera n.
     """
-    own_hands = None if hands is None else _metres(c, in_own_frames(hands, hands_in_n))
+    if own_hands is not None:
+        own_hands = replace(own_hands, position=metres(c, own_hands.position, 4), start=metres(c, own_hands.start, 3))
     rgb, depth, seen = _background(c, layers, condition, own_hands, frames)
     own = condition.rays * depth
-    R, t = background_in_n.R[:, 1:], background_in_n.t[:, 1:]
+    R, t = in_n.R[:, 1:], in_n.t[:, 1:]
     moved = torch.einsum("bvij,bvnjtp->bvnitp", R, normalise(c, own[:, 1:], 3)) + t[:, :, None, :, None, None]
 
-    labels, points = apart(c, layers.parts).float(), apart(c, layers.hand).float()
+    labels, points = apart(layers.parts, c.patch).float(), apart(layers.hand, c.patch).float()
     if hands is not None and own_hands is not None and layers.sprites is not None:
         labels, points, rgb = _with_sprites(c, layers.sprites, condition, hands, own_hands, frames, labels, points, rgb)
     return Scene(
@@ -100,7 +101,7 @@ def compose(
         background=torch.cat([own[:, :1], metres(c, moved, 3)], 1),
         hands=points,
         parts=labels,
-        valid=apart(c, layers.valid).float() + 3.0 * (2.0 * seen - 1.0),
+        valid=apart(layers.valid, c.patch).float() + 3.0 * (2.0 * seen - 1.0),
     )
 
 
@@ -109,17 +110,6 @@ def without_weights(c: GeneratorConfig, logits: Tensor) -> Tensor:
     odds = torch.full((c.part_classes,), math.log(c.part_odds / c.part_weight), device=logits.device)
     odds[0] = 0.0
     return logits + odds[:, None, None]
-
-
-def pixels(c: GeneratorConfig, images: Tensor) -> Tensor:
-    """(B, V, T, H, W, C) -> (B, V, N, C, T, patch²)."""
-    patches = to_patches(images, c.patch)
-    return patches.view(*patches.shape[:4], images.shape[2], -1)
-
-
-def apart(c: GeneratorConfig, patches: Tensor) -> Tensor:
-    """(B, V, N, C, T * patch²) -> (B, V, N, C, T, patch²)."""
-    return patches.reshape(*patches.shape[:4], -1, c.patch**2)
 
 
 def normalise(c: GeneratorConfig, points: Tensor, dim: int) -> Tensor:
@@ -139,10 +129,10 @@ def _background(
 
     Hands are in each view's own frame, metres.
     """
-    logit = apart(c, layers.keep).float()
-    new_m = apart(c, layers.depth).float() * c.point_scale_m + c.point_mean_m[2]
+    logit = apart(layers.keep, c.patch).float()
+    new_m = apart(layers.depth, c.patch).float() * c.point_scale_m + c.point_mean_m[2]
     shown = [
-        Shown(torch.zeros_like(logit), apart(c, layers.rgb).float(), new_m, torch.ones_like(condition.valid)),
+        Shown(torch.zeros_like(logit), apart(layers.rgb, c.patch).float(), new_m, torch.ones_like(condition.valid)),
         Shown(logit, condition.rgb, condition.depth, condition.valid),
     ]
     if hands is not None and layers.rides is not None:
@@ -150,17 +140,18 @@ def _background(
         said = layers.carried.float().split(NUMBERS, 3)  # type: ignore[no-untyped-call]
         rides = layers.rides[:, :, :, :, None].float().split(1, 3)  # type: ignore[no-untyped-call]
         shown += [carry(c, said[a], rides[a], condition, _one(hands, a), chosen) for a in range(c.arms)]
-    weights = torch.softmax(torch.stack([layer.logit for layer in shown]), 0)
+    logits = torch.stack([layer.logit for layer in shown])
+    valid = torch.stack([layer.valid.expand_as(layer.logit) for layer in shown])
+    shares = torch.softmax(logits, 0)
+    # There is no depth to keep or to take along where the first frame has none; what is new always has one.
+    of_depth = torch.softmax(logits.masked_fill(valid == 0, -torch.inf), 0)
 
-    def mixed(weights: Iterable[Tensor], values: Sequence[Tensor]) -> Tensor:
+    def mixed(weights: Tensor, values: Iterable[Tensor]) -> Tensor:
         return torch.stack([w * x for w, x in zip(weights, values, strict=True)]).sum(0)
 
     # What is new is taken to be as valid as what was there; the network says where it is not.
-    seen = mixed(weights, [condition.valid] + [layer.valid for layer in shown[1:]])
-    # There is no depth to keep or to take along where the first frame has none.
-    there = [w * layer.valid for w, layer in zip(weights, shown, strict=True)]
-    depth = mixed(there, [layer.depth_m for layer in shown]) / torch.stack(there).sum(0).clamp(min=1e-4)
-    return mixed(weights, [layer.rgb for layer in shown]), depth, seen
+    seen = mixed(shares, [condition.valid] + [layer.valid for layer in shown[1:]])
+    return mixed(shares, [layer.rgb for layer in shown]), mixed(of_depth, [layer.depth_m for layer in shown]), seen
 
 
 def _one(hands: Hands, arm: int) -> Hands:
@@ -168,10 +159,6 @@ def _one(hands: Hands, arm: int) -> Hands:
     return Hands(
         hands.position[:, :, only], hands.rotation[:, :, only], hands.opening[:, :, only], hands.start[:, :, only]
     )
-
-
-def _metres(c: GeneratorConfig, hands: Hands) -> Hands:
-    return replace(hands, position=metres(c, hands.position, 4), start=metres(c, hands.start, 3))
 
 
 def _with_sprites(

@@ -20,6 +20,17 @@ class Condition:
     opening_m: Tensor  # (B, V, A)
 
 
+def pixels(images: Tensor, patch: int) -> Tensor:
+    """(B, V, T, H, W, C) -> (B, V, N, C, T, patch²)."""
+    patches = to_patches(images, patch)
+    return patches.view(*patches.shape[:4], images.shape[2], -1)
+
+
+def apart(patches: Tensor, patch: int) -> Tensor:
+    """(B, V, N, C, T * patch²) -> (B, V, N, C, T, patch²)."""
+    return patches.reshape(*patches.shape[:4], -1, patch**2)
+
+
 def to_patches(x: Tensor, patch: int) -> Tensor:
     """(B, V, T, H, W, C) -> (B, V, N, C, T * patch²), N patches row by row."""
     b, v, t, height, width, c = x.shape

@@ -8,6 +8,7 @@ Goyal et al. 2023, https://arxiv.org/abs/2306.14896). The hands' future is there
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,13 +30,23 @@ class Hands:
     Attributes:
         position: (B, V, A, T, 3).  rotation: (B, V, A, T, 3, 3).
         opening: (B, V, A, T) in units of ``OPENING_SCALE_M``.
-        start: (B, V, A, 3) where they are at first.
+        start: (B, V, A, 3) where they are at first or, for a view that is not told, in the first of the T frames; V is
+            always that of the views.
     """
 
     position: Tensor
     rotation: Tensor
     opening: Tensor
     start: Tensor
+
+
+class Way(NamedTuple):
+    """Hands' way in the scene's axes: position (B, 1, A, T, 3) from where they are at first, in motion units, rotation
+    (B, 1, A, T, 3, 3), opening (B, 1, A, T)."""
+
+    position: Tensor
+    rotation: Tensor
+    opening: Tensor
 
 
 class SceneNetwork(nn.Module):
@@ -52,8 +63,8 @@ class SceneNetwork(nn.Module):
         self.norm = nn.LayerNorm(c.dim)
         self.out = Head(c.dim + 4 * c.arms, c.dim, c.arms * c.frames * 10)
 
-    def forward(self, points: Tensor, features: Tensor, valid: Tensor, anchor: Tensor, opening: Tensor) -> Hands:
-        """The hands, V = 1: positions as motion from ``anchor`` in motion units, everything in the scene's axes.
+    def forward(self, points: Tensor, features: Tensor, valid: Tensor, anchor: Tensor, opening: Tensor) -> Way:
+        """Where the hands go.
 
         Args:
             points: (B, P, 3) in the scene's frame, in half edges of the cube in which the hands work.
@@ -75,7 +86,7 @@ class SceneNetwork(nn.Module):
         out = self.out(torch.cat([self.norm(x[:, 0]), hands], -1)).float().view(b, 1, c.arms, c.frames, 10)
         upright = torch.tensor([1.0, 0, 0, 0, 1, 0], device=out.device)
         turned, opening = rotation(out[..., 3:9] + upright), opening[:, None, :, None] + out[..., 9]
-        return Hands(out[..., :3], turned, opening, anchor[:, None])
+        return Way(out[..., :3], turned, opening)
 
 
 def scene_pictures(points: Tensor, features: Tensor, valid: Tensor, cells: int) -> Tensor:

@@ -1,8 +1,9 @@
 """The `tokens` backbone: a video transformer with few, fat tokens, a shared trunk and a decoder for each view.
 
 A token is a square of pixels of one view over all T frames, so that two cores see as many windows a second as
-possible. What a token says about its pixels is layered: what stays as in the first frame, what is new, and the
-hands. Depths are never averaged over a hand's edge, because the hands have points of their own.
+possible. What it says of one frame, it says when told where the hands are in that frame. That is layered: what stays as
+in the first frame, what hands take along, what is new, and the hands. Depths are never averaged over a hand's edge,
+because the hands have points of their own.
 
 View n is the reference; every further view is told by view m's weights.
 """
@@ -15,11 +16,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from geo4d_bench.model.blocks import Block, Head, product
+from geo4d_bench.model.blocks import Block, Head
 from geo4d_bench.model.carried import NUMBERS, Rides
 from geo4d_bench.model.config import GeneratorConfig
-from geo4d_bench.model.foresight import CONDITION_CHANNELS, Poses, in_own_frames, in_scene
-from geo4d_bench.model.layers import Layers
+from geo4d_bench.model.foresight import CONDITION_CHANNELS, Poses, in_scene
+from geo4d_bench.model.layers import Layers, metres
 from geo4d_bench.model.scene import OPENING_SCALE_M, Hands
 from geo4d_bench.model.sprites import CHANNELS, CLOUD_POINTS, SIZE, HandClouds, pictures
 
@@ -70,7 +71,6 @@ class TokenNetwork(nn.Module):
         anchor: Tensor,
         opening: Tensor,
         cameras: Poses,
-        in_n: Poses,
         hands: Hands | None,
         rays: Tensor,
         frames: Tensor | None = None,
@@ -83,8 +83,9 @@ class TokenNetwork(nn.Module):
             time: (B,) noise level, 0 clean to 1 pure noise.
             anchor: (B, V, A, 3) where the hands are at first, as far as a view knows it, normalised.
             opening: (B, V, A) how far they are open at first, about 0 to 1.
-            cameras: of the views in the scene.  in_n: in camera n's frame.
-            hands: to draw, in camera n's frame; None where there are no points to place them by.
+            cameras: of the views in the scene.
+            hands: of all T frames, in each view's own frame, to draw and to tell tokens of; None where there are no
+                points to place them by.
             rays: (B, V, N, 3, 1, patch²) of the pixels, z = 1.
             frames: (F,) the frames whose pixels are wanted, all where None; they are most of the work.
         """
@@ -102,8 +103,7 @@ class TokenNetwork(nn.Module):
             x = block(x)
         x = x.reshape(b, views, 1 + c.tokens, c.dim)
         chosen = torch.arange(c.frames, device=x.device) if frames is None else frames
-        own = None if hands is None else in_own_frames(hands, in_n)
-        way = None if own is None else _way(c, own, rays, chosen)  # (B, V, N, F, A * 15)
+        way = None if hands is None else _way(c, hands, rays, chosen)  # (B, V, N, F, A * 15)
         n, states = self.decoder_n(x[:, 0], None)
         summary, said = [n[:, :1]], [self.decoder_n.say(n[:, 1:], chosen, None if way is None else way[:, 0])]
         if views > 1:
@@ -124,8 +124,8 @@ class TokenNetwork(nn.Module):
             parts=torch.cat([parts[:, :, :, :1] + 3.0, parts[:, :, :, 1:]], 3),
             hand=hand,
             carried=carried,
-            rides=None if hands is None else self._rides(condition, x[:, :, 1:], anchor, in_n),
-            sprites=None if own is None else self._sprites(torch.cat(summary, 1), own, chosen),
+            rides=None if hands is None else self._rides(condition, x[:, :, 1:], hands),
+            sprites=None if hands is None else self._sprites(torch.cat(summary, 1), hands, chosen),
         )
 
     def show_hands(self, clouds: HandClouds) -> None:
@@ -133,11 +133,10 @@ class TokenNetwork(nn.Module):
         for name, value in vars(clouds).items():
             getattr(self, f"hand_{name}").copy_(value)
 
-    def _rides(self, condition: Tensor, tokens: Tensor, anchor: Tensor, in_n: Poses) -> Tensor:
+    def _rides(self, condition: Tensor, tokens: Tensor, hands: Hands) -> Tensor:
         """(B, V, N, A, patch²) logits: what of the first frames goes with a hand; its distance from it helps."""
         assert self.rides is not None
-        in_frame_n = product(in_n.R[:, :, None], condition[:, :, :, 3:6]) + in_n.t[:, :, None, :, None]
-        away = in_frame_n[:, :, :, None] - anchor[:, :, None, :, :, None]  # (B, V, N, A, 3, patch²)
+        away = condition[:, :, :, None, 3:6] - hands.start.detach()[:, :, None, :, :, None]  # (B, V, N, A, 3, patch²)
         return cast(Tensor, self.rides(torch.cat([condition, away.square().sum(4).sqrt()], 3), tokens))
 
     def _sprites(self, summary: Tensor, hands: Hands, frames: Tensor) -> Tensor:
@@ -150,10 +149,9 @@ class TokenNetwork(nn.Module):
         told = torch.cat([summary[:, :, None].expand(-1, -1, state.shape[2], -1), state], -1)
         drawn = self.sprites(told).float().view(b, views, -1, c.arms, CHANNELS, SIZE, SIZE)
         with torch.no_grad():
-            mean = torch.tensor(c.point_mean_m, device=position.device)
             start = pictures(
                 HandClouds(self.hand_points, self.hand_rgb, self.hand_part, self.hand_axis), turned,
-                c.point_scale_m * position + mean, OPENING_SCALE_M * opening, c.motion_scale_m,
+                metres(c, position, 4), OPENING_SCALE_M * opening, c.motion_scale_m,
             )  # fmt: skip
         return cast(Tensor, start + drawn.transpose(2, 3))
 
@@ -212,9 +210,9 @@ def channels(c: GeneratorConfig) -> int:
 def _way(c: GeneratorConfig, hands: Hands, rays: Tensor, frames: Tensor) -> Tensor:
     """(B, V, N, F, A * 15) where hands, in each view's own frame, are in every frame, as seen from a patch's middle."""
     position, turned, opening = (x[:, :, :, frames] for x in (hands.position, hands.rotation, hands.opening))
-    metres = c.point_scale_m * position + torch.tensor(c.point_mean_m, device=position.device)  # (B, V, A, F, 3)
+    place_m = metres(c, position, 4)  # (B, V, A, F, 3)
     middle = rays.mean((4, 5))[:, :, :, None, None, :2]  # (B, V, N, 1, 1, 2)
-    beside = (metres[..., :2] / metres[..., 2:].clamp(min=0.1))[:, :, None] - middle  # (B, V, N, A, F, 2)
+    beside = (place_m[..., :2] / place_m[..., 2:].clamp(min=0.1))[:, :, None] - middle  # (B, V, N, A, F, 2)
     far = beside.square().sum(-1, keepdim=True)
     moved = position - hands.start[:, :, :, None]
     same = torch.cat([position[..., 2:], moved, turned[..., :2, :].flatten(-2), opening[..., None]], -1)[:, :, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import os
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ class TrainConfig:
     held_out: Path | None = None
     """Dataset to watch the hand error on; DATA_eval where it exists, by default."""
     preset: str = "nano"
-    """Size of the generator, by name or as a file in the format of a checkpoint's config.json."""
+    """Size of the generator: a name, or a file like a checkpoint's config.json, of which setting, ablation and sensor
+    are taken from this command, normalisation and arms from the data."""
     setting: Literal["geo4d", "geo4d_calibrated"] = "geo4d"
     """geo4d gets no camera pose, as in the paper; geo4d_calibrated is given the poses of both cameras."""
     ablation: Literal[
@@ -65,7 +67,7 @@ class TrainConfig:
     """Decides weights, windows and noise."""
     out: Path | None = None
     """Checkpoint folder; runs/TASK/PRESET by default (PRESET_calibrated, PRESET_stereo, PRESET-ABLATION), TASK being
-    the dataset's folder name."""
+    the dataset's folder name, PRESET that of a file without its ending."""
     threads: int | None = None
     """CPU threads; all by default."""
     workers: int = 0
@@ -141,6 +143,7 @@ def run(config: TrainConfig) -> TrainResult:
     """Train as configured.
 
     Raises:
+        ConfigError: the preset's file is missing or says something impossible.  UnknownNameError: no such preset.
         DatasetError: no dataset, or its images have another size than the preset's.
         CheckpointError: the folder holds another training, or cannot be written.
         KeyboardInterrupt: stopped by Ctrl-C, after saving.
@@ -189,6 +192,8 @@ def train(config: TrainConfig, preset: AnyConfig, source: WindowSource, held_out
             "seed",
         )
     }
+    if config.preset.endswith(".json"):
+        settings["preset"] = f"{config.preset} {hashlib.sha256(preset.to_json().encode()).hexdigest()}"
     preset = dataclasses.replace(preset, setting=config.setting, ablation=config.ablation, sensor=config.sensor)
     seen = fixed_windows(source, 32, "normalisation")
     generator_config = measure(preset, seen)

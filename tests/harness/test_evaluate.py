@@ -110,6 +110,10 @@ def test_known_generator_gets_its_known_scores(blind: Path, tiny_dataset: Any, t
         # The truth against itself; the tracker's own error is left.
         assert (true.abs_rel_n, true.abs_rel_m, true.d1_n, true.d1_m) == (0.0, 0.0, 1.0, 1.0)
         assert (true.psnr_n_db, true.ssim_m) == (np.inf, pytest.approx(1.0))
+        assert (true.abs_rel_n_moved, true.abs_rel_m_moved, true.psnr_m_moved_db) == (0.0, 0.0, np.inf)
+        for view in "nm":  # a still video is worst where something moves
+            assert copied[f"abs_rel_{view}_moved"] > 1.5 * copied[f"abs_rel_{view}"]
+            assert copied[f"psnr_{view}_moved_db"] < copied[f"psnr_{view}_db"] - 3
         assert true.abs_rel_m_paper_compat < 1e-5
         assert 0.0 < true.gripper_cm < copied.gripper_cm
         assert 0.0 < true.miou <= 1.0

@@ -141,6 +141,10 @@ def test_a_config_is_found_by_name_or_in_a_file(preset: str, tmp_path: Path) -> 
     assert find_config(str(tmp_path / "mine.json")) == changed != find_config(preset)
     with pytest.raises(ConfigError, match=r"theirs.json: cannot be read \(No such file"):
         find_config(str(tmp_path / "theirs.json"))
+    for name, wrong in (("height", "64"), ("patch", 0), ("frames", 3.5), ("point_mean_m", None), ("sensor", True)):
+        (tmp_path / "mine.json").write_text(json.dumps(json.loads(changed.to_json()) | {name: wrong}))
+        with pytest.raises(ConfigError, match=rf"mine.json: .*{name}"):
+            find_config(str(tmp_path / "mine.json"))
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ConfigError, match=r"broken.json: generator config is not JSON"):
         find_config(str(tmp_path / "broken.json"))

@@ -162,7 +162,8 @@ def test_the_calibrated_setting_knows_where_camera_m_is() -> None:
     copied = transform(w.T_n_m, w.points[1, 0])
     seen = np.isfinite(copied).all(-1) & (video.parts[1] == 0) & np.isfinite(video.points[1]).all(-1)
     assert seen.mean() > 0.5
-    # The gate "as in the first frame" starts at sigmoid(2), and the new depth at the mean: 12 % of the way to it.
+    # "As in the first frame" starts at a logit of 2, what is new at 0, at the mean depth: 12 % of the way to it. What
+    # hands take along starts at -1.
     nearer = 1 / (1 + np.exp(2)) * (DEBUG.point_mean_m[2] - w.points[1, 0, ..., 2:]) / w.points[1, 0, ..., 2:]
     blended = transform(w.T_n_m, (1 + nearer) * w.points[1, 0])
     off = np.linalg.norm(video.points[1] - blended, axis=-1)[seen]

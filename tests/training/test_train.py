@@ -18,6 +18,7 @@ from synthetic_windows import window
 
 from geo4d_bench.dataset.types import Window
 from geo4d_bench.errors import CheckpointError, ConfigError, DatasetError
+from geo4d_bench.model.backbones import find_config
 from geo4d_bench.model.config import PRESETS
 from geo4d_bench.model.generator import Generator
 from geo4d_bench.training.data import make_batch
@@ -132,6 +133,19 @@ def test_a_batch_in_parts_is_the_whole_batch() -> None:
     parts = [make_batch(Made(), 6, 0, 5, (rank, 3)) for rank in range(3)]
     for name, value in whole.items():
         np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), value, err_msg=name)
+
+
+def test_a_preset_from_a_file_is_known_again_by_what_it_says(tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text(dataclasses.replace(DEBUG, dim=16).to_json())
+    command = config(tmp_path / "run", preset=str(file), steps=2)
+    assert dataclasses.replace(command, out=None, data=Path("data/x")).folder == Path("runs/x/mine")
+    train(command, find_config(command.preset), Made(), None)
+    assert Generator.from_pretrained(tmp_path / "run").config.dim == 16
+    assert train(command, find_config(command.preset), Made(), None).nothing_to_do
+    file.write_text(dataclasses.replace(DEBUG, dim=16, loss_frames=2).to_json())
+    with pytest.raises(CheckpointError, match=r"preset = '.*mine.json"):
+        train(command, find_config(command.preset), Made(), None)
 
 
 def test_a_finished_run_says_so_and_does_nothing(tmp_path: Path) -> None:
