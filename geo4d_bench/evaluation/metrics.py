@@ -31,7 +31,7 @@ INVALID_ABS_REL = 1.0
 """The relative error of a predicted pixel that is invalid where the truth is valid: that of a predicted depth of 0."""
 SAME_SURFACE_M = 0.02
 MOVED_M = 0.02
-"""A pixel has moved where the surface that it shows lies this far from what it showed in the first frame."""
+"""A pixel has moved where the surface that it shows lies farther than this from what it showed in the first frame."""
 GAP_LIMIT_M = 0.10
 
 
