@@ -73,7 +73,7 @@ def carry(c: GeneratorConfig, said: Tensor, rides: Tensor, condition: Condition,
         Colour and depth, in metres along each view's own axis, as they were where the pixel's surface was at first; the
         logit is that of the first frame there, plus what is said.
     """
-    logit, share, farther = _smooth(c, said).split(1, 3)  # type: ignore[no-untyped-call]
+    logit, share, farther = torch.split(_smooth(c, said), 1, dim=3)
     share = 1.0 + share
     start, place = _laid(hands.start), _laid(hands.position[:, :, 0, frames])
     turned = hands.rotation[:, :, 0]  # at first it is not known: the first frame foreseen is nearest to that
@@ -86,7 +86,7 @@ def carry(c: GeneratorConfig, said: Tensor, rides: Tensor, condition: Condition,
     grid = _in_image(seen, condition.rays)
     soft = _sample(c, torch.cat([condition.rgb, rides], 3), grid, "bilinear")
     # A blend of two depths would lie on neither surface.
-    depth, valid = _sample(c, torch.cat([condition.depth, condition.valid], 3), grid, "nearest").split(1, 3)  # type: ignore[no-untyped-call]
+    depth, valid = torch.split(_sample(c, torch.cat([condition.depth, condition.valid], 3), grid, "nearest"), 1, dim=3)
     point = torch.cat([seen, torch.ones_like(depth)], 3) * depth
     moved_z = torch.einsum("bvfj,bvnjfp->bvnfp", turn[:, :, :, 2], point - start)[:, :, :, None] + place[:, :, :, 2:]
     half_a_pixel = torch.tensor([1 / (c.width - 1), 1 / (c.height - 1)], device=grid.device).view(2, 1, 1)

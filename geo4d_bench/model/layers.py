@@ -137,8 +137,8 @@ def _background(
     ]
     if hands is not None and layers.rides is not None:
         chosen = torch.arange(c.frames, device=logit.device) if frames is None else frames
-        said = layers.carried.float().split(NUMBERS, 3)  # type: ignore[no-untyped-call]
-        rides = layers.rides[:, :, :, :, None].float().split(1, 3)  # type: ignore[no-untyped-call]
+        said = torch.split(layers.carried.float(), NUMBERS, dim=3)
+        rides = torch.split(layers.rides[:, :, :, :, None].float(), 1, dim=3)
         shown += [carry(c, said[a], rides[a], condition, _one(hands, a), chosen) for a in range(c.arms)]
     logits = torch.stack([layer.logit for layer in shown])
     valid = torch.stack([layer.valid.expand_as(layer.logit) for layer in shown])
