@@ -12,6 +12,7 @@ from pathlib import Path
 
 from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import CheckpointError, ConfigError
+from geo4d_bench.model.backbones import Device
 from geo4d_bench.policies.protocol import ActionChunk, Future, Observation, Policy, SimulatorAccess, TaskInfo
 from geo4d_bench.registry import Registry
 
@@ -70,22 +71,25 @@ def names() -> tuple[str, ...]:
     return tuple(_POLICIES)
 
 
-def make_policy(name: str, checkpoint: Path | None = None, execute: int = DEFAULT_EXECUTE) -> PolicyFactory:
+def make_policy(
+    name: str, checkpoint: Path | None = None, execute: int = DEFAULT_EXECUTE, device: Device = "cpu"
+) -> PolicyFactory:
     """The factory of a policy; loads the checkpoint of those that have one, once.
 
     Args:
         name: one of :func:`names`.
         checkpoint: folder of a trained generator, for policies that need one; others ignore it.
         execute: waypoints of each plan that are carried out before the next one.
+        device: where the generator runs.
 
     Raises:
         UnknownNameError: no such policy, with a suggestion.
         CheckpointError: the policy needs a checkpoint and there is none, or it is incomplete.
-        ConfigError: ``execute`` is not positive, or the checkpoint is of another setting.
+        ConfigError: ``execute`` is not positive, or the checkpoint is of another setting, or there is no such device.
     """
     if execute < 1:
         raise ConfigError(f"execute is {execute}, expected at least 1 waypoint of each plan")
-    return _POLICIES.get(name)(checkpoint, execute)
+    return _POLICIES.get(name)(checkpoint, execute, device)
 
 
 def train_options(name: str) -> str:
@@ -94,51 +98,51 @@ def train_options(name: str) -> str:
     return setting + (" --ablation pose_regression" if name.startswith("pose_regression") else "")
 
 
-_Maker = Callable[[Path | None, int], PolicyFactory]
+_Maker = Callable[[Path | None, int, Device], PolicyFactory]
 _POLICIES: Registry[_Maker] = Registry("policy")
 
 
-def _expert(checkpoint: Path | None, execute: int) -> PolicyFactory:
+def _expert(checkpoint: Path | None, execute: int, device: Device) -> PolicyFactory:
     from geo4d_bench.policies.oracles import Expert
 
     return _plain("expert", Expert)
 
 
-def _oracle_pose(checkpoint: Path | None, execute: int) -> PolicyFactory:
+def _oracle_pose(checkpoint: Path | None, execute: int, device: Device) -> PolicyFactory:
     from geo4d_bench.policies.oracles import OraclePose
 
     return _plain("oracle_pose", OraclePose, lambda: OraclePose(execute))
 
 
-def _oracle_video(checkpoint: Path | None, execute: int) -> PolicyFactory:
+def _oracle_video(checkpoint: Path | None, execute: int, device: Device) -> PolicyFactory:
     from geo4d_bench.policies.oracles import OracleVideo
 
     return _plain("oracle_video", OracleVideo, lambda: OracleVideo(execute))
 
 
-def _random(checkpoint: Path | None, execute: int) -> PolicyFactory:
+def _random(checkpoint: Path | None, execute: int, device: Device) -> PolicyFactory:
     from geo4d_bench.policies.random import Random
 
     return _plain("random", Random)
 
 
-def _geo4d(checkpoint: Path | None, execute: int) -> PolicyFactory:
-    return _generated("geo4d", checkpoint, execute)
+def _geo4d(checkpoint: Path | None, execute: int, device: Device) -> PolicyFactory:
+    return _generated("geo4d", checkpoint, execute, device)
 
 
-def _geo4d_calibrated(checkpoint: Path | None, execute: int) -> PolicyFactory:
-    return _generated("geo4d_calibrated", checkpoint, execute)
+def _geo4d_calibrated(checkpoint: Path | None, execute: int, device: Device) -> PolicyFactory:
+    return _generated("geo4d_calibrated", checkpoint, execute, device)
 
 
-def _pose_regression(checkpoint: Path | None, execute: int) -> PolicyFactory:
-    return _generated("pose_regression", checkpoint, execute)
+def _pose_regression(checkpoint: Path | None, execute: int, device: Device) -> PolicyFactory:
+    return _generated("pose_regression", checkpoint, execute, device)
 
 
-def _pose_regression_calibrated(checkpoint: Path | None, execute: int) -> PolicyFactory:
-    return _generated("pose_regression_calibrated", checkpoint, execute)
+def _pose_regression_calibrated(checkpoint: Path | None, execute: int, device: Device) -> PolicyFactory:
+    return _generated("pose_regression_calibrated", checkpoint, execute, device)
 
 
-def _generated(name: str, checkpoint: Path | None, execute: int) -> PolicyFactory:
+def _generated(name: str, checkpoint: Path | None, execute: int, device: Device) -> PolicyFactory:
     """The policy of a checkpoint: one of video, or of poses read out, in one of the two settings."""
     direct, calibrated = name.startswith("pose_regression"), name.endswith("_calibrated")
     if checkpoint is None or not checkpoint.is_dir():
@@ -155,7 +159,7 @@ def _generated(name: str, checkpoint: Path | None, execute: int) -> PolicyFactor
         if direct
         else (Geo4DCalibrated if calibrated else Geo4D)
     )
-    loaded = load_generator(checkpoint)
+    loaded = load_generator(checkpoint, device)
     config = loaded.generator.config
     regresses = config.ablation == "pose_regression"
     trained = config.setting.replace("geo4d", "pose_regression") if regresses else config.setting

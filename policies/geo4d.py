@@ -98,11 +98,11 @@ class Geo4DCalibrated(Geo4D):
     needs_both_poses = True
 
 
-def load_generator(checkpoint: Path) -> LoadedGenerator:
+def load_generator(checkpoint: Path, device: backbones.Device = "cpu") -> LoadedGenerator:
     """Load a checkpoint folder once for all episodes; CheckpointError where it is incomplete."""
     from geo4d_bench.model.checkpoint import checkpoint_sha256
 
-    generator = backbones.load_generator(checkpoint)
+    generator = backbones.load_generator(checkpoint, device)
     config = generator.config
     return LoadedGenerator(generator, checkpoint_sha256(checkpoint), (config.height, config.width))
 

@@ -1,12 +1,22 @@
-"""What ``geo4d-bench bench`` measures of the generator: a plan by its steps and views, and a training step."""
+"""What ``geo4d-bench bench`` measures of the generator: plans by steps and views, and what training costs."""
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from geo4d_bench.errors import ConfigError
+from geo4d_bench.harness.bench_scene import simulator_of
+from geo4d_bench.harness.measurement import Measurement, compared, count, median_seconds
+
 if TYPE_CHECKING:
+    import torch
+
+    from geo4d_bench.harness.bench import BenchConfig
+    from geo4d_bench.model.backbones import AnyConfig
     from geo4d_bench.model.video import FirstFrames
 
 Seconds = Callable[..., tuple[float, ...]]
@@ -16,6 +26,164 @@ STEPS = (1, 2, 4, 8, 25)
 """The paper's is the last."""
 VIEWS = (2, 3, 4, 8)
 BATCH = 8
+_COLOUR, _SHAPE = ("rgb",), ("background", "hand", "valid")
+"""Terms of the loss that are of one modality; labels of the hands are both's."""
+_OF_VIEWS = ("first_rgb", "first_points", "first_valid", "rays", "T_world_cam", "rgb", "points", "valid", "parts")
+_PRODUCT = {"cuda": 8192, "cpu": 2048}
+"""Edge of the square matrices whose product tells how much arithmetic a device can do at best."""
+
+
+def generate(config: BenchConfig) -> list[Measurement]:
+    """Plans of the generator: against the time that the robot takes to carry out what is executed of them, by steps
+    against 25, by views against generating pair by pair."""
+    import torch
+
+    from geo4d_bench.geometry.rig import Rig
+    from geo4d_bench.harness.rollout import RolloutConfig
+    from geo4d_bench.model.backbones import load_generator
+    from geo4d_bench.model.generator import Generator
+    from geo4d_bench.tasks.rigs import make_rig
+
+    settings = RolloutConfig(task=config.task, checkpoint=config.checkpoint)
+    torch.set_num_threads(os.cpu_count() or 1)
+    generator = load_generator(settings.checkpoint_folder, config.device)
+    if not generator.config.draws:
+        raise ConfigError(f"{settings.checkpoint_folder}: was trained for pose_regression, which generates nothing")
+    c = generator.config
+    simulator = simulator_of(config.task, (c.height, c.width))
+    rig = make_rig("hemisphere16", simulator.task.spec.workspace)
+    assert isinstance(rig, Rig)
+    pairs = first_frames_of_pairs(simulator, list(rig.views("seen"))[: max(VIEWS)])
+    seconds = functools.partial(median_seconds, config.repeats)
+    by_steps = plan_seconds(generator, pairs[0], seconds)
+    # The other backbone generates two views.
+    by_views = view_seconds(generator, pairs, seconds) if isinstance(generator, Generator) else {}
+    executed_ms = 1e3 * settings.execute * c.dt_s
+    plan = f"{c.frames} frames x 2 views {c.height}x{c.width}"
+    return [
+        compared(f"generate one plan, {plan}", 1e3 * by_steps[1], "ms", executed_ms, more_is_better=False),
+        *_plans(by_steps, plan),
+        *(
+            compared(
+                f"generate {views} views in one pass, {c.frames} frames {c.height}x{c.width}", 1e3 * took, "ms",
+                1e3 * (views - 1) * by_views[2], more_is_better=False,
+            )
+            for views, took in by_views.items()
+        ),
+    ]  # fmt: skip
+
+
+def train(config: BenchConfig) -> list[Measurement]:
+    """One pass for both views and modalities against four passes through the same network."""
+    found = training_seconds("nano", functools.partial(median_seconds, config.repeats))
+    return [
+        compared(
+            f"train nano's {what}, 2 views and 2 modalities in one pass", BATCH / one, "samples/s", BATCH / four,
+            more_is_better=True,
+        )
+        for what, (one, four) in found.items()
+    ]  # fmt: skip
+
+
+def preset(config: BenchConfig) -> list[Measurement]:
+    """What an untrained preset costs on noise: a training step as the trainer takes it, but for reading its windows;
+    its arithmetic against that of a large product of matrices on the same device; memory; and a plan by its steps
+    (without registration of the cameras, since there is no map of a scene).
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from geo4d_bench.model.backbones import find_config, make_generator
+    from geo4d_bench.model.batch import fake_batch
+    from geo4d_bench.training.data import FURTHER
+    from geo4d_bench.training.optimizer import Optimizers
+    from geo4d_bench.training.state import Average
+    from geo4d_bench.training.trainer import computes_in_bf16, peak_mib
+
+    c = find_config(config.preset)
+    if not c.draws:
+        raise ConfigError(f"bench preset: {config.preset} is of pose_regression, which generates nothing")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch sees no GPU here ('geo4d-bench doctor' tells more); use --device cpu")
+    device = torch.device(config.device)
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.manual_seed(0)
+    generator, averaged = make_generator(c).to(device), make_generator(c).to(device).eval()
+    further = config.batch_size * FURTHER if c.foresees else 0
+    batch = {k: v.to(device) for k, v in fake_batch(c, config.batch_size, further).items()}
+    optimizers, average, bf16 = Optimizers(generator, 1e-4, 0.01), Average(generator, 0.99), computes_in_bf16(device)
+    numbers = itertools.count(1)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            total = generator.loss(batch, torch.Generator().manual_seed(0)).total
+        optimizers.zero_grad()
+        torch.autograd.backward(total)
+        torch.nn.utils.clip_grad_norm_(generator.parameters(), c.gradient_clip)
+        optimizers.step()
+        average.update(generator, next(numbers))
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    step()
+    memory_gib = peak_mib(device) / 1024
+    factor = torch.randn(_PRODUCT[device.type], _PRODUCT[device.type], device=device)
+    factor = factor.bfloat16() if bf16 else factor
+    works = (step, lambda: factor @ factor)
+    step_s, product_s = median_seconds(config.repeats, *(functools.partial(_finished, device, w) for w in works))
+    averaged.load_state_dict(average.weights)
+    by_steps = plan_seconds(averaged, _fake_first_frames(c), functools.partial(median_seconds, config.repeats))
+    on = f"{config.preset} ({c.setting}, {c.height}x{c.width}) on {_name(device)}"
+    size = f"batch {config.batch_size}, {'bfloat16' if bf16 else 'float32'}"
+    return [
+        Measurement(f"train {on}, {size}", config.batch_size / step_s, "samples/s"),
+        compared(
+            f"arithmetic of training {on}, {size}, against a product of matrices",
+            1e-12 * counter.get_total_flops() / step_s, "TFLOP/s", 2e-12 * len(factor) ** 3 / product_s,
+            more_is_better=True,
+        ),
+        Measurement(f"peak memory of training {on}, {size}", memory_gib, "GiB"),
+        *_plans(by_steps, f"{c.frames} frames x 2 views, {on}"),
+    ]  # fmt: skip
+
+
+def _plans(by_steps: dict[int, float], what: str) -> list[Measurement]:
+    most = 1e3 * by_steps[max(by_steps)]
+    return [
+        compared(f"generate one plan of {count(steps, 'step')}, {what}", 1e3 * s, "ms", most, more_is_better=False)
+        for steps, s in by_steps.items()
+    ]
+
+
+def _finished(device: torch.device, work: Callable[[], object]) -> None:
+    """Do it, and wait until the GPU has."""
+    import torch
+
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _name(device: torch.device) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else count(os.cpu_count() or 1, "core")
+
+
+def _fake_first_frames(c: AnyConfig) -> FirstFrames:
+    """Of noise, see :func:`~geo4d_bench.model.batch.fake_batch`."""
+    import numpy as np
+
+    from geo4d_bench.model.batch import fake_batch
+    from geo4d_bench.model.video import FirstFrames
+
+    batch = {k: v[0].numpy() for k, v in fake_batch(c, 1).items()}
+    K = np.array([[c.width, 0, c.width / 2], [0, c.width, c.height / 2], [0, 0, 1]])
+    return FirstFrames(
+        rgb=batch["first_rgb"], points=np.where(batch["first_valid"][..., None], batch["first_points"], np.nan),
+        K=np.stack([K, K]), hand_mask=batch["hand_mask"], p_n_ee=batch["first_hand"],
+        opening_m=batch["opening"], T_world_cam=batch["T_world_cam"],
+    )  # fmt: skip
 
 
 def plan_seconds(generator: Any, first: FirstFrames, seconds: Seconds) -> dict[int, float]:
@@ -27,9 +195,9 @@ def plan_seconds(generator: Any, first: FirstFrames, seconds: Seconds) -> dict[i
 def view_seconds(generator: Any, pairs: list[FirstFrames], seconds: Seconds) -> dict[int, float]:
     """Of a plan in one pass, by the number of views; ``pairs`` are of one view n with each of its further views."""
     works = []
-    for count in VIEWS:
+    for views in VIEWS:
         first = pairs[0]
-        for other in pairs[1 : count - 1]:
+        for other in pairs[1 : views - 1]:
             first = first.with_view_m_of(other)
         works.append(lambda first=first: generator.generate([first], [0], 1))
     return dict(zip(VIEWS, seconds(*works), strict=True))
@@ -46,49 +214,42 @@ def first_frames_of_pairs(simulator: Any, cameras: list[Any]) -> list[FirstFrame
     return pairs
 
 
-def training_seconds(preset: str, seconds: Seconds) -> tuple[float, float]:
-    """Of a step of the preset's network on ``BATCH`` samples: one pass for both views and both modalities, and four
-    passes, each for one view and one modality; forward and backward on random input."""
+def training_seconds(preset: str, seconds: Seconds) -> dict[str, tuple[float, float]]:
+    """Of the loss of ``BATCH`` samples and its gradient, on random input, by what is trained: the network that draws,
+    and the whole generator, which also tells the hands' way.
+
+    A single view goes through the reference's decoder, which view m's equals but for its attention to the reference.
+    Each of the four passes computes all that the network says and learns one modality of it; the hands' way, which is
+    no modality, is learned once a view.
+
+    Returns:
+        One pass for both views and both modalities, and four passes, each for one view and one modality.
+    """
     import torch
 
+    from geo4d_bench.model import losses
+    from geo4d_bench.model.batch import fake_batch
     from geo4d_bench.model.config import PRESETS
-    from geo4d_bench.model.foresight import CONDITION_CHANNELS, Poses
-    from geo4d_bench.model.scene import Hands
-    from geo4d_bench.model.tokens import NOISY_CHANNELS, TokenNetwork
+    from geo4d_bench.model.generator import Generator
 
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
     c = PRESETS.get(preset)
-    network, area = TokenNetwork(c), c.patch**2
-    condition = torch.randn(BATCH, 2, c.tokens, CONDITION_CHANNELS, area)
-    noisy = torch.randn(BATCH, 2, c.tokens, NOISY_CHANNELS, c.frames * area)
-    anchor, opening = torch.zeros(BATCH, 2, c.arms, 3), torch.zeros(BATCH, 2, c.arms)
-    still = Poses(torch.eye(3).expand(BATCH, 2, 3, 3), torch.zeros(BATCH, 2, 3))
-    hands = Hands(
-        torch.zeros(BATCH, 2, c.arms, c.frames, 3),
-        torch.eye(3).expand(BATCH, 2, c.arms, c.frames, 3, 3),
-        torch.zeros(BATCH, 2, c.arms, c.frames),
-        torch.zeros(BATCH, 2, c.arms, 3),
+    generator, both = Generator(c), fake_batch(c, BATCH)
+    alone = [{k: v[:, i : i + 1] if k in _OF_VIEWS else v for k, v in both.items()} for i in range(2)]
+
+    def step(batch: dict[str, Any], foresees: bool, without: tuple[str, ...] = ()) -> None:
+        foresight = generator.foresight if foresees else None
+        terms = losses.terms(c, generator.network, foresight, batch, torch.Generator().manual_seed(0))
+        torch.autograd.backward(losses.weighted({k: v for k, v in terms.items() if k not in without}))
+        generator.zero_grad()
+
+    def four(foresees: bool) -> None:
+        for view in alone:
+            step(view, False, without=_SHAPE)
+            step(view, foresees, without=_COLOUR)
+
+    one, apart, one_whole, apart_whole = seconds(
+        lambda: step(both, False), lambda: four(False), lambda: step(both, True), lambda: four(True)
     )
-    rays = torch.randn(BATCH, 2, c.tokens, 3, 1, area)
-    frames = torch.arange(c.loss_frames)
-
-    def step(view: slice, *names: str) -> None:
-        poses = Poses(still.R[:, view], still.t[:, view])
-        layers = network(
-            condition[:, view], noisy[:, view], torch.ones(BATCH), anchor[:, view], opening[:, view], poses,
-            Hands(**{k: v[:, view] for k, v in vars(hands).items()}), rays[:, view], frames,
-        )  # fmt: skip
-        sum(getattr(layers, name).square().mean() for name in names).backward()
-        network.zero_grad()
-
-    mix = ("keep", "carried", "rides")
-    colour, shape = ("rgb", *mix), ("depth", "hand", "valid", *mix)
-
-    def four() -> None:
-        for view in (slice(0, 1), slice(1, 2)):
-            step(view, *colour)
-            step(view, *shape)
-
-    one, apart = seconds(lambda: step(slice(0, 2), *{*colour, *shape}), four)
-    return one, apart
+    return {"network": (one, apart), "generator": (one_whole, apart_whole)}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.geometry.camera import ViewSplit
 from geo4d_bench.harness.held_out import noise_seed
+from geo4d_bench.model.backbones import Device
 
 if TYPE_CHECKING:
     from geo4d_bench.dataset.types import Window
@@ -58,20 +59,28 @@ class CheckpointContender:
 
     Args:
         folder: config and weights.  seed: of the noise.  steps: sampling steps; None takes the checkpoint's own.
-        sensor: None takes that of the training.
+        sensor: None takes that of the training.  device: where it generates.
 
     Raises:
         CheckpointError: the folder is missing, incomplete or of another version.
+        ConfigError: there is no such device.
     """
 
     generates = True
 
-    def __init__(self, folder: Path, seed: int, steps: int | None, sensor: SensorName | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        seed: int,
+        steps: int | None,
+        sensor: SensorName | None = None,
+        device: Device = "cpu",
+    ) -> None:
         from geo4d_bench.model.backbones import load_generator
         from geo4d_bench.model.checkpoint import checkpoint_sha256
 
         self.sha256 = checkpoint_sha256(folder)
-        self._generator = load_generator(folder)
+        self._generator = load_generator(folder, device)
         self._seed, self._steps = seed, steps
         config = self._generator.config
         self.name = folder.resolve().name

@@ -27,6 +27,7 @@ from geo4d_bench.harness.held_out import HeldOut, Views, open_held_out, view_spl
 from geo4d_bench.harness.predictions import PredictionsContender, faults
 from geo4d_bench.harness.summary import add_set_metrics, arm_columns, by_frame, by_source, frame_columns, median_window
 from geo4d_bench.harness.window_store import SOURCES, Features, Source, WindowStore, records, write_csv
+from geo4d_bench.model.backbones import Device
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,6 +60,8 @@ class EvaluateConfig:
     """How the depth of the first frames is measured; as in the checkpoint's training where not given."""
     second_views: int = 1
     """Views that are generated beside the reference in one pass; scores are means over the pairs with it."""
+    device: Device = "cpu"
+    """Where the checkpoint generates. On a GPU (cuda) two runs may differ by rounding."""
     i3d: Path | None = None
     """I3D's weights as safetensors (docs/metrics.md): adds FVD."""
     predictions: Path | None = None
@@ -142,7 +145,7 @@ def run(config: EvaluateConfig) -> Evaluation | Refused:
         out = config.out or Path("runs") / task / predicted.name / "evaluation"
         return _evaluate(config, dataset, predicted, out, f"geo4d-bench report --task {task}")
     checkpoint = config.checkpoint or Path("runs") / task / "nano"
-    contender = CheckpointContender(checkpoint, config.seed, config.steps, config.sensor)
+    contender = CheckpointContender(checkpoint, config.seed, config.steps, config.sensor, config.device)
     follow_up = (
         f"geo4d-bench rollout --task {task} --policy {contender.policy} --checkpoint {checkpoint} "
         f"--out {Path('runs') / task / f'rollout_{contender.name}_novel'}"
@@ -262,7 +265,7 @@ def _mean(values: Sequence[float]) -> float:
 def _run_id(config: EvaluateConfig, contender: Contender, data: str, extracting: tuple[Extractor, ...]) -> str:
     """16 hex digits over everything that decides a window's row; the number of windows doesn't."""
     features = "".join(e.sha256 for e in extracting)
-    options = f"{config.seed}/{config.steps}/{contender.sensor}/{config.second_views}"
+    options = f"{config.seed}/{config.steps}/{contender.sensor}/{config.second_views}/{config.device}"
     text = f"{contender.sha256}/{data}/{options}/{features}/{fingerprint()}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -14,6 +14,7 @@ from geo4d_bench.harness.contenders import CheckpointContender
 from geo4d_bench.harness.held_out import HeldOut, open_held_out
 from geo4d_bench.harness.point_clouds import write_clouds
 from geo4d_bench.harness.window_film import write_film
+from geo4d_bench.model.backbones import Device
 
 if TYPE_CHECKING:
     from geo4d_bench.dataset.types import Window
@@ -36,6 +37,8 @@ class GenerateConfig:
     """Chooses the windows and the generator's noise."""
     steps: int | None = None
     """Sampling steps; the checkpoint's own number where not given."""
+    device: Device = "cpu"
+    """Where the checkpoint generates. On a GPU (cuda) two runs may differ by rounding."""
     out: Path | None = None
     """Where to write; <checkpoint>/generated where not given."""
 
@@ -76,7 +79,7 @@ def run(config: GenerateConfig) -> Generated:
         raise ConfigError(f"generate: windows is {config.windows}, expected 1 or more")
     dataset = open_held_out(config.data)
     checkpoint = config.checkpoint or Path("runs") / dataset.manifest.settings.task / "nano"
-    contender = CheckpointContender(checkpoint, config.seed, config.steps)
+    contender = CheckpointContender(checkpoint, config.seed, config.steps, device=config.device)
     if not contender.draws:
         raise ConfigError(f"{checkpoint}: was trained for pose_regression, which makes no video; evaluate scores it")
     held_out = HeldOut(dataset, [config.views], config.seed, contender.frames, contender.dt_s, contender.sensor)

@@ -15,6 +15,7 @@ from geo4d_bench.errors import CheckpointError, ConfigError, LedgerError
 from geo4d_bench.harness import leaderboard
 from geo4d_bench.harness.leaderboard import Leaderboard
 from geo4d_bench.harness.ledger import EpisodeRow, Ledger
+from geo4d_bench.model.backbones import Device
 
 if TYPE_CHECKING:
     from geo4d_bench.policies import PolicyFactory
@@ -53,6 +54,8 @@ class RolloutConfig:
     """Processes; the rows do not depend on it."""
     side_by_side: int = 4
     """Simulations in each process that share a call of the generator; the rows do not depend on it."""
+    device: Device = "cpu"
+    """Where the checkpoint generates. On a GPU (cuda) two runs may differ by rounding."""
     video: bool = False
     """Also write an MP4 of each episode."""
     out: Path | None = None
@@ -172,6 +175,7 @@ def describe(config: RolloutConfig, factory: PolicyFactory, version: str) -> Run
         "split": SPLIT,
         "seed": config.seed,
         "execute": config.execute,
+        "device": config.device if factory.needs_checkpoint else "cpu",
         "image_size": [height, width] if factory.needs_images else None,
         "fingerprint": fingerprint(),
     }
@@ -194,7 +198,7 @@ def load_policy(config: RolloutConfig) -> PolicyFactory:
 
     arms = tasks.spec(config.task).arms
     try:
-        factory = make_policy(config.policy, config.checkpoint_folder, execute=config.execute)
+        factory = make_policy(config.policy, config.checkpoint_folder, execute=config.execute, device=config.device)
     except CheckpointError:
         if config.checkpoint_folder.is_dir():
             raise

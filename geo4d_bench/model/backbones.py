@@ -1,12 +1,12 @@
 """The two backbones behind one door: ``tokens``, a video transformer, and ``unet``, Stable Video Diffusion's.
 
-Both generators have ``loss``, ``generate``, ``know``, ``save_pretrained`` and ``from_pretrained``.
+Both generators are a :class:`~geo4d_bench.model.base.BaseGenerator`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.model import config as tokens
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 AnyGenerator: TypeAlias = "Generator | LatentGenerator"
 AnyConfig: TypeAlias = GeneratorConfig | LatentConfig
+Device = Literal["cpu", "cuda"]
 
 PRESETS: Registry[AnyConfig] = Registry("preset")
 """Those of both backbones."""
@@ -66,10 +67,19 @@ def make_generator(config: AnyConfig, pretrained: str | None = None) -> AnyGener
     return Generator(config)
 
 
-def load_generator(folder: Path, device: str = "cpu") -> AnyGenerator:
-    """The generator saved in ``folder``, in evaluation mode; CheckpointError where it is missing or not whole."""
+def load_generator(folder: Path, device: Device = "cpu") -> AnyGenerator:
+    """The generator saved in ``folder``, in evaluation mode.
+
+    Raises:
+        CheckpointError: it is missing or not whole.
+        ConfigError: there is no such device.
+    """
+    import torch
+
     from geo4d_bench.model.checkpoint import load_config
 
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch sees no GPU here ('geo4d-bench doctor' tells more); use --device cpu")
     if isinstance(load_config(folder), LatentConfig):
         from geo4d_bench.model.latent import LatentGenerator
 

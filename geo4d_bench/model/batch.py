@@ -127,8 +127,15 @@ def input_spec(config: AnyConfig, size: int) -> dict[str, tuple[tuple[int, ...],
     }
 
 
-def fake_batch(config: AnyConfig, size: int) -> dict[str, Tensor]:
-    """A batch of noise of that shape, the same at every call; both cameras in one place, nothing turned."""
+def fake_batch(config: AnyConfig, size: int, further: int = 0) -> dict[str, Tensor]:
+    """A batch of noise of that shape, the same at every call; both cameras in one place, nothing turned.
+
+    With ``further``, so many more windows, of which only the hands are learned, see ``MORE``.
+    """
+    if further:
+        videos = ("rgb", "points", "valid", "parts")
+        more = {MORE + k: v for k, v in fake_batch(config, further).items() if k not in videos}
+        return fake_batch(config, size) | more
     rng = torch.Generator().manual_seed(0)
     batch = {}
     for name, (shape, dtype) in input_spec(config, size).items():

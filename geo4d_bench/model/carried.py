@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geo4d_bench.model.blocks import product
+from geo4d_bench.model.condition import Condition
 from geo4d_bench.model.config import GeneratorConfig
-from geo4d_bench.model.patches import Condition, from_patches, pixels
+from geo4d_bench.model.patches import from_patches, pixels
 from geo4d_bench.model.scene import Hands
 
 NUMBERS = 3

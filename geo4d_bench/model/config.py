@@ -120,6 +120,7 @@ class GeneratorConfig(Told):
         motion_scale_m: unit of the hands' predicted motion.
     """
 
+    backbone: ClassVar[str] = "tokens"
     gradient_clip: ClassVar[float] = 4.0
 
     height: int

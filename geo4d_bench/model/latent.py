@@ -8,7 +8,7 @@ and view m is moved to camera n's by the known poses.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geo4d_bench.errors import CheckpointError, ConfigError
-from geo4d_bench.model import checkpoint
+from geo4d_bench.errors import ConfigError
 from geo4d_bench.model.ablations import T_n_cam, as_told
 from geo4d_bench.model.autoencoders import POINTS, RGB, Autoencoders, Codec, Pixels, random_autoencoder
-from geo4d_bench.model.batch import batch_from_first_frames
+from geo4d_bench.model.base import BaseGenerator, Loss
 from geo4d_bench.model.conditioning import ClipEmbedding, LearnedEmbedding, Readout, random_image_encoder
 from geo4d_bench.model.diffusion import make_diffusion, sample
-from geo4d_bench.model.generator import Loss
 from geo4d_bench.model.latent_config import LatentConfig
 from geo4d_bench.model.processes import mean_over_processes, own_rows
 from geo4d_bench.model.sprites import HandClouds
@@ -47,7 +45,7 @@ class Parts:
     image_encoder: nn.Module | None
 
 
-class LatentGenerator(nn.Module):
+class LatentGenerator(BaseGenerator[LatentConfig]):
     """A generator of 4D video; see the module's docstring.
 
     Args:
@@ -55,9 +53,11 @@ class LatentGenerator(nn.Module):
         parts: pretrained networks of these sizes; random ones where None.
     """
 
+    config_type = LatentConfig
+
     def __init__(self, config: LatentConfig, parts: Parts | None = None) -> None:
-        super().__init__()
-        self.config = c = config
+        super().__init__(config)
+        c = config
         self.diffusion = make_diffusion(c.diffusion)
         parts = parts or _random_parts(c)
         heads = c.unet.cross_view_heads if c.cross_view_attention else 0
@@ -81,17 +81,10 @@ class LatentGenerator(nn.Module):
         """Nothing is kept: this generator shows hands and finds cameras by its weights alone."""
 
     def loss(self, batch: dict[str, Tensor], rng: torch.Generator) -> Loss:
-        """Loss of a batch from :func:`batch_from_windows`; pixels that are invalid take no part in it.
+        """See :meth:`BaseGenerator.loss`:
 
         mean[(w + M) (D - z)²] of the denoised latents D against the true z, with the diffusion's weight w and M on and
         near hands, over RGB and the pointmaps of both views; and that of the read-out on true frames.
-
-        Args:
-            batch: tensors on this module's device; :func:`~geo4d_bench.model.batch.input_spec` tells its shapes.
-            rng: decides noise levels, noise and dropout; on the CPU.
-
-        Raises:
-            ConfigError: the batch has another size, number of frames or of arms than the config.
         """
         self._check(batch)
         batch = as_told(self.config, batch)
@@ -122,26 +115,6 @@ class LatentGenerator(nn.Module):
             },
         )  # fmt: skip
 
-    @torch.no_grad()
-    def generate(
-        self, conditions: Sequence[FirstFrames], seeds: Sequence[int], steps: int | None = None
-    ) -> list[Video4D]:
-        """Futures of several first frames, one at a time: each is a pure function of its condition, seed and ``steps``.
-
-        Args:
-            conditions: first frames of the config's size.
-            seeds: one for each.
-            steps: Euler steps, the config's where None.
-
-        Raises:
-            ConfigError: images of another size, or not as many seeds as conditions.
-        """
-        if len(conditions) != len(seeds):
-            raise ConfigError(f"generate: {len(conditions)} first frames but {len(seeds)} seeds; give one for each")
-        return [
-            self._generate_one(f, s, steps or self.config.sample_steps) for f, s in zip(conditions, seeds, strict=True)
-        ]
-
     def fit_autoencoder(self, batches: Iterable[dict[str, Tensor]]) -> list[dict[str, float]]:
         """Fine-tune the pointmap autoencoder on the pointmaps of batches, one step each, before the U-Net is trained.
 
@@ -157,22 +130,6 @@ class LatentGenerator(nn.Module):
             raise ConfigError(f"{self.config.ablation} has no pointmaps to fit an autoencoder to; leave the steps out")
         videos = (self._targets(as_told(self.config, batch))[1:] for batch in batches)
         return self.codec.fit_pointmaps((points.flatten(0, 1), valid.flatten(0, 1)) for points, valid in videos)
-
-    def save_pretrained(self, folder: Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``; a checkpoint that was there stays whole until the end."""
-        checkpoint.save_checkpoint(folder, self.config, self.state_dict())
-
-    @classmethod
-    def from_pretrained(cls, folder: Path, device: str = "cpu") -> LatentGenerator:
-        """The generator saved in ``folder``, in evaluation mode; CheckpointError where it is missing or not whole."""
-        config = checkpoint.load_config(folder)
-        if not isinstance(config, LatentConfig):
-            raise CheckpointError(
-                f"{folder}: its backbone is 'tokens', not 'unet'; load it with backbones.load_generator"
-            )
-        generator = cls(config)
-        checkpoint.load_weights(folder, generator)
-        return generator.to(device).eval()
 
     @classmethod
     def from_svd(cls, source: Path | str, config: LatentConfig) -> LatentGenerator:
@@ -193,10 +150,8 @@ class LatentGenerator(nn.Module):
 
     def _generate_one(self, frames: FirstFrames, seed: int, steps: int) -> Video4D:
         c = self.config
-        batch = batch_from_first_frames([frames])
-        self._check(batch)
-        device = next(self.parameters()).device
-        batch = as_told(c, {k: v.to(device) for k, v in batch.items()})
+        batch = self._batch_of_one(frames)
+        device = batch["first_rgb"].device
         first = self._first(batch)
         condition, context = self._condition(first)
         rng = torch.Generator().manual_seed(seed)
@@ -312,30 +267,10 @@ class LatentGenerator(nn.Module):
         return torch.tensor(self.config.point_mean_m, device=device)
 
     def _check(self, batch: dict[str, Tensor]) -> None:
-        c = self.config
-        got = tuple(batch["first_rgb"].shape[2:4])
-        if got != (c.height, c.width):
-            raise ConfigError(
-                f"the generator is made for images of {c.height} x {c.width}, got {got[0]} x {got[1]}; "
-                "use data of its size or another preset"
-            )
+        super()._check(batch)
         if batch["first_rgb"].shape[1] != 2:
             raise ConfigError(
                 f"the unet backbone generates two views, got {batch['first_rgb'].shape[1]}; use the tokens backbone"
-            )
-        arms = batch["first_hand"].shape[1]
-        if arms != c.arms:
-            raise ConfigError(
-                f"the generator is made for {c.arms} arm(s), got {arms}; use a checkpoint that was trained on this task"
-            )
-        if c.calibrated and "T_world_cam" not in batch:
-            raise ConfigError(
-                "a generator of the setting geo4d_calibrated needs the poses of both cameras; give T_world_cam"
-            )
-        if "rgb" in batch and batch["rgb"].shape[2] != c.frames:
-            raise ConfigError(
-                f"the generator is made for {c.frames} frames, got windows of {batch['rgb'].shape[2]}; "
-                "read windows of as many"
             )
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from geo4d_bench.geometry.hand import part_label
 from geo4d_bench.model.carried import NUMBERS, Shown, carry
+from geo4d_bench.model.condition import Condition, metres, normalise
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.foresight import Poses
-from geo4d_bench.model.patches import Condition, apart
+from geo4d_bench.model.patches import apart
 from geo4d_bench.model.scene import Hands
 from geo4d_bench.model.sprites import draw
 
@@ -112,16 +113,6 @@ def without_weights(c: GeneratorConfig, logits: Tensor) -> Tensor:
     return logits + odds[:, None, None]
 
 
-def normalise(c: GeneratorConfig, points: Tensor, dim: int) -> Tensor:
-    """Points in metres, xyz along ``dim``, as the network sees them."""
-    return (points - _mean_m(c, points, dim)) / c.point_scale_m
-
-
-def metres(c: GeneratorConfig, points: Tensor, dim: int) -> Tensor:
-    """The inverse of :func:`normalise`."""
-    return points * c.point_scale_m + _mean_m(c, points, dim)
-
-
 def _background(
     c: GeneratorConfig, layers: Layers, condition: Condition, hands: Hands | None, frames: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -195,9 +186,3 @@ def _with_sprites(
         first = part_label(arm, 0)
         rgb = torch.lerp(rgb, hand.rgb, shown[:, :, :, first : first + 3].sum(3, keepdim=True))
     return labels, torch.cat(points, 3), rgb
-
-
-def _mean_m(c: GeneratorConfig, points: Tensor, dim: int) -> Tensor:
-    shape = [1] * points.ndim
-    shape[dim] = 3
-    return torch.tensor(c.point_mean_m, device=points.device).view(shape)

@@ -2,22 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Condition:
-    """The first frames in patches (B, V, N, C, 1, patch²), with a T axis to broadcast over."""
-
-    rgb: Tensor
-    depth: Tensor
-    valid: Tensor
-    hand: Tensor
-    rays: Tensor
-    anchor_m: Tensor  # (B, V, A, 3) where the hands are at first, camera n's frame
-    opening_m: Tensor  # (B, V, A)
 
 
 def pixels(images: Tensor, patch: int) -> Tensor:

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from geo4d_bench.model.blocks import Block, Head
 from geo4d_bench.model.carried import NUMBERS, Rides
+from geo4d_bench.model.condition import metres
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.foresight import CONDITION_CHANNELS, Poses, in_scene
-from geo4d_bench.model.layers import Layers, metres
+from geo4d_bench.model.layers import Layers
 from geo4d_bench.model.scene import OPENING_SCALE_M, Hands
 from geo4d_bench.model.sprites import CHANNELS, CLOUD_POINTS, SIZE, HandClouds, pictures
 

@@ -36,7 +36,7 @@ class Average:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
+        self.weights = {k: v.detach().clone() for k, v in module.state_dict().items()}
 
     def update(self, module: nn.Module, step: int) -> None:
         """Move towards the module's weights after optimiser step ``step`` (from 1)."""

@@ -93,7 +93,7 @@ class Trainer:
         self.source, self.watched, self.workers = source, watched, workers
         self.accelerator = _accelerator()
         device, processes = self.accelerator.device, self.accelerator.num_processes
-        self.bf16 = _bf16(precision, device)
+        self.bf16 = computes_in_bf16(device, precision)
         if schedule.batch_size % processes:
             raise ConfigError(
                 f"train: --batch-size {schedule.batch_size} cannot be shared out evenly among {processes} processes; "
@@ -227,7 +227,7 @@ class Trainer:
         values = dict(zip(names, means, strict=True)) | {"gradient": float(norm), "rate": rate}
         row = {"step": str(self.progress.step), "seconds": f"{self.progress.trained_s + took:.2f}"}
         row |= {k: f"{v:.6g}" for k, v in values.items()}
-        row |= {"windows_per_s": f"{self.schedule.batch_size / took:.2f}", "peak_mib": f"{_peak_mib(device):.0f}"}
+        row |= {"windows_per_s": f"{self.schedule.batch_size / took:.2f}", "peak_mib": f"{peak_mib(device):.0f}"}
         return row | {"held_out_cm": ""}
 
     def _agree(self, trained_s: float, stop: bool) -> tuple[float, bool]:
@@ -273,7 +273,7 @@ def _accelerator() -> Accelerator:
     return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[patient])
 
 
-def _bf16(precision: str, device: torch.device) -> bool:
+def computes_in_bf16(device: torch.device, precision: str = "auto") -> bool:
     """Whether to compute in bfloat16: emulated, it would be slower than float32."""
     if precision != "auto":
         return precision == "bf16"
@@ -282,7 +282,7 @@ def _bf16(precision: str, device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def _peak_mib(device: torch.device) -> float:
+def peak_mib(device: torch.device) -> float:
     """The most memory that this process has held: of the GPU where it has one, else of the machine."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device)) / 2**20

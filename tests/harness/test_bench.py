@@ -1,6 +1,7 @@
 """Benchmarks write one ledger, line by line, with the reference beside the value."""
 
 import csv
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.harness import bench_model
-from geo4d_bench.harness.bench import BenchConfig, median_seconds, run
+from geo4d_bench.harness.bench import BenchConfig, run
+from geo4d_bench.harness.measurement import median_seconds
 from geo4d_bench.model.video import FirstFrames
 
 
@@ -77,5 +79,27 @@ def test_plans_are_measured_by_steps_and_by_views() -> None:
 
 
 def test_a_training_step_is_measured_in_one_pass_and_in_four() -> None:
-    one, four = bench_model.training_seconds("debug", lambda *works: median_seconds(5, *works))
-    assert min(one, four) > 0
+    found = bench_model.training_seconds("debug", functools.partial(median_seconds, 1))
+    assert set(found) == {"network", "generator"}
+    for one, four in found.values():
+        assert min(one, four) > 0
+
+
+def test_what_a_preset_costs(tmp_path: Path) -> None:
+    preset = "debug"
+    result = run(BenchConfig("preset", tmp_path, repeats=5, preset=preset, batch_size=2))
+    trained, arithmetic, memory, *plans = result.rows
+    assert trained.name.startswith(f"train {preset} (geo4d, 16x24) on ")
+    assert "batch 2" in trained.name
+    assert trained.unit == "samples/s"
+    assert trained.value > 0
+    assert 0 < arithmetic.ratio < 1  # small matrices never reach what a large product does
+    assert memory.unit == "GiB"
+    assert 0.1 < memory.value < 1000
+    assert [row.name.split(",")[0] for row in plans] == [
+        "generate one plan of 1 step", *(f"generate one plan of {n} steps" for n in (2, 4, 8, 25))
+    ]  # fmt: skip
+    assert plans[0].value < plans[-1].value
+    assert {row.command for row in result.rows} == {
+        f"geo4d-bench bench preset --preset {preset} --batch-size 2 --device cpu"
+    }

@@ -14,8 +14,10 @@ from geo4d_bench.errors import ConfigError
 from geo4d_bench.geometry import inverse, transform
 from geo4d_bench.model.ablations import T_n_cam, as_told
 from geo4d_bench.model.batch import batch_from_windows, first_frames
+from geo4d_bench.model.condition import condition_of, seen
 from geo4d_bench.model.config import ABLATIONS, PRESETS, GeneratorConfig
 from geo4d_bench.model.generator import Generator
+from geo4d_bench.model.losses import true_hands
 from geo4d_bench.model.video import FirstFrames
 
 DEBUG = PRESETS.get("debug")
@@ -95,13 +97,13 @@ def test_without_masks_invalid_pixels_are_their_cameras_centre() -> None:
 def test_the_native_frame_keeps_view_m_to_itself() -> None:
     w = window(2)
     told = as_told(config("native_frame"), batch_from_windows([w]))
-    seen = np.isfinite(w.points[1, 1:]).all(-1)
-    np.testing.assert_allclose(told["points"][0, 1].numpy()[seen], w.points[1, 1:][seen], atol=1e-5)
+    visible = np.isfinite(w.points[1, 1:]).all(-1)
+    np.testing.assert_allclose(told["points"][0, 1].numpy()[visible], w.points[1, 1:][visible], atol=1e-5)
     generator, losses = trained("native_frame")
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
     batch = batch_from_windows([w])
-    anchor = generator._seen(generator._condition(batch))[1]
-    hands = generator._true_hands(batch, anchor)
+    anchor = seen(generator.config, condition_of(generator.config, batch))[1]
+    hands = true_hands(generator.config, batch, anchor)
     p_m = transform(inverse(w.T_n_m), w.T_n_ee[0, 1:, :3, 3])
     normalised = (p_m - np.array(DEBUG.point_mean_m)) / DEBUG.point_scale_m
     np.testing.assert_allclose(hands.position[0, 1, 0].numpy(), normalised, atol=1e-5)
@@ -156,7 +158,7 @@ def test_geometry_is_not_rounded_where_networks_compute_in_bfloat16() -> None:
         assert torch.equal(as_told(config("native_frame"), batch)["points"], exact)
         torch.testing.assert_close(T_n_cam(batch)[0, 1].double().numpy(), w.T_n_m, atol=1e-6, rtol=0)
         generator = Generator(config("native_frame"))
-        hands = generator._true_hands(batch, generator._seen(generator._condition(batch))[1])
+        hands = true_hands(generator.config, batch, seen(generator.config, condition_of(generator.config, batch))[1])
     p_m = transform(inverse(w.T_n_m), w.T_n_ee[0, 1:, :3, 3])
     normalised = (p_m - np.array(DEBUG.point_mean_m)) / DEBUG.point_scale_m
     np.testing.assert_allclose(hands.position[0, 1, 0].numpy(), normalised, atol=1e-5)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from geo4d_bench.model.carried import NUMBERS, Shown, carry
+from geo4d_bench.model.condition import Condition, normalise
 from geo4d_bench.model.config import PRESETS, GeneratorConfig
 from geo4d_bench.model.foresight import Poses, in_own_frames
-from geo4d_bench.model.layers import Layers, compose, normalise
-from geo4d_bench.model.patches import Condition, from_patches, pixels
+from geo4d_bench.model.layers import Layers, compose
+from geo4d_bench.model.patches import from_patches, pixels
 from geo4d_bench.model.scene import Hands
 
 C = dataclasses.replace(PRESETS.get("debug"), height=24, width=24, frames=2)

@@ -12,6 +12,7 @@ from synthetic_windows import window
 from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.geometry import inverse, transform
 from geo4d_bench.model.batch import batch_from_windows, fake_batch, first_frames
+from geo4d_bench.model.condition import condition_of, seen
 from geo4d_bench.model.config import PRESETS, GeneratorConfig
 from geo4d_bench.model.foresight import cameras_in_scene
 from geo4d_bench.model.generator import Generator
@@ -177,10 +178,10 @@ def test_cameras_are_found_by_the_map_from_the_networks_guess(monkeypatch: pytes
     batch = batch_from_windows([w])
     foresight = generator.foresight
     assert foresight is not None
-    seen = generator._seen(generator._condition(batch))[0]
+    told = seen(generator.config, condition_of(generator.config, batch))[0]
     views = [p[v] for p, v in zip(batch["first_points"][0], batch["first_valid"][0], strict=True)]
-    guessed = foresight.find_cameras(seen)
-    torch.testing.assert_close(foresight.locate(seen, views), guessed)  # no map yet
+    guessed = foresight.find_cameras(told)
+    torch.testing.assert_close(foresight.locate(told, views), guessed)  # no map yet
     generator.know(hand_clouds([w]), scene_points([w]))
     poses = iter([w.T_world_n, w.T_world_n @ w.T_n_m])
     guesses, counts = [], []
@@ -191,7 +192,7 @@ def test_cameras_are_found_by_the_map_from_the_networks_guess(monkeypatch: pytes
         return next(poses)
 
     monkeypatch.setattr(SceneMap, "find", find)
-    found = foresight.locate(seen, views)
+    found = foresight.locate(told, views)
     torch.testing.assert_close(found, cameras_in_scene(generator.config, batch["T_world_cam"]))
     assert counts == batch["first_valid"][0].sum((1, 2)).tolist()
     again = cameras_in_scene(generator.config, torch.from_numpy(np.stack(guesses).astype(np.float32))[None])
@@ -209,9 +210,9 @@ def test_generated_video_has_shapes_units_and_nan(trained: Generator) -> None:
     assert video.parts.max() <= 3
     assert video.dt_s == DEBUG.dt_s
     np.testing.assert_array_equal(video.K, w.K)
-    seen = np.isfinite(video.points).all(-1)
-    assert (np.isnan(video.points).any(-1) == ~seen).all()  # a point is whole or absent
-    assert seen[video.parts > 0].all()  # wherever a hand is shown it has a place
+    told = np.isfinite(video.points).all(-1)
+    assert (np.isnan(video.points).any(-1) == ~told).all()  # a point is whole or absent
+    assert told[video.parts > 0].all()  # wherever a hand is shown it has a place
     error = np.linalg.norm(video.points[0] - w.points[0, 1:], axis=-1)
     assert np.nanmedian(error) < 0.05  # the wall hardly needs training: it stays where it was
 
@@ -256,7 +257,7 @@ def test_two_arms(batch: dict[str, torch.Tensor]) -> None:
 def test_wrong_inputs_get_one_sentence(trained: Generator) -> None:
     with pytest.raises(ConfigError, match="16 x 24, got 32 x 24"):
         trained.loss(batch_from_windows([window(0, height=32)]), noise())
-    with pytest.raises(ConfigError, match="3 frames and 1 arms, got windows of 4"):
+    with pytest.raises(ConfigError, match="3 frames, got windows of 4"):
         trained.loss(batch_from_windows([window(0, frames=4)]), noise())
     with pytest.raises(ConfigError, match="2 first frames but 1 seeds"):
         trained.generate([first(0), first(1)], [0])
