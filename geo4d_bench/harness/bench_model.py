@@ -93,7 +93,7 @@ def preset(config: BenchConfig) -> list[Measurement]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from geo4d_bench.model.backbones import find_config, make_generator
+    from geo4d_bench.model.backbones import check_device, find_config, make_generator
     from geo4d_bench.model.batch import fake_batch
     from geo4d_bench.training.data import FURTHER
     from geo4d_bench.training.optimizer import Optimizers
@@ -103,8 +103,7 @@ def preset(config: BenchConfig) -> list[Measurement]:
     c = find_config(config.preset)
     if not c.draws:
         raise ConfigError(f"bench preset: {config.preset} is of pose_regression, which generates nothing")
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: torch sees no GPU here ('geo4d-bench doctor' tells more); use --device cpu")
+    check_device(config.device)
     device = torch.device(config.device)
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)

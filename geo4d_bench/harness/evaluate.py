@@ -129,11 +129,11 @@ def run(config: EvaluateConfig) -> Evaluation | Refused:
         raise ConfigError(
             f"evaluate: windows is {config.windows}, second_views {config.second_views}, expected 1 or more"
         )
-    asked = (config.checkpoint, config.steps, config.sensor, None if config.second_views == 1 else config.second_views)
-    if config.predictions is not None and any(x is not None for x in asked):
+    asked = any(x is not None for x in (config.checkpoint, config.steps, config.sensor))
+    if config.predictions is not None and (asked or config.second_views != 1 or config.device != "cpu"):
         raise ConfigError(
-            "evaluate: --predictions with --checkpoint, --steps, --sensor or --second-views, which are a checkpoint's; "
-            "give one of the two generators"
+            "evaluate: --predictions with --checkpoint, --steps, --sensor, --second-views or --device, which are a "
+            "checkpoint's; give one of the two generators"
         )
     dataset = open_held_out(config.data, config.allow_train_data)
     task = dataset.manifest.settings.task

@@ -67,6 +67,14 @@ def make_generator(config: AnyConfig, pretrained: str | None = None) -> AnyGener
     return Generator(config)
 
 
+def check_device(device: Device) -> None:
+    """ConfigError where there is no such device."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch sees no GPU here ('geo4d-bench doctor' tells more); use --device cpu")
+
+
 def load_generator(folder: Path, device: Device = "cpu") -> AnyGenerator:
     """The generator saved in ``folder``, in evaluation mode.
 
@@ -74,12 +82,9 @@ def load_generator(folder: Path, device: Device = "cpu") -> AnyGenerator:
         CheckpointError: it is missing or not whole.
         ConfigError: there is no such device.
     """
-    import torch
-
     from geo4d_bench.model.checkpoint import load_config
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: torch sees no GPU here ('geo4d-bench doctor' tells more); use --device cpu")
+    check_device(device)
     if isinstance(load_config(folder), LatentConfig):
         from geo4d_bench.model.latent import LatentGenerator
 

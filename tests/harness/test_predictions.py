@@ -259,6 +259,6 @@ def test_wrong_input_is_one_sentence(perfect: Path, tiny_dataset: Any, tmp_path:
         (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(DatasetError, match="JSON"):
             evaluate.run(config)
-    for more in ({"steps": 2}, {"checkpoint": tmp_path}):
+    for more in ({"steps": 2}, {"checkpoint": tmp_path}, {"device": "cuda"}):
         with pytest.raises(ConfigError, match="--predictions"):
             evaluate.run(dataclasses.replace(config, predictions=perfect, **more))  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import torch
 from synthetic_windows import window
 
 from geo4d_bench.errors import CheckpointError, ConfigError, UnknownNameError
-from geo4d_bench.model.backbones import find_config
+from geo4d_bench.model.backbones import find_config, load_generator
 from geo4d_bench.model.batch import first_frames
 from geo4d_bench.model.checkpoint import checkpoint_sha256
 from geo4d_bench.model.config import PRESETS, GeneratorConfig
@@ -148,3 +148,10 @@ def test_a_config_is_found_by_name_or_in_a_file(preset: str, tmp_path: Path) -> 
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ConfigError, match=r"broken.json: generator config is not JSON"):
         find_config(str(tmp_path / "broken.json"))
+
+
+def test_a_gpu_that_is_not_there_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="torch sees no GPU here"):
+        load_generator(folder, "cuda")
+    assert next(load_generator(folder).parameters()).device.type == "cpu"
