@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,14 @@ Measure = Callable[[Depth], Depth]
 
 class Sensor(Protocol):
     """A model of how a camera measures depth, in two steps: first what follows from each picture alone, which may be
-    remembered, then what differs from video to video."""
+    remembered, then what differs from video to video.
+
+    Attributes:
+        metric: whether it measures metres. Where not, whoever reads it scales what a camera sees by the robot's own
+            hands, if the camera's pose is known (``geometry.hand.scale_to_hands``).
+    """
+
+    metric: ClassVar[bool]
 
     def geometry(self, depth: Depth, K: npt.ArrayLike) -> Depth:
         """What the sensor can see of true depth (F, H, W), without noise; K is (3, 3). Never written to ``depth``."""
@@ -48,6 +55,8 @@ def start_video(sensor: Sensor, K: npt.ArrayLike, height: int, width: int, rng: 
 @dataclass(frozen=True)
 class Perfect:
     """Depth as it was rendered."""
+
+    metric: ClassVar[bool] = True
 
     def geometry(self, depth: Depth, K: npt.ArrayLike) -> Depth:
         return depth
@@ -75,6 +84,8 @@ class Stereo:
         grazing_deg: surfaces seen at more than this angle from their normal have no depth. An assumption: Nguyen et al.
             (3DIMPVT 2012, https://doi.org/10.1109/3DIMPVT.2012.84) find a Kinect's noise to diverge beyond 60 degrees.
     """
+
+    metric: ClassVar[bool] = True
 
     baseline_m: float = 0.055
     focal_px: float = 640.0 / float(np.tan(np.deg2rad(65.0 / 2)))
@@ -147,6 +158,8 @@ class Estimated:
         drift: standard deviation of the scale's logarithm from a frame to the next.
         blur: standard deviation, as a share of the image's width, by which depth bleeds over edges.
     """
+
+    metric: ClassVar[bool] = False
 
     scale: float = 0.05
     shift_m: float = 0.02

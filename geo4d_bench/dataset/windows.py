@@ -17,8 +17,8 @@ from geo4d_bench.dataset.types import Window
 from geo4d_bench.dataset.writer import world_motion
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.geometry.camera import ViewSplit, depth_to_points
-from geo4d_bench.geometry.hand import part_image
-from geo4d_bench.geometry.se3 import inverse
+from geo4d_bench.geometry.hand import NO_PART, HandModel, part_image, scale_to_hands
+from geo4d_bench.geometry.se3 import Array, inverse
 from geo4d_bench.seeding import generator
 
 REMEMBER_BYTES = 4 * 1024**3
@@ -36,17 +36,20 @@ class Start:
 @dataclass(frozen=True)
 class _Images:
     """Frames of one camera as windows need them: rgb of ``ViewFrames``, its depth as far as the sensor sees it
-    (``Sensor.geometry``), parts of ``part_image``."""
+    (``Sensor.geometry``), parts of ``part_image``, and for a sensor that is not metric the true depth."""
 
     rgb: npt.NDArray[np.uint8]
     depth: npt.NDArray[np.float32]
     parts: npt.NDArray[np.uint8]
+    true_depth: npt.NDArray[np.float32] | None
 
     BYTES_A_PIXEL: ClassVar = 3 + 4 + 1
+    BYTES_A_TRUE_DEPTH: ClassVar = 4
 
     def at(self, frames: npt.NDArray[np.int64]) -> _Images:
         """A copy of those frames."""
-        return _Images(self.rgb[frames], self.depth[frames], self.parts[frames])
+        true = None if self.true_depth is None else self.true_depth[frames]
+        return _Images(self.rgb[frames], self.depth[frames], self.parts[frames], true)
 
 
 class Windows:
@@ -69,7 +72,10 @@ class Windows:
         episodes: names of episodes to use (``ep_000003``); None uses all.
         remember_bytes: of unpacked images that each process keeps in memory at most, so that a frame need not be
             unpacked at its every use. Cameras of episodes that do not fit are read from the file each time.
-        sensor: how the cameras measure the depth of all frames; each window is a video of its own.
+        sensor: how the cameras measure the depth of all frames; each window is a video of its own. One that is not
+            metric is scaled by the hands in view n's first frame, and the hands of future frames, which are to be
+            predicted, lie where the robot's model says.
+        both_poses: whether view m's pose is known, so that what is not metric is scaled in view m, too.
 
     Raises:
         DatasetError: a dataset or episode cannot be read.
@@ -91,6 +97,7 @@ class Windows:
         episodes: Sequence[str] | None = None,
         remember_bytes: int = REMEMBER_BYTES,
         sensor: SensorName = "perfect",
+        both_poses: bool = False,
     ) -> None:
         several = [datasets] if isinstance(datasets, Dataset | Path | str) else list(datasets)
         self.datasets = tuple(d if isinstance(d, Dataset) else Dataset(d) for d in several)
@@ -101,7 +108,7 @@ class Windows:
         self.cameras = _camera_names(self.datasets, cameras)
         self.arms = self.datasets[0].arms
         self.remember_bytes = remember_bytes
-        self.sensor = SENSORS.get(sensor)
+        self.sensor, self.both_poses = SENSORS.get(sensor), both_poses
         self._remembered: dict[tuple[int, str], _Images] = {}
         self._remembered_bytes = 0
         self.episodes: tuple[tuple[Dataset, EpisodeFile], ...] = tuple(
@@ -158,15 +165,19 @@ class Windows:
         T_n_world = inverse(T_world_n)
         points = np.empty((len(views), *views[0].depth.shape, 3), dtype=np.float32)
         rng = rng or generator(file.name, "train", start, f"sensor/{camera_n}/{camera_m}")
-        height, width = points.shape[2:4]
-        for i, view in enumerate(views):
-            depth_to_points(self.sensor.noise(height, width, rng)(view.depth), K[i], out=points[i])
         at = steps[frames]
         opening = np.stack([trajectory.opening_m[arm][at] for arm in self.arms])
-        T_n_ee = np.stack([T_n_world @ trajectory.T_world_ee[arm][at] for arm in self.arms])
+        T_world_ee = np.stack([trajectory.T_world_ee[arm][at] for arm in self.arms])
+        T_n_ee = T_n_world @ T_world_ee
+        models = [dataset.hand(arm) for arm in self.arms]
+        for i, (view, T_world_cam) in enumerate(zip(views, (T_world_n, T_world_m), strict=True)):
+            T_cam_ee = inverse(T_world_cam) @ T_world_ee[:, 0]
+            hands = list(zip(models, T_cam_ee, opening[:, 0].tolist(), strict=True))
+            depth = self._measure(view, K[i], hands if i == 0 or self.both_poses else [], rng)
+            depth_to_points(depth, K[i], out=points[i])
         hand_mask = np.zeros(points.shape[2:4], dtype=bool)
-        for index, arm in enumerate(self.arms):
-            hand_mask |= dataset.hand(arm).visible_mask(points[0, 0], T_n_ee[index, 0], float(opening[index, 0]))
+        for index, model in enumerate(models):
+            hand_mask |= model.visible_mask(points[0, 0], T_n_ee[index, 0], float(opening[index, 0]))
         return Window(
             rgb=np.stack([view.rgb for view in views]),
             points=points,
@@ -186,6 +197,19 @@ class Windows:
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_remembered": {}, "_remembered_bytes": 0}
 
+    def _measure(
+        self, view: _Images, K: Array, hands: Sequence[tuple[HandModel, Array, float]], rng: np.random.Generator
+    ) -> npt.NDArray[np.float32]:
+        """Depth (1 + T, H, W) of one camera's video; ``hands`` of its first frame as in :func:`scale_to_hands`, none
+        where the camera's pose is not known."""
+        height, width = view.depth.shape[1:]
+        depth = self.sensor.noise(height, width, rng)(view.depth)
+        if view.true_depth is not None:
+            if hands:
+                depth *= np.float32(scale_to_hands(depth[0], K, hands))
+            np.copyto(depth[1:], view.true_depth[1:], where=view.parts[1:] != NO_PART)
+        return depth
+
     def _images(self, episode: int, camera: str, frames: npt.NDArray[np.int64]) -> _Images:
         """Frames of a camera, from memory where there is room for all of its."""
         images = self._remembered.get((episode, camera))
@@ -193,11 +217,13 @@ class Windows:
             return images.at(frames)
         file = self.episodes[episode][1]
         everything = np.arange(len(file.steps))
-        size = len(everything) * _Images.BYTES_A_PIXEL * math.prod(self.datasets[0].size)
+        bytes_a_pixel = _Images.BYTES_A_PIXEL + (0 if self.sensor.metric else _Images.BYTES_A_TRUE_DEPTH)
+        size = len(everything) * bytes_a_pixel * math.prod(self.datasets[0].size)
         room = self.remember_bytes - self._remembered_bytes
         read = file.frames(camera, everything if size <= room else frames)
         depth = self.sensor.geometry(read.depth, file.K(camera))
-        images = _Images(read.rgb, depth, part_image(read.seg, file.seg_names, self.arms))
+        parts = part_image(read.seg, file.seg_names, self.arms)
+        images = _Images(read.rgb, depth, parts, None if self.sensor.metric else read.depth)
         if size > room:
             return images
         self._remembered[episode, camera] = images

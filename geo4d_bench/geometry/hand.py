@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from geo4d_bench.geometry.camera import project
 from geo4d_bench.geometry.se3 import Array, inverse, transform
 
 HAND, LEFT_FINGER, RIGHT_FINGER = 0, 1, 2
 PART_NAMES = ("hand", "finger_left", "finger_right")
 NO_PART = 0
+_SCALE_RANGE, _SCALE_WIDTH, _SCALE_PIXELS = 0.25, 0.06, 6  # limit of a scale's logarithm; pixels that agree on one
+_SCALE_BEYOND = 0.3  # what a pixel counts against a scale that puts it behind the hand
 
 
 def part_label(arm: int, part: int) -> int:
@@ -77,6 +80,49 @@ class HandModel:
 
         parts = ((0.0, HAND), (1.0, LEFT_FINGER), (-1.0, RIGHT_FINGER))
         return [(sign, cKDTree(self.points[self.part == part])) for sign, part in parts if (self.part == part).any()]
+
+
+def scale_to_hands(
+    depth: npt.NDArray[np.floating[Any]],
+    K: npt.ArrayLike,
+    hands: Sequence[tuple[HandModel, Array, float]],
+) -> float:
+    """The factor that takes depth of unknown scale to metres, from hands whose place is known.
+
+    Where a hand should be seen, its true distance is known. The factor is one on which many of those pixels agree
+    within 6 %; what is nearer may hide the hand, but what would lie behind it could not be seen.
+
+    Args:
+        depth: (H, W) along z, NaN where invalid.  K: (3, 3).
+        hands: model, T_cam_ee (4, 4) and opening in metres of each.
+
+    Returns:
+        1 where fewer than six pixels that show a hand agree.
+    """
+    log = np.sort(np.log(np.concatenate([_ratios(depth, np.asarray(K, dtype=np.float64), *hand) for hand in hands])))
+    before = np.arange(len(log))
+    agree = np.searchsorted(log, log + _SCALE_WIDTH, side="right") - before
+    possible = np.flatnonzero((np.abs(log) < _SCALE_RANGE) & (agree >= _SCALE_PIXELS))
+    if len(possible) == 0:
+        return 1.0
+    first = possible[np.argmax((agree - _SCALE_BEYOND * before)[possible])]
+    return float(np.exp(np.median(log[first : first + agree[first]])))
+
+
+def _ratios(
+    depth: npt.NDArray[np.floating[Any]], K: Array, hand: HandModel, T_cam_ee: Array, opening_m: float
+) -> Array:
+    """(N,) the hand's distance over the measured one, at the pixels in which the hand's model lies."""
+    height, width = depth.shape
+    points = transform(T_cam_ee, hand.at_opening(opening_m))
+    normals = hand.normals @ T_cam_ee[:3, :3].T
+    points = points[((points * normals).sum(-1) < 0) & (points[:, 2] > 0.05)]  # what faces the camera
+    column, row = np.rint(project(points, K)).astype(np.int64).T
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    nearest = np.full(depth.shape, np.inf)
+    np.minimum.at(nearest, (row[inside], column[inside]), points[inside, 2])
+    there = np.isfinite(nearest) & (depth > 0)  # NaN compares false
+    return np.asarray(nearest[there] / depth[there])
 
 
 def part_image(seg: npt.NDArray[np.uint8], seg_names: Sequence[str], arms: Sequence[str]) -> npt.NDArray[np.uint8]:

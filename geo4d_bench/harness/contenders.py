@@ -33,6 +33,7 @@ class Contender(Protocol):
         name: what it is called on the board.  sha256: of the weights and config, or of the predictions.
         setting: what it is shown, one of ``model.config.SETTINGS``.  ablation: what it lacks, ``none``.
         sensor: how the depth that it is shown is measured.
+        steps: sampling steps; None where that is not known, or nothing is sampled.
         frames, dt_s: predicted frames T, and the seconds between them.
         generates: whether ``predict`` generates, so that its time means something.
         draws: whether there will be videos.
@@ -43,6 +44,7 @@ class Contender(Protocol):
     setting: str
     ablation: str
     sensor: SensorName
+    steps: int | None
     frames: int
     dt_s: float
     generates: bool
@@ -81,11 +83,12 @@ class CheckpointContender:
 
         self.sha256 = checkpoint_sha256(folder)
         self._generator = load_generator(folder, device)
-        self._seed, self._steps = seed, steps
+        self._seed = seed
         config = self._generator.config
         self.name = folder.resolve().name
         self.setting, self.frames, self.dt_s = config.setting, config.frames, config.dt_s
         self.ablation, self.draws, self.sensor = config.ablation, config.draws, sensor or config.sensor
+        self.steps = (steps or config.sample_steps) if config.draws else None
         self.policy = config.setting if config.draws else config.setting.replace("geo4d", "pose_regression")
 
     def predict(self, given: Sequence[Window], views: ViewSplit, index: int) -> Prediction:
@@ -98,4 +101,4 @@ class CheckpointContender:
             first = first.with_view_m_of(other)
         if isinstance(self._generator, Generator) and not self.draws:
             return Prediction(None, tracks(self._generator.foresee([first])[0]))
-        return Prediction(self._generator.generate([first], [noise_seed(self._seed, views, index)], self._steps)[0])
+        return Prediction(self._generator.generate([first], [noise_seed(self._seed, views, index)], self.steps)[0])

@@ -160,8 +160,9 @@ def _evaluate(config: EvaluateConfig, dataset: Dataset, contender: Contender, ou
 
     views = view_splits(config.views)
     held_out = HeldOut(
-        dataset, views, config.seed, contender.frames, contender.dt_s, contender.sensor, config.second_views
-    )
+        dataset, views, config.seed, contender.frames, contender.dt_s, contender.sensor, config.second_views,
+        both_poses=contender.setting == "geo4d_calibrated",
+    )  # fmt: skip
     extracting = extractors(config.i3d)
     store = WindowStore(out, _run_id(config, contender, held_out.identity, extracting))
     scorer = _Scorer(contender, {arm: dataset.hand(arm) for arm in dataset.arms}, extracting)
@@ -180,8 +181,9 @@ def _evaluate(config: EvaluateConfig, dataset: Dataset, contender: Contender, ou
         table.insert(2, "setting", contender.setting)
         table.insert(3, "ablation", contender.ablation)
         table.insert(4, "sensor", contender.sensor)
-        table.insert(5, "second_views", config.second_views)
-        table.insert(6, "split", held_out.split)
+        table.insert(5, "steps", contender.steps)
+        table.insert(6, "second_views", config.second_views)
+        table.insert(7, "split", held_out.split)
     write_csv(metrics, out / "metrics.csv")
     write_csv(frames, out / "gripper_error_by_frame.csv")
     for v in views if contender.draws else ():

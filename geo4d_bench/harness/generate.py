@@ -82,7 +82,10 @@ def run(config: GenerateConfig) -> Generated:
     contender = CheckpointContender(checkpoint, config.seed, config.steps, device=config.device)
     if not contender.draws:
         raise ConfigError(f"{checkpoint}: was trained for pose_regression, which makes no video; evaluate scores it")
-    held_out = HeldOut(dataset, [config.views], config.seed, contender.frames, contender.dt_s, contender.sensor)
+    held_out = HeldOut(
+        dataset, [config.views], config.seed, contender.frames, contender.dt_s, contender.sensor,
+        both_poses=contender.setting == "geo4d_calibrated",
+    )  # fmt: skip
     out = config.out or checkpoint / "generated"
     folders = []
     for index in tqdm(range(config.windows), desc="generate", unit="window"):

@@ -62,6 +62,7 @@ class HeldOut:
         frames, dt_s: predicted frames T, and the seconds between them.
         sensor: how first frames are measured.
         second_views: further cameras beside the reference.
+        both_poses: whether the generator is told the views' poses, see :class:`Windows`.
 
     Raises:
         ConfigError: no window of that length fits, or the dataset lacks such cameras.
@@ -76,6 +77,7 @@ class HeldOut:
         dt_s: float,
         sensor: SensorName = "perfect",
         second_views: int = 1,
+        both_poses: bool = False,
     ) -> None:
         from geo4d_bench.dataset.windows import Windows
 
@@ -84,7 +86,10 @@ class HeldOut:
         self._key, self._second_views = f"{settings.task}-{settings.version}", second_views
         # Nothing is remembered: each window is looked at once.
         self._true, self._measured = (
-            {v: Windows(dataset, v, horizon=frames, dt_s=dt_s, remember_bytes=0, sensor=s) for v in views}
+            {
+                v: Windows(dataset, v, horizon=frames, dt_s=dt_s, remember_bytes=0, sensor=s, both_poses=both_poses)
+                for v in views
+            }
             for s in ("perfect", sensor)
         )
         for v in views:

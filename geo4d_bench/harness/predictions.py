@@ -99,6 +99,7 @@ class PredictionsContender:
     generates, draws = False, True
     ablation = "none"
     sensor: SensorName = "perfect"
+    steps: int | None = None
     frames, dt_s = FRAMES, DT_S
 
     def __init__(self, folder: Path) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from geo4d_bench.dataset.sensors import SENSORS, Measure, SensorName, start_video
 from geo4d_bench.geometry import depth_to_points, interpolate_poses, inverse, transform
-from geo4d_bench.geometry.hand import HandModel
+from geo4d_bench.geometry.hand import HandModel, scale_to_hands
 from geo4d_bench.geometry.se3 import Array
 from geo4d_bench.harness.ledger import Status
 from geo4d_bench.harness.views import Views
@@ -106,7 +106,7 @@ class Simulator:
         height, width = (0, 0) if frame is None else frame.rgb.shape[1:3]
         return Observation(
             rgb=np.zeros((2, 0, 0, 3), np.uint8) if frame is None else frame.rgb,
-            depth=np.zeros((2, 0, 0), np.float32) if frame is None else self._measure(frame),
+            depth=np.zeros((2, 0, 0), np.float32) if frame is None else self._measure(frame, both_poses),
             K=np.stack([camera.K(height, width) for camera in self.cameras]),
             T_world_cam_n=self.cameras[0].T_world_cam.copy(),
             T_world_ee=self.task.ee_poses(),
@@ -195,15 +195,21 @@ class Simulator:
         self._cameras_checked = True
         return frame
 
-    def _measure(self, frame: Frame) -> npt.NDArray[np.float32]:
-        """Depth (2, H, W) as the sensor measures it: an episode is one video of each of its two cameras."""
+    def _measure(self, frame: Frame, both_poses: bool) -> npt.NDArray[np.float32]:
+        """Depth (2, H, W) as the sensor measures it: an episode is one video of each of its two cameras. What is not
+        metric is scaled by the hands, in view m where its pose is known."""
         if not self._measures:
             key, (height, width) = self.task.spec.key, frame.depth.shape[1:]
             rngs = [generator(key, self.split, self._seed, f"sensor/{view}") for view in "nm"]
             self._measures = [
                 start_video(self.sensor, K, height, width, rng) for K, rng in zip(frame.K, rngs, strict=True)
             ]
-        return np.concatenate([see(depth[None]) for see, depth in zip(self._measures, frame.depth, strict=True)])
+        depth = np.concatenate([see(depth[None]) for see, depth in zip(self._measures, frame.depth, strict=True)])
+        for view in range(0 if self.sensor.metric else 1 + both_poses):
+            T_cam_world, opening = inverse(self.cameras[view].T_world_cam), self.task.openings()
+            hands = [(self.stage.hand, T_cam_world @ T, opening[arm]) for arm, T in self.task.ee_poses().items()]
+            depth[view] *= np.float32(scale_to_hands(depth[view], frame.K[view], hands))
+        return depth
 
     def _video(self, images: list[Frame], dt_s: float) -> Video4D:
         from geo4d_bench.rendering.hand import part_image

@@ -149,10 +149,10 @@ def run(config: TrainConfig) -> TrainResult:
         KeyboardInterrupt: stopped by Ctrl-C, after saving.
     """
     preset = find_config(config.preset)
-    source = _open(config.data, preset, config.sensor, config.workers)
+    source = _open(config, config.data, preset, config.workers)
     held_out = config.held_out or _eval_of(config.data)
     watching = config.held_out is not None or held_out.exists()
-    result = train(config, preset, source, _open(held_out, preset, config.sensor) if watching else None)
+    result = train(config, preset, source, _open(config, held_out, preset) if watching else None)
     import torch.distributed
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -242,9 +242,12 @@ def _draw(trainer: Trainer, watched: list[Window], copy_cm: float) -> None:
         draw_samples(trainer.folder / SAMPLES_PICTURE, [true_video(w) for w in shown], videos)
 
 
-def _open(folder: Path, preset: AnyConfig, sensor: SensorName, workers: int = 0) -> WindowSource:
+def _open(config: TrainConfig, folder: Path, preset: AnyConfig, workers: int = 0) -> WindowSource:
     """Windows of a dataset's seen cameras: novel ones are for evaluation alone. The processes share the memory."""
     from geo4d_bench.dataset.windows import REMEMBER_BYTES, Windows
 
     room = REMEMBER_BYTES // (max(1, workers) * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    return Windows(folder, "seen", horizon=preset.frames, dt_s=preset.dt_s, remember_bytes=room, sensor=sensor)
+    return Windows(
+        folder, "seen", horizon=preset.frames, dt_s=preset.dt_s, remember_bytes=room, sensor=config.sensor,
+        both_poses=config.setting == "geo4d_calibrated",
+    )  # fmt: skip

@@ -161,6 +161,35 @@ def test_a_sensor_measures_what_is_given_and_what_is_to_be_predicted(tiny_datase
     assert abs(per_frame[0].mean() - per_frame[1].mean()) > 0.003
 
 
+@pytest.mark.parametrize("room", [0, 2**30])
+def test_depth_of_unknown_scale_is_scaled_by_the_hand_where_the_pose_is_known(tiny_dataset: Any, room: int) -> None:
+    windows = {
+        name: Windows(tiny_dataset.train, "seen", remember_bytes=room, **options)
+        for name, options in {
+            "true": {},
+            "n": {"sensor": "estimated"},
+            "both": {"sensor": "estimated", "both_poses": True},
+        }.items()
+    }
+    off: dict[str, list[Any]] = {"n": [], "both": []}
+    for i in range(12):
+        true, n, both = (w.sample(np.random.default_rng(i)) for w in windows.values())
+        np.testing.assert_array_equal(n.points[0], both.points[0])
+        for name, window in (("n", n), ("both", both)):
+            log = np.log(window.points[:, 0, ..., 2] / true.points[:, 0, ..., 2])
+            off[name].append([np.nanmedian(log[v][true.parts[v, 0] > 0]) for v in (0, 1)])
+        # What is to be predicted of hands comes from the robot's model, the rest from the estimate.
+        hand = true.parts[:, 1:] > 0
+        np.testing.assert_array_equal(both.points[:, 1:][hand], true.points[:, 1:][hand])
+        np.testing.assert_array_equal(n.points[:, 1:][hand], true.points[:, 1:][hand])
+        assert np.isfinite(true.points[:, 1:][~hand]).any()
+        assert not np.array_equal(both.points[:, 1:][~hand], true.points[:, 1:][~hand], equal_nan=True)
+    typical = {name: np.nanmedian(np.abs(values), axis=0) for name, values in off.items()}
+    assert typical["n"][0] < 0.015  # estimates are off by 5 % and 2 cm
+    assert typical["both"][1] < 0.015
+    assert typical["n"][1] > 0.02
+
+
 def test_a_window_by_its_key_is_always_the_same(tiny_dataset: Any) -> None:
     windows = Windows(tiny_dataset.train, "seen", sensor="stereo")
     a, b = (windows.window(0, 10, *windows.cameras) for _ in range(2))

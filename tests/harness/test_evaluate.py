@@ -53,12 +53,25 @@ def test_a_sensor_changes_what_is_given_and_not_the_truth(blind: Path, tiny_data
     assert estimated.loc["copy_first_frame", "abs_rel_n"] > perfect.loc["copy_first_frame", "abs_rel_n"]
 
 
+def test_only_whoever_is_told_both_poses_has_view_m_scaled(blind: Path, tiny_dataset: Any, tmp_path: Path) -> None:
+    config = dataclasses.replace(Generator.from_pretrained(blind).config, setting="geo4d_calibrated")
+    Generator(config).save_pretrained(tmp_path / "calibrated")
+    copied = []
+    for name, checkpoint in (("plain", blind), ("told", tmp_path / "calibrated")):
+        evaluate.run(settings(checkpoint, tiny_dataset, tmp_path / name, views="novel", sensor="estimated"))
+        copied.append(pd.read_csv(tmp_path / name / "metrics.csv").set_index("source").loc["copy_first_frame"])
+    plain, told = copied
+    assert plain.abs_rel_n == told.abs_rel_n
+    assert plain.abs_rel_m != told.abs_rel_m
+
+
 def test_the_sensor_is_the_checkpoints_where_none_is_named(blind: Path, tiny_dataset: Any, tmp_path: Path) -> None:
     trained = Generator.from_pretrained(blind)
     trained.config = dataclasses.replace(trained.config, sensor="stereo")
     trained.save_pretrained(tmp_path / "stereo")
     evaluate.run(settings(tmp_path / "stereo", tiny_dataset, tmp_path / "out", views="novel"))
-    assert set(pd.read_csv(tmp_path / "out" / "metrics.csv").sensor) == {"stereo"}
+    metrics = pd.read_csv(tmp_path / "out" / "metrics.csv")
+    assert (set(metrics.sensor), set(metrics.steps)) == ({"stereo"}, {trained.config.sample_steps})
 
 
 def test_several_views_in_one_pass_are_scored_pair_by_pair(
@@ -66,7 +79,7 @@ def test_several_views_in_one_pass_are_scored_pair_by_pair(
 ) -> None:
     monkeypatch.setattr("geo4d_bench.dataset.windows._camera_names", lambda datasets, _: datasets[0].rig.camera_names())
     evaluate.run(settings(blind, tiny_dataset, tmp_path / "one", views="seen"))
-    evaluate.run(settings(blind, tiny_dataset, tmp_path / "three", views="seen", second_views=3))
+    evaluate.run(settings(blind, tiny_dataset, tmp_path / "three", views="seen", second_views=3, steps=2))
     one, three = (pd.read_csv(tmp_path / name / "windows.csv") for name in ("one", "three"))
     assert list(three.camera_n) == list(one.camera_n)
     for few, many in zip(one.camera_m, three.camera_m, strict=True):
@@ -74,7 +87,8 @@ def test_several_views_in_one_pass_are_scored_pair_by_pair(
         assert len(set(many.split())) == 3
     mine = three.set_index("source").loc["true_frames"]
     assert (mine.abs_rel_m == 0).all()
-    assert set(pd.read_csv(tmp_path / "three" / "metrics.csv").second_views) == {3}
+    metrics = pd.read_csv(tmp_path / "three" / "metrics.csv")
+    assert (set(metrics.second_views), set(metrics.steps)) == ({3}, {2})
     with pytest.raises(ConfigError, match="4 second views, but seen has 4 cameras"):
         evaluate.run(settings(blind, tiny_dataset, tmp_path / "many", views="seen", second_views=4))
 
@@ -88,6 +102,7 @@ def test_poses_without_a_video_are_scored_as_poses(tiny_dataset: Any, tmp_path: 
     result = evaluate.run(settings(tmp_path / "poses", tiny_dataset, tmp_path / "out", views="seen"))
     metrics = result.metrics.set_index("source")
     assert set(metrics.ablation) == {"pose_regression"}
+    assert metrics.steps.isna().all()  # nothing is sampled
     generated, copied = metrics.loc["generated"], metrics.loc["copy_first_frame"]
     assert generated.gripper_cm == pytest.approx(copied.gripper_cm, abs=5.0)
     assert generated.gripper_cm != copied.gripper_cm

@@ -7,7 +7,7 @@ import pytest
 
 from geo4d_bench.errors import PolicyError, SceneError
 from geo4d_bench.geometry import inverse, pose, pose_error, transform
-from geo4d_bench.geometry.hand import part_label
+from geo4d_bench.geometry.hand import part_label, scale_to_hands
 from geo4d_bench.harness.simulator import Simulator, Stage, commands
 from geo4d_bench.harness.views import Views
 from geo4d_bench.policies.protocol import ActionChunk
@@ -197,8 +197,11 @@ def test_a_policy_sees_through_the_sensor_and_the_episode_is_one_video(
         seen.append((first, then))
         error, error_then = np.log(first / frame.depth), np.log(then / frame_then.depth)
         assert np.nanmax(np.abs(error)) > 0.01
-        # One scale, shift and field for each camera, of which only a drift of 0.2 % a look is another.
-        assert np.abs(np.nanmedian(error_then - error, axis=(1, 2))).max() < 5 * 0.002
+        # One scale, shift and field for each camera. View m has only another drift, of 0.2 %; view n is scaled by
+        # the hand at each look.
+        change = np.nanmedian(error_then - error, axis=(1, 2))
+        assert abs(change[1]) < 5 * 0.002
+        assert abs(change[0]) < 0.02
         assert abs(np.nanmedian(error[0]) - np.nanmedian(error[1])) > 0.003
     np.testing.assert_array_equal(seen[0], seen[1])  # begun again, the same video
     future = simulator.expert_future(1, 0.05, video=True)
@@ -210,3 +213,26 @@ def test_a_policy_sees_through_the_sensor_and_the_episode_is_one_video(
     expected = perfect.expert_future(1, 0.05, video=True)
     assert expected.video is not None
     np.testing.assert_array_equal(future.video.points, expected.video.points)  # what oracles are told stays true
+
+
+def test_depth_of_unknown_scale_is_scaled_by_the_hand_where_the_pose_is_known(
+    task: Task, views: Callable[[str], Views], stage: Stage
+) -> None:
+    simulator = Simulator(task, "eval", views("seen"), stage, sensor="estimated")
+    depth = []
+    for both_poses in (False, True):
+        simulator.begin(1006)  # the same video, begun again
+        depth.append(simulator.observe(both_poses).depth)
+    one, both = depth
+    np.testing.assert_array_equal(one[0], both[0])
+    frame = simulator.render()
+    assert frame is not None
+    for view, measured in ((0, both[0]), (1, one[1])):
+        T_cam_ee = inverse(simulator.cameras[view].T_world_cam) @ simulator.task.ee_poses()[ARM]
+        hands = [(stage.hand, T_cam_ee, simulator.task.openings()[ARM])]
+        scale = scale_to_hands(measured, frame.K[view], hands)
+        if view == 0:
+            assert scale == pytest.approx(1.0, abs=0.01)  # it was scaled
+        else:
+            assert abs(scale - 1.0) > 0.003
+            np.testing.assert_allclose(both[1], np.float32(scale) * one[1], rtol=1e-6)
