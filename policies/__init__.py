@@ -72,7 +72,11 @@ def names() -> tuple[str, ...]:
 
 
 def make_policy(
-    name: str, checkpoint: Path | None = None, execute: int = DEFAULT_EXECUTE, device: Device = "cpu"
+    name: str,
+    checkpoint: Path | None = None,
+    execute: int = DEFAULT_EXECUTE,
+    device: Device = "cpu",
+    steps: int | None = None,
 ) -> PolicyFactory:
     """The factory of a policy; loads the checkpoint of those that have one, once.
 
@@ -81,15 +85,25 @@ def make_policy(
         checkpoint: folder of a trained generator, for policies that need one; others ignore it.
         execute: waypoints of each plan that are carried out before the next one.
         device: where the generator runs.
+        steps: sampling steps of each plan's video; the checkpoint's own number where None.
 
     Raises:
         UnknownNameError: no such policy, with a suggestion.
         CheckpointError: the policy needs a checkpoint and there is none, or it is incomplete.
-        ConfigError: ``execute`` is not positive, or the checkpoint is of another setting, or there is no such device.
+        ConfigError: ``execute`` or ``steps`` is not positive, ``steps`` is given to a policy that generates no video,
+            the checkpoint is of another setting, or there is no such device.
     """
     if execute < 1:
         raise ConfigError(f"execute is {execute}, expected at least 1 waypoint of each plan")
-    return _POLICIES.get(name)(checkpoint, execute, device)
+    make = _POLICIES.get(name)
+    if steps is not None and steps < 1:
+        raise ConfigError(f"steps is {steps}, expected at least 1 sampling step")
+    if steps is not None and not name.startswith("geo4d"):
+        raise ConfigError(
+            f"policy '{name}' generates no video, so that it has no sampling steps to set to {steps}; leave --steps "
+            "out, or choose the policy geo4d or geo4d_calibrated"
+        )
+    return make(checkpoint, execute, device, steps)
 
 
 def train_options(name: str) -> str:
@@ -98,51 +112,53 @@ def train_options(name: str) -> str:
     return setting + (" --ablation pose_regression" if name.startswith("pose_regression") else "")
 
 
-_Maker = Callable[[Path | None, int, Device], PolicyFactory]
+_Maker = Callable[[Path | None, int, Device, int | None], PolicyFactory]
 _POLICIES: Registry[_Maker] = Registry("policy")
 
 
-def _expert(checkpoint: Path | None, execute: int, device: Device) -> PolicyFactory:
+def _expert(checkpoint: Path | None, execute: int, device: Device, steps: int | None) -> PolicyFactory:
     from geo4d_bench.policies.oracles import Expert
 
     return _plain("expert", Expert)
 
 
-def _oracle_pose(checkpoint: Path | None, execute: int, device: Device) -> PolicyFactory:
+def _oracle_pose(checkpoint: Path | None, execute: int, device: Device, steps: int | None) -> PolicyFactory:
     from geo4d_bench.policies.oracles import OraclePose
 
     return _plain("oracle_pose", OraclePose, lambda: OraclePose(execute))
 
 
-def _oracle_video(checkpoint: Path | None, execute: int, device: Device) -> PolicyFactory:
+def _oracle_video(checkpoint: Path | None, execute: int, device: Device, steps: int | None) -> PolicyFactory:
     from geo4d_bench.policies.oracles import OracleVideo
 
     return _plain("oracle_video", OracleVideo, lambda: OracleVideo(execute))
 
 
-def _random(checkpoint: Path | None, execute: int, device: Device) -> PolicyFactory:
+def _random(checkpoint: Path | None, execute: int, device: Device, steps: int | None) -> PolicyFactory:
     from geo4d_bench.policies.random import Random
 
     return _plain("random", Random)
 
 
-def _geo4d(checkpoint: Path | None, execute: int, device: Device) -> PolicyFactory:
-    return _generated("geo4d", checkpoint, execute, device)
+def _geo4d(checkpoint: Path | None, execute: int, device: Device, steps: int | None) -> PolicyFactory:
+    return _generated("geo4d", checkpoint, execute, device, steps)
 
 
-def _geo4d_calibrated(checkpoint: Path | None, execute: int, device: Device) -> PolicyFactory:
-    return _generated("geo4d_calibrated", checkpoint, execute, device)
+def _geo4d_calibrated(checkpoint: Path | None, execute: int, device: Device, steps: int | None) -> PolicyFactory:
+    return _generated("geo4d_calibrated", checkpoint, execute, device, steps)
 
 
-def _pose_regression(checkpoint: Path | None, execute: int, device: Device) -> PolicyFactory:
-    return _generated("pose_regression", checkpoint, execute, device)
+def _pose_regression(checkpoint: Path | None, execute: int, device: Device, steps: int | None) -> PolicyFactory:
+    return _generated("pose_regression", checkpoint, execute, device, steps)
 
 
-def _pose_regression_calibrated(checkpoint: Path | None, execute: int, device: Device) -> PolicyFactory:
-    return _generated("pose_regression_calibrated", checkpoint, execute, device)
+def _pose_regression_calibrated(
+    checkpoint: Path | None, execute: int, device: Device, steps: int | None
+) -> PolicyFactory:
+    return _generated("pose_regression_calibrated", checkpoint, execute, device, steps)
 
 
-def _generated(name: str, checkpoint: Path | None, execute: int, device: Device) -> PolicyFactory:
+def _generated(name: str, checkpoint: Path | None, execute: int, device: Device, steps: int | None) -> PolicyFactory:
     """The policy of a checkpoint: one of video, or of poses read out, in one of the two settings."""
     direct, calibrated = name.startswith("pose_regression"), name.endswith("_calibrated")
     if checkpoint is None or not checkpoint.is_dir():
@@ -159,7 +175,7 @@ def _generated(name: str, checkpoint: Path | None, execute: int, device: Device)
         if direct
         else (Geo4DCalibrated if calibrated else Geo4D)
     )
-    loaded = load_generator(checkpoint, device)
+    loaded = load_generator(checkpoint, device, steps)
     config = loaded.generator.config
     regresses = config.ablation == "pose_regression"
     trained = config.setting.replace("geo4d", "pose_regression") if regresses else config.setting

@@ -28,11 +28,13 @@ class LoadedGenerator:
 
     Attributes:
         generator: the model.  sha256: of its checkpoint.  image_size: (H, W) that it was trained at.
+        steps: sampling steps; None takes the checkpoint's own.
     """
 
     generator: AnyGenerator
     sha256: str
     image_size: tuple[int, int]
+    steps: int | None = None
 
     def first_frames(self, obs: Observation, task: TaskInfo) -> FirstFrames:
         """What the generator sees; PolicyError where the images are not of the size that it was trained at."""
@@ -46,7 +48,8 @@ class LoadedGenerator:
 
 
 class Geo4D(VideoPolicy):
-    """Plans with a generator; knows the reference camera's pose only to take its plan to the world.
+    """Plans with a generator; knows the reference camera's pose to say where the hands are in it, and to take its plan
+    to the world.
 
     Args:
         loaded: the generator, shared between episodes.
@@ -77,7 +80,8 @@ class Geo4D(VideoPolicy):
             return []
         began = time.perf_counter()
         firsts = [p.loaded.first_frames(obs, p.task) for p, obs in zip(mine, observations, strict=True)]
-        videos = mine[0].loaded.generator.generate(firsts, [p.next_seed() for p in mine])
+        loaded = mine[0].loaded
+        videos = loaded.generator.generate(firsts, [p.next_seed() for p in mine], loaded.steps)
         generate_ms = 1e3 * (time.perf_counter() - began) / len(mine)
         chunks = []
         for policy, obs, video in zip(mine, observations, videos, strict=True):
@@ -98,13 +102,14 @@ class Geo4DCalibrated(Geo4D):
     needs_both_poses = True
 
 
-def load_generator(checkpoint: Path, device: backbones.Device = "cpu") -> LoadedGenerator:
-    """Load a checkpoint folder once for all episodes; CheckpointError where it is incomplete."""
+def load_generator(checkpoint: Path, device: backbones.Device = "cpu", steps: int | None = None) -> LoadedGenerator:
+    """Load a checkpoint folder once for all episodes, to sample in ``steps`` steps (None: the checkpoint's own number);
+    CheckpointError where it is incomplete."""
     from geo4d_bench.model.checkpoint import checkpoint_sha256
 
     generator = backbones.load_generator(checkpoint, device)
     config = generator.config
-    return LoadedGenerator(generator, checkpoint_sha256(checkpoint), (config.height, config.width))
+    return LoadedGenerator(generator, checkpoint_sha256(checkpoint), (config.height, config.width), steps)
 
 
 def first_frames(obs: Observation, task: TaskInfo) -> FirstFrames:

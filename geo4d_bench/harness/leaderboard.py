@@ -35,6 +35,7 @@ class BoardRow:
         group: policies of one task and one choice of views that share a letter do not differ at 0.05 (exact
             McNemar on the seeds both have, Holm-corrected).
         sensor: how the depth that the policy saw was measured.
+        steps: sampling steps that were asked for, 0 for the checkpoint's own number or where nothing is sampled.
         privileged: whether the policy was handed the simulator.
         rows_sha256: of the episode rows behind the line, wall times left out.
         failed_after: the last phase that episodes without success reached, and how many of them, most first. Not in
@@ -47,6 +48,7 @@ class BoardRow:
     checkpoint: str
     views: str
     sensor: str
+    steps: int
     n: int
     k: int
     success_rate: float
@@ -96,6 +98,7 @@ class Leaderboard:
             "policy",
             "checkpoint",
             "sensor",
+            "steps",
             "k/n",
             "success",
             "95 % interval",
@@ -110,6 +113,7 @@ class Leaderboard:
                 row.policy,
                 row.checkpoint[:8],
                 row.sensor,
+                str(row.steps or ""),
                 f"{row.k}/{row.n}",
                 f"{row.success_rate:.2f}",
                 f"{row.ci_low:.2f} to {row.ci_high:.2f}",
@@ -214,7 +218,10 @@ def write(board: Leaderboard) -> None:
 
 
 def _run_key(row: EpisodeRow) -> tuple[str, ...]:
-    return (row.task, row.task_version, row.views, row.split, row.policy, row.checkpoint, row.sensor, row.fingerprint)
+    return (
+        row.task, row.task_version, row.views, row.split, row.policy, row.checkpoint, row.sensor, str(row.steps),
+        row.fingerprint,
+    )  # fmt: skip
 
 
 def _refuse_doubled_seeds(members: Sequence[EpisodeRow]) -> None:
@@ -251,6 +258,7 @@ def _board_row(members: Sequence[EpisodeRow], group: str) -> BoardRow:
         checkpoint=first.checkpoint,
         views=first.views,
         sensor=first.sensor,
+        steps=first.steps,
         n=n,
         k=k,
         success_rate=k / n,

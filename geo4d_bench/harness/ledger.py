@@ -31,6 +31,7 @@ class EpisodeRow:
         checkpoint: sha256 of the checkpoint's weights and settings, empty for policies without one.
         camera_n, camera_m: the views; view_angle_deg: the larger of their angles to the nearest training camera.
         sensor: how the depth that the policy saw was measured, see ``dataset.sensors``.
+        steps: sampling steps that were asked for, 0 for the checkpoint's own number or where nothing is sampled.
         seed, episode: the episode's seed, and its index in the run.
         status: ``failure`` = cannot succeed any more, ``timeout`` = time is up, ``crash`` = an exception.
         success: whether the task was done.  phase: the last sub-goal reached.
@@ -50,6 +51,7 @@ class EpisodeRow:
     camera_m: str
     view_angle_deg: float
     sensor: str
+    steps: int
     split: str
     seed: int
     episode: int
@@ -71,8 +73,12 @@ class EpisodeRow:
 
 
 COLUMNS = tuple(f.name for f in dataclasses.fields(EpisodeRow))
-_BEFORE_SENSORS = tuple(name for name in COLUMNS if name != "sensor")
-"""Of ledgers from before there were sensors: all depth was perfect."""
+_LATER_COLUMNS: dict[str, object] = {"sensor": "perfect", "steps": 0}
+"""Columns that older ledgers lack, in the order in which they came, with what held before there was a choice."""
+_OLDER_FORMS = tuple(
+    tuple(name for name in COLUMNS if name not in tuple(_LATER_COLUMNS)[known:]) for known in range(len(_LATER_COLUMNS))
+)
+"""The columns of ledgers from before each of them."""
 _TYPES = get_type_hints(EpisodeRow)
 
 
@@ -104,7 +110,7 @@ class Ledger:
         if not lines:
             return Contents((), torn or None)
         columns = tuple(lines[0])
-        if columns not in (COLUMNS, _BEFORE_SENSORS):
+        if columns not in (COLUMNS, *_OLDER_FORMS):
             raise LedgerError(
                 f"{self.path}: these are not the columns of an episode ledger "
                 f"({_difference(lines[0])}); use another --out, or delete the file"
@@ -128,7 +134,7 @@ class Ledger:
             for other in contents.rows:
                 if (other.run_id, other.seed) == (row.run_id, row.seed) and other.status != "crash":
                     return False
-            if self._is_from_before_sensors():
+            if self._is_of_an_older_form():
                 self._rewrite(contents.rows)
             header = not contents.rows and self._is_without_header()
             self._write(([list(COLUMNS)] if header else []) + [row.text()])
@@ -152,7 +158,7 @@ class Ledger:
         where = f"{self.path}, line {number}"
         if len(cells) != len(columns):
             raise LedgerError(f"{where}: {len(cells)} cells, expected {len(columns)}; delete the line to run it again")
-        values: dict[str, object] = {"sensor": "perfect"}
+        values = dict(_LATER_COLUMNS)
         for name, cell in zip(columns, cells, strict=True):
             try:
                 values[name] = _from_text(cell, _TYPES[name])
@@ -163,10 +169,10 @@ class Ledger:
                 ) from None
         return EpisodeRow(**values)  # type: ignore[arg-type]
 
-    def _is_from_before_sensors(self) -> bool:
+    def _is_of_an_older_form(self) -> bool:
         try:
             with self.path.open(newline="", encoding="utf-8") as file:
-                return tuple(next(csv.reader(file), ())) == _BEFORE_SENSORS
+                return tuple(next(csv.reader(file), ())) in _OLDER_FORMS
         except FileNotFoundError:
             return False
 
@@ -207,13 +213,18 @@ class Ledger:
 def canonical_sha256(rows: Sequence[EpisodeRow]) -> str:
     """sha256 of rows sorted by run and seed, wall times left out: equal for two runs with one fingerprint.
 
-    A perfect sensor is left out too, so that rows from before there were sensors keep their digest.
+    Later columns are left out where they hold their default, so that rows from before them keep their digest.
     """
     ordered = sorted(rows, key=lambda r: (r.run_id, r.seed))
     blank = dict.fromkeys(WALL_TIME_COLUMNS, 0.0)
-    lines = [dataclasses.replace(row, **blank).text() for row in ordered]  # type: ignore[arg-type]
-    at = COLUMNS.index("sensor")
-    lines = [line[:at] + line[at + 1 :] if line[at] == "perfect" else line for line in lines]
+    lines = [
+        [
+            cell
+            for name, cell in zip(COLUMNS, dataclasses.replace(row, **blank).text(), strict=True)  # type: ignore[arg-type]
+            if name not in _LATER_COLUMNS or getattr(row, name) != _LATER_COLUMNS[name]
+        ]
+        for row in ordered
+    ]
     return hashlib.sha256(_csv(lines).encode()).hexdigest()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from geo4d_bench.dataset.reader import EpisodeFile
     from geo4d_bench.harness.figures import ArmPaths
-    from geo4d_bench.harness.leaderboard import Leaderboard
+    from geo4d_bench.harness.leaderboard import BoardRow, Leaderboard
     from geo4d_bench.harness.ledger import EpisodeRow
 
 STAGES = (
@@ -100,7 +100,8 @@ def add_rollouts(page: Page, rows: dict[EpisodeRow, Path]) -> Leaderboard | None
         return None
     board = leaderboard.compute(rows, page.out / "leaderboard.csv")
     leaderboard.write(board)
-    page.values["board"], page.values["board_notes"] = board.rows, board.notes()
+    page.values["board"] = [replace(row, policy=_named(row, _steps(row))) for row in board.rows]
+    page.values["board_notes"] = board.notes()
     page.values["fingerprints"] = sorted({row.fingerprint for row in board.rows})
     page.values["cards"] = [card for policy in ("geo4d", "expert") for card in _cards(board, policy)]
     page.values |= _losses(list(rows))
@@ -109,7 +110,9 @@ def add_rollouts(page: Page, rows: dict[EpisodeRow, Path]) -> Leaderboard | None
 
         path = page.picture("success.png")
         shown = pd.DataFrame([vars(row) for row in board.rows])
-        shown["policy"] += shown["sensor"].map(lambda sensor: "" if sensor == "perfect" else f" ({sensor})")
+        shown["policy"] = [
+            _named(row, "" if row.sensor == "perfect" else row.sensor, _steps(row)) for row in board.rows
+        ]
         figures.success_chart(shown, path)
         page.pictures["success"] = path.name
     there = {(row.policy, row.views) for row in board.rows}
@@ -123,10 +126,23 @@ def add_rollouts(page: Page, rows: dict[EpisodeRow, Path]) -> Leaderboard | None
     return board
 
 
+def _named(row: BoardRow, *unusual: str) -> str:
+    """``geo4d (stereo, 4 steps)``: a run's policy with what is unusual about the run; empty words are left out."""
+    words = ", ".join(filter(None, unusual))
+    return f"{row.policy} ({words})" if words else row.policy
+
+
+def _steps(row: BoardRow) -> str:
+    """``4 steps`` where a number of sampling steps was asked for, else nothing."""
+    return f"{row.steps} step{'' if row.steps == 1 else 's'}" if row.steps else ""
+
+
 def _cards(board: Leaderboard, policy: str) -> list[dict[str, str]]:
     return [
         {
-            "label": f"{policy}, {row.views} views" + ("" if row.sensor == "perfect" else f", {row.sensor} depth"),
+            "label": f"{policy}, {row.views} views"
+            + ("" if row.sensor == "perfect" else f", {row.sensor} depth")
+            + (f", {_steps(row)}" if row.steps else ""),
             "kind": row.views,
             "value": f"{row.success_rate:.0%}",
             "note": f"{row.k} of {row.n} episodes, 95 % interval {row.ci_low:.0%} to {row.ci_high:.0%}",
@@ -138,10 +154,11 @@ def _cards(board: Leaderboard, policy: str) -> list[dict[str, str]]:
 
 
 def _losses(rows: Sequence[EpisodeRow]) -> dict[str, Any]:
-    """Change of success from each rung to the one below it, on the seeds that both have; with perfect depth alone."""
+    """Change of success from each rung to the one below it, on the seeds that both have; with perfect depth and
+    the checkpoint's own sampling steps alone."""
     outcomes: dict[tuple[str, str], dict[int, bool]] = {}
     for row in rows:
-        if row.status != "crash" and row.sensor == "perfect":
+        if row.status != "crash" and (row.sensor, row.steps) == ("perfect", 0):
             outcomes.setdefault((row.policy, row.views), {})[row.seed] = row.success
     views = [v for v in ("seen", "novel") if any(key[1] == v for key in outcomes)]
     losses = []
@@ -164,8 +181,8 @@ def add_trajectories(page: Page, rows: dict[EpisodeRow, Path]) -> None:
 
     for policy in ("geo4d", "oracle_video"):
         for views in ("seen", "novel"):
-            key = (policy, views, "perfect")
-            mine = sorted((r for r in rows if (r.policy, r.views, r.sensor) == key), key=lambda r: r.seed)
+            key = (policy, views, "perfect", 0)
+            mine = sorted((r for r in rows if (r.policy, r.views, r.sensor, r.steps) == key), key=lambda r: r.seed)
             for success in (True, False):
                 found = [(r, rows[r].parent / "trajectories" / f"{r.seed}.npz") for r in mine if r.success == success]
                 found = [(r, path) for r, path in found if path.is_file()]

@@ -44,6 +44,8 @@ class RolloutConfig:
     """Seed of the first episode; the following ones count up."""
     sensor: SensorName | None = None
     """How the depth that the policy sees is measured; as in its checkpoint's training where not given."""
+    steps: int | None = None
+    """Sampling steps; the checkpoint's own number where not given."""
     execute: int = 4
     """Waypoints of each plan that are carried out before the next one."""
     height: int = 64
@@ -62,9 +64,10 @@ class RolloutConfig:
     """Folder of the results; runs/<task>/rollout_<policy>_<views> where not given."""
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "execute", "height", "width", "workers", "side_by_side"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1")
+        for name in ("episodes", "steps", "execute", "height", "width", "workers", "side_by_side"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} is {number}, expected at least 1")
         if self.seed < 0:
             raise ConfigError(f"--seed is {self.seed}, expected 0 or more")
 
@@ -88,7 +91,8 @@ class Run:
 
     Attributes:
         run_id: 16 hex digits over ``settings``.
-        settings: task, version, policy, checkpoint, sensor, views, seed, split, images' size, execute, fingerprint.
+        settings: task, version, policy, checkpoint, sensor, steps (None: the checkpoint's own), views, seed, split,
+            images' size, execute, fingerprint.
         views: name of the views.
     """
 
@@ -135,7 +139,7 @@ def run(config: RolloutConfig) -> Rollout:
 
     Raises:
         UnknownNameError: no such task or policy.
-        ConfigError: views or numbers that make no sense.
+        ConfigError: views or numbers that make no sense, or ``steps`` for a policy that generates no video.
         CheckpointError: the policy needs a checkpoint and there is none.
         LedgerError: ``out`` holds the rows of another run.
     """
@@ -172,6 +176,7 @@ def describe(config: RolloutConfig, factory: PolicyFactory, version: str) -> Run
         "views": _rig_identity(config.views),
         "rig": _rig_identity(config.rig),
         "sensor": config.sensor or factory.sensor,
+        "steps": config.steps,
         "split": SPLIT,
         "seed": config.seed,
         "execute": config.execute,
@@ -192,13 +197,15 @@ def _rig_identity(name: str) -> str:
 
 def load_policy(config: RolloutConfig) -> PolicyFactory:
     """The policy's factory; CheckpointError naming the command that makes a missing checkpoint, ConfigError where
-    the checkpoint is for another number of arms than the task has."""
+    the checkpoint is for another number of arms than the task has, or steps are given to a policy that samples none."""
     from geo4d_bench import tasks
     from geo4d_bench.policies import make_policy, train_options
 
     arms = tasks.spec(config.task).arms
     try:
-        factory = make_policy(config.policy, config.checkpoint_folder, execute=config.execute, device=config.device)
+        factory = make_policy(
+            config.policy, config.checkpoint_folder, execute=config.execute, device=config.device, steps=config.steps
+        )
     except CheckpointError:
         if config.checkpoint_folder.is_dir():
             raise

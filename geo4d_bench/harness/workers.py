@@ -186,6 +186,7 @@ def _row(config: RolloutConfig, company: Company, episode: Episode) -> EpisodeRo
         camera_m=simulator.cameras[1].name,
         view_angle_deg=simulator.view_angle_deg,
         sensor=settings["sensor"],
+        steps=settings["steps"] or 0,
         split=settings["split"],
         seed=episode.seed,
         episode=episode.seed - config.seed,

@@ -12,8 +12,8 @@ from geo4d_bench.harness.leaderboard import LeaderboardConfig, run
 from geo4d_bench.harness.ledger import EpisodeRow, Ledger
 
 COLUMNS = (
-    "task,task_version,policy,checkpoint,views,sensor,n,k,success_rate,ci_low,ci_high,group,privileged,rows_sha256,"
-    "fingerprint"
+    "task,task_version,policy,checkpoint,views,sensor,steps,n,k,success_rate,ci_low,ci_high,group,privileged,"
+    "rows_sha256,fingerprint"
 )
 
 
@@ -22,8 +22,8 @@ def ledger(folder: Path, policy: str, successes: int, n: int = 20, **changes: ob
         success = seed - 1000 < successes
         row = EpisodeRow(
             run_id=policy.ljust(16, "0"), task="store_cereal", task_version="v1", policy=policy, checkpoint="",
-            views="novel", camera_n="cam03", camera_m="cam07", view_angle_deg=20.0, sensor="perfect", split="eval",
-            seed=seed, episode=seed - 1000, status="success" if success else "timeout", success=success,
+            views="novel", camera_n="cam03", camera_m="cam07", view_angle_deg=20.0, sensor="perfect", steps=0,
+            split="eval", seed=seed, episode=seed - 1000, status="success" if success else "timeout", success=success,
             phase="task", plans=9, control_steps=240, wall_s=1.5, generate_ms=0.0, track_ms=0.0,
             privileged=policy == "expert", fingerprint="f" * 16, commit="abc",
         )  # fmt: skip
@@ -112,3 +112,15 @@ def test_a_policy_has_a_line_for_each_sensor(tmp_path: Path) -> None:
     )
     board = run(LeaderboardConfig(runs, tmp_path / "board.csv"))
     assert [(row.sensor, row.k, row.group) for row in board.rows] == [("perfect", 15, "a"), ("stereo", 5, "b")]
+
+
+def test_a_policy_has_a_line_for_each_number_of_steps(tmp_path: Path) -> None:
+    runs = tuple(
+        ledger(tmp_path / str(steps), "mine", successes, steps=steps, run_id=str(steps).ljust(16, "0"))
+        for steps, successes in ((0, 5), (4, 15))
+    )
+    board = run(LeaderboardConfig(runs, tmp_path / "board.csv"))
+    assert [(row.steps, row.n, row.k, row.group) for row in board.rows] == [(4, 20, 15, "a"), (0, 20, 5, "b")]
+    written = list(csv.DictReader((tmp_path / "board.csv").read_text().splitlines()))
+    assert [w["steps"] for w in written] == ["4", "0"]
+    assert [line.split()[4:6] for line in board.table()] == [["sensor", "steps"], ["4", "15/20"], ["5/20", "0.25"]]

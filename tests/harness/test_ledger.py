@@ -1,20 +1,25 @@
 """The ledger with real files and real processes."""
 
+import csv
 import dataclasses
+import hashlib
 import multiprocessing
 from pathlib import Path
 
 import pytest
 
 from geo4d_bench.errors import LedgerError
-from geo4d_bench.harness.ledger import COLUMNS, EpisodeRow, Ledger, canonical_sha256
+from geo4d_bench.harness.ledger import COLUMNS, WALL_TIME_COLUMNS, EpisodeRow, Ledger, canonical_sha256
+
+OLDER_FORMS = [("steps",), ("sensor", "steps")]
+"""What a ledger lacks that was written before there was a choice of steps, and before there was one of sensors too."""
 
 
 def row(seed: int = 1000, **changes: object) -> EpisodeRow:
     base = EpisodeRow(
         run_id="0123456789abcdef", task="store_cereal", task_version="v1", policy="expert", checkpoint="",
-        views="novel", camera_n="cam03", camera_m="cam07", view_angle_deg=21.125, sensor="perfect", split="eval",
-        seed=seed, episode=seed - 1000, status="success", success=True, phase="task", plans=12,
+        views="novel", camera_n="cam03", camera_m="cam07", view_angle_deg=21.125, sensor="perfect", steps=0,
+        split="eval", seed=seed, episode=seed - 1000, status="success", success=True, phase="task", plans=12,
         control_steps=240, wall_s=1.5,
         generate_ms=0.0, track_ms=0.25, privileged=True, fingerprint="f" * 16, commit="abc+",
     )  # fmt: skip
@@ -23,8 +28,8 @@ def row(seed: int = 1000, **changes: object) -> EpisodeRow:
 
 def test_columns_are_the_published_ones() -> None:
     assert ",".join(COLUMNS) == (
-        "run_id,task,task_version,policy,checkpoint,views,camera_n,camera_m,view_angle_deg,sensor,split,seed,episode,"
-        "status,success,phase,plans,control_steps,wall_s,generate_ms,track_ms,privileged,fingerprint,commit"
+        "run_id,task,task_version,policy,checkpoint,views,camera_n,camera_m,view_angle_deg,sensor,steps,split,seed,"
+        "episode,status,success,phase,plans,control_steps,wall_s,generate_ms,track_ms,privileged,fingerprint,commit"
     )
 
 
@@ -106,7 +111,7 @@ def test_other_columns_are_refused(tmp_path: Path) -> None:
         (",240,", ",many,", "line 2: column control_steps holds 'many'"),
         (",success,true,", ",success,1,", "line 2: column success holds '1'"),
         (",success,true,", ",won,true,", "line 2: column status holds 'won'"),
-        (",expert,,", ",expert,", "line 2: 23 cells, expected 24"),
+        (",expert,,", ",expert,", "line 2: 24 cells, expected 25"),
     ],
 )
 def test_a_spoilt_line_is_named(tmp_path: Path, old: str, new: str, sentence: str) -> None:
@@ -125,19 +130,63 @@ def test_the_hash_forgets_wall_times_and_order_only() -> None:
     assert canonical_sha256([row(1000)]) != canonical_sha256([row(1000, control_steps=241)])
 
 
-def test_a_ledger_from_before_sensors_is_of_perfect_depth_and_is_brought_up_to_date(tmp_path: Path) -> None:
-    ledger, at = Ledger(tmp_path / "episodes.csv"), COLUMNS.index("sensor")
-    rows = [row(1000), row(1001)]
+def bring_back(path: Path, lacking: tuple[str, ...]) -> list[list[str]]:
+    """Rewrite a ledger as it was before there were the columns ``lacking``; its cells, header first."""
+    kept = [i for i, name in enumerate(COLUMNS) if name not in lacking]
+    lines = [[cells[i] for i in kept] for cells in csv.reader(path.read_text().splitlines())]
+    path.write_text("".join(",".join(cells) + "\n" for cells in lines))
+    return lines
+
+
+@pytest.mark.parametrize("lacking", OLDER_FORMS)
+def test_an_older_ledger_is_read_as_what_held_then_and_is_brought_up_to_date(
+    tmp_path: Path, lacking: tuple[str, ...]
+) -> None:
+    ledger, rows = Ledger(tmp_path / "episodes.csv"), (row(1000), row(1001))
     for r in rows:
         ledger.append(r)
-    lines = [line.split(",") for line in ledger.path.read_text().splitlines()]
-    ledger.path.write_text("".join(",".join(cells[:at] + cells[at + 1 :]) + "\n" for cells in lines))
-    assert ledger.read().rows == tuple(rows)
-    ledger.append(row(1002, sensor="stereo"))
-    assert ledger.read().rows == (*rows, row(1002, sensor="stereo"))
+    bring_back(ledger.path, lacking)
+    assert ledger.read().rows == rows
+    new = row(1002, sensor="stereo", steps=4)
+    ledger.append(new)
+    assert ledger.read().rows == (*rows, new)
     assert ledger.path.read_text().splitlines()[0] == ",".join(COLUMNS)
 
 
-def test_a_digest_tells_sensors_apart() -> None:
-    assert canonical_sha256([row(sensor="stereo")]) != canonical_sha256([row()])
-    assert canonical_sha256([row(sensor="stereo")]) != canonical_sha256([row(sensor="estimated")])
+@pytest.mark.parametrize("lacking", OLDER_FORMS)
+def test_an_older_ledger_can_be_tidied(tmp_path: Path, lacking: tuple[str, ...]) -> None:
+    ledger = Ledger(tmp_path / "episodes.csv")
+    for seed in (1001, 1000):
+        ledger.append(row(seed))
+    bring_back(ledger.path, lacking)
+    ledger.tidy()
+    assert ledger.read().rows == (row(1000), row(1001))
+    assert ledger.path.read_text().splitlines()[0] == ",".join(COLUMNS)
+
+
+def test_a_ledger_that_lacks_an_older_column_alone_is_refused(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "episodes.csv")
+    ledger.append(row())
+    bring_back(ledger.path, ("sensor",))
+    with pytest.raises(LedgerError, match="missing: sensor"):
+        ledger.read()
+
+
+@pytest.mark.parametrize(
+    ("lacking", "sensor"), [(("steps",), "stereo"), (("sensor", "steps"), "perfect")], ids=["steps", "sensor_and_steps"]
+)
+def test_rows_of_an_older_ledger_keep_their_digest(tmp_path: Path, lacking: tuple[str, ...], sensor: str) -> None:
+    ledger = Ledger(tmp_path / "episodes.csv")
+    for seed in (1000, 1001):
+        ledger.append(row(seed, sensor=sensor))
+    header, *lines = bring_back(ledger.path, lacking)
+    blank = [["0.000" if n in WALL_TIME_COLUMNS else c for n, c in zip(header, cells, strict=True)] for cells in lines]
+    before = hashlib.sha256("".join(",".join(cells) + "\n" for cells in blank).encode()).hexdigest()
+    assert canonical_sha256(ledger.read().rows) == before
+
+
+def test_a_digest_tells_sensors_and_steps_apart() -> None:
+    changes: list[dict[str, object]] = [
+        {}, {"sensor": "stereo"}, {"sensor": "estimated"}, {"steps": 4}, {"steps": 1}, {"sensor": "stereo", "steps": 4},
+    ]  # fmt: skip
+    assert len({canonical_sha256([row(**change)]) for change in changes}) == len(changes)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from geo4d_bench.errors import ConfigError, DatasetError, LedgerError
-from geo4d_bench.harness import report, summary
+from geo4d_bench.harness import figures, report, summary
 from geo4d_bench.harness.example import Example
 from geo4d_bench.harness.ledger import EpisodeRow, Ledger
 from geo4d_bench.harness.scoring import METRICS
@@ -18,15 +18,15 @@ from geo4d_bench.harness.scoring import METRICS
 SUCCESSES = {"random": 0, "geo4d": 2, "oracle_video": 5, "oracle_pose": 6, "expert": 6}
 
 
-def write_rollout(runs: Path, policy: str, views: str, successes: int, episodes: int = 6) -> Path:
-    folder = runs / f"rollout_{policy}_{views}"
+def write_rollout(runs: Path, policy: str, views: str, successes: int, episodes: int = 6, steps: int = 0) -> Path:
+    folder = runs / f"rollout_{policy}_{views}_{steps}"
     folder.mkdir(parents=True)
     for seed in range(episodes):
         success = seed < successes
         row = EpisodeRow(
-            run_id=f"{policy}-{views}", task="store_cereal", task_version="v1", policy=policy, checkpoint="",
-            views=views, camera_n="cam00", camera_m="cam05", view_angle_deg=0.0, sensor="perfect", split="eval",
-            seed=seed, episode=seed, status="success" if success else "timeout", success=success,
+            run_id=f"{policy}-{views}-{steps}", task="store_cereal", task_version="v1", policy=policy, checkpoint="",
+            views=views, camera_n="cam00", camera_m="cam05", view_angle_deg=0.0, sensor="perfect", steps=steps,
+            split="eval", seed=seed, episode=seed, status="success" if success else "timeout", success=success,
             phase="task" if success else "grasped",
             plans=3, control_steps=60, wall_s=1.0, generate_ms=0.0, track_ms=0.0,
             privileged=policy not in ("random", "geo4d"), fingerprint="f" * 16, commit="c" * 12,
@@ -157,6 +157,32 @@ def test_lacking_rungs_are_named(tmp_path: Path) -> None:
     gap = next(g for g in result.gaps if "rungs" in g.what)
     assert "geo4d on novel views" in gap.what
     assert "expert on seen views" not in gap.what
+
+
+def test_runs_with_another_number_of_steps_are_named_and_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    charts = []
+    monkeypatch.setattr(figures, "success_chart", lambda rows, path: charts.append(list(rows["policy"])))
+    runs = tmp_path / "runs"
+    for policy, successes, steps in (("oracle_video", 6, 0), ("geo4d", 2, 0), ("geo4d", 5, 4), ("geo4d", 4, 1)):
+        folder = write_rollout(runs, policy, "novel", successes, steps=steps)
+        if steps:
+            write_trajectory(folder / "trajectories" / "0.npz")
+    result = report.run(report.ReportConfig(runs=runs, data=tmp_path / "data"))
+    assert charts == [["oracle_video", "geo4d (4 steps)", "geo4d (1 step)", "geo4d"]]
+    text = result.page.read_text()
+    table = re.findall(r'<tr><td class="text novel">novel</td><td class="text">([^<]*)</td>', text)
+    assert table == ["oracle_video *", "geo4d (4 steps)", "geo4d (1 step)", "geo4d"]
+    for label in ("geo4d, novel views<", "geo4d, novel views, 4 steps<", "geo4d, novel views, 1 step<"):
+        assert label in text
+    # What is lost to generating, and the trajectories, are of the checkpoint's own steps.
+    assert "-67 (4 lost, 0 gained of 6)" in text
+    assert "a policy that plans by video" in text
+    board = pd.read_csv(result.page.parent / "leaderboard.csv")
+    assert list(zip(board.policy, board.steps, strict=True)) == [
+        ("oracle_video", 0), ("geo4d", 4), ("geo4d", 1), ("geo4d", 0),
+    ]  # fmt: skip
 
 
 def test_a_damaged_table_is_a_dataset_error(tmp_path: Path) -> None:

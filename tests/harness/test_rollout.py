@@ -14,6 +14,7 @@ from geo4d_bench.harness.episodes import Episode, play
 from geo4d_bench.harness.ledger import COLUMNS, WALL_TIME_COLUMNS
 from geo4d_bench.harness.rollout import Rollout, RolloutConfig, run
 from geo4d_bench.harness.simulator import Simulator
+from geo4d_bench.model.video import FirstFrames, Video4D
 from geo4d_bench.policies import ActionChunk, Observation, Policy
 from geo4d_bench.policies.random import Random
 from geo4d_bench.tasks.store_cereal import StoreCereal
@@ -200,6 +201,36 @@ def test_rows_say_through_which_sensor_the_policy_saw(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("short_episodes")
+def test_the_number_of_steps_reaches_the_generator_and_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from geo4d_bench.model.config import PRESETS
+    from geo4d_bench.model.generator import Generator
+
+    Generator(PRESETS.get("debug")).save_pretrained(tmp_path / "debug")
+    sampled, generate_one = [], Generator._generate_one
+
+    def recorded(self: Generator, first: FirstFrames, seed: int, steps: int) -> Video4D:
+        sampled.append(steps)
+        return generate_one(self, first, seed, steps)
+
+    monkeypatch.setattr(Generator, "_generate_one", recorded)
+    results = []
+    for steps, asked in ((None, PRESETS.get("debug").sample_steps), (3, 3)):
+        sampled.clear()
+        folder = tmp_path / str(steps)
+        results.append(roll(folder, policy="geo4d", checkpoint=tmp_path / "debug", episodes=1, steps=steps))
+        assert len(sampled) == results[-1].rows[0].plans > 0
+        assert set(sampled) == {asked}
+    assert [result.rows[0].steps for result in results] == [0, 3]
+    assert [result.board.rows[0].steps for result in results] == [0, 3]
+    assert results[0].rows[0].checkpoint == results[1].rows[0].checkpoint
+    assert results[0].rows[0].run_id != results[1].rows[0].run_id
+    with pytest.raises(LedgerError, match=r"rows of another run .*differ: steps\)"):
+        roll(tmp_path / "None", policy="geo4d", checkpoint=tmp_path / "debug", episodes=1, steps=3)
+
+
+@pytest.mark.usefixtures("short_episodes")
 def test_rows_of_another_run_are_not_mixed_in(tmp_path: Path) -> None:
     roll(tmp_path, episodes=1)
     with pytest.raises(LedgerError, match=r"rows of another run .*views.*use another --out, or delete"):
@@ -222,6 +253,10 @@ def test_a_missing_checkpoint_names_the_command_that_makes_one(tmp_path: Path) -
         ({"views": "nowel"}, UnknownNameError, "did you mean 'novel'"),
         ({"rig": "orbit"}, ConfigError, "has no seen camera"),
         ({"episodes": 0}, ConfigError, "--episodes is 0"),
+        ({"policy": "geo4d", "steps": 0}, ConfigError, "--steps is 0, expected at least 1"),
+        ({"steps": 4}, ConfigError, "'random' generates no video.*leave --steps out, or choose the policy geo4d"),
+        ({"policy": "oracle_video", "steps": 4}, ConfigError, "'oracle_video' generates no video"),
+        ({"policy": "pose_regression", "steps": 4}, ConfigError, "'pose_regression' generates no video"),
     ],
 )
 def test_mistakes_are_told_at_once(

@@ -234,6 +234,33 @@ def test_a_plan_does_not_depend_on_its_company(checkpoint: Path) -> None:
         np.testing.assert_array_equal(together[i].rgb, alone[i].rgb)
 
 
+def test_a_plan_is_sampled_in_the_steps_asked_for(checkpoint: Path) -> None:
+    obs, videos = observation(16, 24), {}
+    for steps in (None, 1, 3):
+        policy = policies.make_policy("geo4d", checkpoint, steps=steps)()
+        policy.reset(TASK, 5)
+        policy.act(obs)
+        videos[steps] = policy.last_video
+    policy.reset(TASK, 5)
+    (alone,) = policy.loaded.generator.generate([policy.loaded.first_frames(obs, TASK)], [policy.next_seed()], steps=3)
+    np.testing.assert_array_equal(videos[3].rgb, alone.rgb)
+    np.testing.assert_array_equal(videos[None].rgb, videos[1].rgb)  # the preset's own number is 1
+    assert not np.array_equal(videos[1].rgb, videos[3].rgb)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "sentence"),
+    [
+        ("geo4d", 0, "steps is 0, expected at least 1"),
+        ("expert", 4, "'expert' generates no video.*leave --steps out"),
+        ("pose_regression_calibrated", 4, "generates no video.*geo4d_calibrated"),
+    ],
+)
+def test_steps_that_make_no_sense_are_refused(checkpoint: Path, name: str, steps: int, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        policies.make_policy(name, checkpoint, steps=steps)
+
+
 def test_every_plan_has_its_own_seed_and_every_rerun_the_same(checkpoint: Path) -> None:
     factory = policies.make_policy("geo4d", checkpoint)
     policy, again, other = factory(), factory(), factory()
