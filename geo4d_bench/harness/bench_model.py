@@ -107,7 +107,7 @@ def preset(config: BenchConfig) -> list[Measurement]:
     device = torch.device(config.device)
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
-    generator, averaged = make_generator(c).to(device), make_generator(c).to(device).eval()
+    generator = make_generator(c).to(device)
     further = config.batch_size * FURTHER if c.foresees else 0
     batch = {k: v.to(device) for k, v in fake_batch(c, config.batch_size, further).items()}
     optimizers, average, bf16 = Optimizers(generator, 1e-4, 0.01), Average(generator, 0.99), computes_in_bf16(device)
@@ -130,8 +130,9 @@ def preset(config: BenchConfig) -> list[Measurement]:
     factor = factor.bfloat16() if bf16 else factor
     works = (step, lambda: factor @ factor)
     step_s, product_s = median_seconds(config.repeats, *(functools.partial(_finished, device, w) for w in works))
-    averaged.load_state_dict(average.weights)
-    by_steps = plan_seconds(averaged, _fake_first_frames(c), functools.partial(median_seconds, config.repeats))
+    by_steps = plan_seconds(
+        average.module(generator), _fake_first_frames(c), functools.partial(median_seconds, config.repeats)
+    )
     on = f"{config.preset} ({c.setting}, {c.height}x{c.width}) on {_name(device)}"
     size = f"batch {config.batch_size}, {'bfloat16' if bf16 else 'float32'}"
     return [

@@ -66,7 +66,10 @@ class Autoencoders(nn.Module):
         return whole.expand(-1, self.channels, -1, -1)
 
     def fit_pointmaps(
-        self, videos: Iterable[tuple[Tensor, Tensor]], learning_rate: float = 1e-5
+        self,
+        videos: Iterable[tuple[Tensor, Tensor]],
+        learning_rate: float = 1e-5,
+        state: dict[str, Tensor] | None = None,
     ) -> list[dict[str, float]]:
         """Fine-tune the pointmap autoencoder, one step a video batch, and freeze it again.
 
@@ -77,6 +80,8 @@ class Autoencoders(nn.Module):
             videos: normalised pointmaps (N, T, 3, H, W) with anything finite where invalid, and which pixels are valid
                 (N, T, 1, H, W).
             learning_rate: of Adam.
+            state: the scale and Adam's moments, by ``<parameter>/<moment>``, as an earlier call left them here to go on
+                from, or empty; this call leaves its own.
 
         Returns:
             For every step ``loss`` and ``l1``, the mean distance before it.
@@ -84,6 +89,14 @@ class Autoencoders(nn.Module):
         autoencoder: Any = self.streams[POINTS].requires_grad_(True)
         log_scale = nn.Parameter(torch.zeros((), device=next(self.parameters()).device))
         optimizer = torch.optim.Adam([*autoencoder.parameters(), log_scale], learning_rate)
+        state = {} if state is None else state
+        if state:
+            log_scale.data.copy_(state.pop("log_scale"))
+            moments: dict[int, dict[str, Tensor]] = {}
+            for key, value in state.items():
+                index, name = key.split("/")
+                moments.setdefault(int(index), {})[name] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
         autoencoder.enable_gradient_checkpointing()
         rows = []
         for points, valid in videos:
@@ -103,6 +116,9 @@ class Autoencoders(nn.Module):
         autoencoder.disable_gradient_checkpointing()
         autoencoder.requires_grad_(False)
         autoencoder.zero_grad(set_to_none=True)
+        left = optimizer.state_dict()["state"].items()
+        state |= {f"{index}/{name}": value for index, of_one in left for name, value in of_one.items()}
+        state["log_scale"] = log_scale.detach()
         return rows
 
 

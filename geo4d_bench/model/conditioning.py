@@ -36,8 +36,7 @@ class ClipEmbedding(nn.Module):
     @torch.no_grad()
     def forward(self, first: Tensor) -> Tensor:
         """(N, 8, H, W) -> (N, 1, D)."""
-        # As Stable Video Diffusion's pipeline does it: squeezed to a square, not cropped.
-        rgb = F.interpolate(first[:, :3], (self.size, self.size), mode="bicubic", antialias=True)
+        rgb = _squeezed(first[:, :3], self.size)
         embedding: Tensor = self.encoder(((rgb + 1) / 2 - self.mean) / self.std).image_embeds
         return embedding[:, None]
 
@@ -91,6 +90,22 @@ def random_image_encoder(sizes: ImageEncoderSizes) -> nn.Module:
              "patch_size", "projection_dim", "hidden_act")  # fmt: skip
     config = transformers.CLIPVisionConfig(**{name: getattr(sizes, name) for name in names})
     return cast(nn.Module, transformers.CLIPVisionModelWithProjection(config))
+
+
+def _squeezed(images: Tensor, size: int) -> Tensor:
+    """Images (N, C, H, W) as squares (N, C, size, size), as Stable Video Diffusion's pipeline makes them for CLIP.
+
+    Not cropped; along each side blurred by a Gaussian as wide as the side shrinks, then bicubic from corner to corner.
+    The same as diffusers' ``_resize_with_antialiasing``, which is private and would be rounded under autocast.
+    """
+    for side, pad in ((-1, (1, 1, 0, 0)), (-2, (0, 0, 1, 1))):
+        sigma = max((images.shape[side] / size - 1.0) / 2.0, 0.001)
+        reach = int(max(4.0 * sigma, 3.0)) // 2
+        offsets = torch.arange(-reach, reach + 1, device=images.device)
+        kernel = (-0.5 * (offsets / sigma).square()).softmax(0)
+        padded = F.pad(images, [reach * p for p in pad], mode="reflect")
+        images = (padded.unfold(side, 2 * reach + 1, 1) * kernel).sum(-1)
+    return F.interpolate(images, (size, size), mode="bicubic", align_corners=True)
 
 
 def import_transformers() -> Any:

@@ -18,7 +18,7 @@ ABLATIONS = {
     "no_mv_attention": "nothing flows between the views",
     "shared_decoders": "one decoder's weights serve both views, as in the paper's release",
     "no_mask": "invalid pixels are learned as the point (0, 0, 0) of their camera, as in the paper's release",
-    "no_gripper_weight": "pixels near a hand weigh as much as any other",
+    "no_gripper_weight": "pixels on and near a hand weigh as much as any other",
     "native_frame": "each view's points stay in its own frame, there is no shared one; without known poses only",
     "svd": "RGB only, one decoder, the views apart",
     "svd_mv": "RGB only, two decoders with cross-view attention",
@@ -63,6 +63,11 @@ class Told:
     def shared_decoders(self) -> bool:
         """Whether one decoder's weights serve both views."""
         return self.ablation in ("shared_decoders", "svd")
+
+    @property
+    def gripper_weight(self) -> bool:
+        """Whether pixels on and near a hand weigh more than others."""
+        return self.ablation != "no_gripper_weight"
 
     @property
     def shared_frame(self) -> bool:
@@ -191,6 +196,11 @@ class GeneratorConfig(Told):
     def finds_cameras(self) -> bool:
         """Whether cameras have to be found in the scene."""
         return self.foresees and self.shared_frame and not self.calibrated
+
+    @property
+    def weight_of_parts(self) -> float:
+        """What a hand's pixel weighs in the loss of the part labels."""
+        return self.part_weight if self.gripper_weight else 1.0
 
     @property
     def tokens(self) -> int:

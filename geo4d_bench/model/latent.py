@@ -3,6 +3,9 @@
 RGB and pointmaps of two views are denoised in one pass, view m's pointmaps in camera n's frame, which is learned from
 such targets alone (paper, section 3). In the setting ``geo4d_calibrated`` both views are generated in their own frames,
 and view m is moved to camera n's by the known poses.
+
+It is trained on pairs of views. One pass generates any number of them: every further view is a view m, with the same
+weights, and attends to view n alone, so that each is as if generated with view n by itself.
 """
 
 from __future__ import annotations
@@ -87,6 +90,8 @@ class LatentGenerator(BaseGenerator[LatentConfig]):
         near hands, over RGB and the pointmaps of both views; and that of the read-out on true frames.
         """
         self._check(batch)
+        if (views := batch["first_rgb"].shape[1]) != 2:
+            raise ConfigError(f"the unet backbone is trained on pairs of views, got {views}; give two")
         batch = as_told(self.config, batch)
         first = self._first(batch)
         rgb, points, valid = self._targets(batch)
@@ -100,7 +105,7 @@ class LatentGenerator(BaseGenerator[LatentConfig]):
             self.diffusion.add_noise(z, noise, level), level, condition * _like(keep[0], condition),
             context * _like(keep[1], context),
         )  # fmt: skip
-        hand_weight = 0.0 if self.config.ablation == "no_gripper_weight" else self.config.hand_weight
+        hand_weight = self.config.hand_weight if self.config.gripper_weight else 0.0
         weight = _like(self.diffusion.loss_weight(level), z) + hand_weight * self._near_hand(batch["parts"])
         error = (denoised - z).square() * known
         share = known.mean((0, 1, 3, 4, 5, 6)).clamp(min=1e-6)
@@ -115,8 +120,11 @@ class LatentGenerator(BaseGenerator[LatentConfig]):
             },
         )  # fmt: skip
 
-    def fit_autoencoder(self, batches: Iterable[dict[str, Tensor]]) -> list[dict[str, float]]:
-        """Fine-tune the pointmap autoencoder on the pointmaps of batches, one step each, before the U-Net is trained.
+    def fit_autoencoder(
+        self, batches: Iterable[dict[str, Tensor]], state: dict[str, Tensor] | None = None
+    ) -> list[dict[str, float]]:
+        """Fine-tune the pointmap autoencoder on the pointmaps of batches, one step each, before the U-Net is trained;
+        with ``state``, see :meth:`Autoencoders.fit_pointmaps`, one call can go on where another ended.
 
         Returns:
             ``loss`` and ``l1`` of every step, see :meth:`Autoencoders.fit_pointmaps`.
@@ -129,7 +137,8 @@ class LatentGenerator(BaseGenerator[LatentConfig]):
         if self.config.rgb_only:
             raise ConfigError(f"{self.config.ablation} has no pointmaps to fit an autoencoder to; leave the steps out")
         videos = (self._targets(as_told(self.config, batch))[1:] for batch in batches)
-        return self.codec.fit_pointmaps((points.flatten(0, 1), valid.flatten(0, 1)) for points, valid in videos)
+        pairs = ((points.flatten(0, 1), valid.flatten(0, 1)) for points, valid in videos)
+        return self.codec.fit_pointmaps(pairs, state=state)
 
     @classmethod
     def from_svd(cls, source: Path | str, config: LatentConfig) -> LatentGenerator:
@@ -154,27 +163,28 @@ class LatentGenerator(BaseGenerator[LatentConfig]):
         device = batch["first_rgb"].device
         first = self._first(batch)
         condition, context = self._condition(first)
-        rng = torch.Generator().manual_seed(seed)
-        shape = (1, 2, len(self.streams), c.frames, c.channels, c.height // c.cell, c.width // c.cell)
-        noise = torch.randn(shape, generator=rng).to(device)
+        views = len(frames.rgb)
+        noise = self._noise(seed, views).to(device)
         z = sample(self.diffusion, lambda x, level: self._denoise(x, level, condition, context), noise, steps)
         decoded = [
             self.codec.decode(stream, (z[:, :, stream] / self.codec.scale).flatten(0, 2), c.frames)
             for stream in self.streams
-        ]  # (2 * T, 3, H, W)
+        ]  # (V * T, 3, H, W)
         rgb, points = decoded[0], torch.zeros_like(decoded[0]) if c.rgb_only else decoded[1]
         valid_logit, parts_logit = self.readout(torch.cat([rgb, points], 1), first[0].repeat_interleave(c.frames, 0))
-        parts_logit[:, 1:] += math.log(_PART_ODDS / _PART_WEIGHT)
+        if c.gripper_weight:
+            parts_logit[:, 1:] += math.log(_PART_ODDS / _PART_WEIGHT)
         parts = parts_logit.argmax(1)
-        metres = points.movedim(1, -1).view(2, c.frames, c.height, c.width, 3) * c.point_scale_m + self._mean_m(device)
+        metres = points.movedim(1, -1).view(views, c.frames, c.height, c.width, 3)
+        metres = metres * c.point_scale_m + self._mean_m(device)
         if c.calibrated:
-            metres[1] = _transform(_T_n_m(batch)[0], metres[1])
+            metres[1:] = _transform(T_n_cam(batch)[0, 1:, None, None, None], metres[1:])
         # Wherever a hand is shown it has a place.
         seen = ((valid_logit[:, 0] > 0) | (parts > 0)).view(metres.shape[:-1])
         if c.rgb_only:
             seen[:] = False
         if not c.shared_frame:
-            seen[1] = False  # points of an unknown camera's frame are of no use to anyone
+            seen[1:] = False  # points of an unknown camera's frame are of no use to anyone
         metres[~seen] = math.nan
         colours = ((rgb.movedim(1, -1).clamp(-1, 1) + 1) * 127.5).round().view(metres.shape)
         return Video4D(
@@ -184,6 +194,12 @@ class LatentGenerator(BaseGenerator[LatentConfig]):
             K=frames.K,
             dt_s=c.dt_s,
         )
+
+    def _noise(self, seed: int, views: int) -> Tensor:
+        """(1, V, S, T, C, h, w); that of a view is the same however many follow."""
+        c, rng = self.config, torch.Generator().manual_seed(seed)
+        shape = len(self.streams), c.frames, c.channels, c.height // c.cell, c.width // c.cell
+        return torch.cat([torch.randn((1, n, *shape), generator=rng) for n in (2, *[1] * (views - 2))], 1)
 
     # ---- between batches and latents --------------------------------------------------------------------------
 
@@ -212,7 +228,8 @@ class LatentGenerator(BaseGenerator[LatentConfig]):
         """(B, V, 8, H, W), see :mod:`geo4d_bench.model.conditioning`."""
         rgb = batch["first_rgb"].float() / 127.5 - 1.0
         valid = batch["first_valid"][..., None].float() * (not self.config.rgb_only)
-        hand = torch.stack([batch["hand_mask"], torch.zeros_like(batch["hand_mask"])], 1)[..., None].float()
+        hand = torch.zeros_like(valid)
+        hand[:, 0, ..., 0] = batch["hand_mask"].float()
         return torch.cat([rgb, self._normalise(batch["first_points"]) * valid, valid, hand], -1).movedim(-1, 2)
 
     def _targets(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -253,7 +270,7 @@ class LatentGenerator(BaseGenerator[LatentConfig]):
         each = first[:, :, None].expand(-1, -1, len(chosen), -1, -1, -1)
         valid_logit, parts_logit = self.readout(frames.flatten(0, 2), each.flatten(0, 2))
         labels = parts.flatten(0, 2).long()
-        weight = torch.where(labels > 0, _PART_WEIGHT, 1.0)
+        weight = torch.where(labels > 0, _PART_WEIGHT if self.config.gripper_weight else 1.0, 1.0)
         wrong = weight * F.cross_entropy(parts_logit.float(), labels, reduction="none")
         return (
             F.binary_cross_entropy_with_logits(valid_logit.float(), valid.flatten(0, 2).float()),
@@ -268,10 +285,8 @@ class LatentGenerator(BaseGenerator[LatentConfig]):
 
     def _check(self, batch: dict[str, Tensor]) -> None:
         super()._check(batch)
-        if batch["first_rgb"].shape[1] != 2:
-            raise ConfigError(
-                f"the unet backbone generates two views, got {batch['first_rgb'].shape[1]}; use the tokens backbone"
-            )
+        if batch["first_rgb"].shape[1] < 2:
+            raise ConfigError("the unet backbone generates view n with at least one other, got one view; give two")
 
 
 def _random_parts(c: LatentConfig) -> Parts:

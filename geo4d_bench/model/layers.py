@@ -108,7 +108,7 @@ def compose(
 
 def without_weights(c: GeneratorConfig, logits: Tensor) -> Tensor:
     """Part logits (B, V, N, C, T, patch²) once the loss's own weight of hand pixels is taken out."""
-    odds = torch.full((c.part_classes,), math.log(c.part_odds / c.part_weight), device=logits.device)
+    odds = torch.full((c.part_classes,), math.log(c.part_odds / c.weight_of_parts), device=logits.device)
     odds[0] = 0.0
     return logits + odds[:, None, None]
 

@@ -103,9 +103,9 @@ def _video(
     rgb = pixels(batch["rgb"][:, :, frames], c.patch).float() / 127.5 - 1.0
     parts = pixels(batch["parts"][:, :, frames, ..., None], c.patch)[:, :, :, 0].long()
     near = pixels(_near_hand(c, batch["parts"][:, :, frames])[..., None], c.patch)
-    weight = 1.0 + (0.0 if c.ablation == "no_gripper_weight" else c.hand_weight) * near
-    part_weight = torch.full((c.part_classes,), c.part_weight, device=device)
-    part_weight[0] = 1.0
+    weight = 1.0 + (c.hand_weight if c.gripper_weight else 0.0) * near
+    part_weight = torch.ones(c.part_classes, device=device)
+    part_weight[1:] = c.weight_of_parts
     found = {
         "rgb": _mean((scene.rgb - rgb).square().add(1e-4).sqrt(), weight),
         "parts": _mean(F.cross_entropy(scene.parts.movedim(3, 1), parts, reduction="none"), part_weight[parts]),
@@ -120,7 +120,8 @@ def _video(
     hand_error = sum(_distance(hand_points[a], points) * (arm == a)[:, :, :, None] for a in range(c.arms))
     return found | {
         "background": _mean(_distance(scene.background, points), weight * (valid & ~on_hand)) / c.point_scale_m,
-        "hand": _mean(torch.as_tensor(hand_error), on_hand.float()) / c.motion_scale_m,
+        "hand": _mean(torch.as_tensor(hand_error) * on_hand, (on_hand if c.gripper_weight else valid).float())
+        / c.motion_scale_m,
         "valid": F.binary_cross_entropy_with_logits(scene.valid, valid.float()),
     }
 

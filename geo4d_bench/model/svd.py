@@ -123,9 +123,11 @@ def _read(source: Path | str, name: str, read: Any, folder: str, **options: Any)
     try:
         return read(folder, subfolder=name, **options)
     except Exception as error:  # each library, and safetensors, raise types of their own for what is missing or cut off
+        copied = Path(folder).is_dir()
+        advice = "copy it again" if copied else "give a hub id that can be reached or is in the hub's cache"
         raise CheckpointError(
-            f"{source}: {name} cannot be read ({str(error).splitlines()[0]}); "
-            "copy it again, or give a folder in diffusers' layout"
+            f"{source}: {'' if copied else 'no such folder, and as a hub id its '}{name} cannot be read "
+            f"({str(error).splitlines()[0]}); {advice}, or give a folder in diffusers' layout"
         ) from None
 
 

@@ -1,5 +1,6 @@
 """Stable Video Diffusion's U-Net with a decoder for each of two views and cross-view attention between them.
 
+View n is the reference; further views are all told by view m's decoder, and none of them is looked at by another.
 Encoder and middle are shared. View m's decoder is a deep copy of view n's, made after pretrained weights were loaded,
 so that the two can part (paper, section 3.2). After each decoder layer the pointmap stream of view m looks at that of
 view n, within each frame; the attention's output starts at zero, so that untrained both views are the stock model to
@@ -35,9 +36,10 @@ class _Given:
     context: Tensor  # (N * T, L, context)
     frames: Tensor  # (N, T) zeros: none of the frames is a still image
 
-    def half(self, view: int) -> _Given:
-        """The videos of one view, which is one half of the batch."""
-        return _Given(*(x.chunk(2)[view] for x in (self.time, self.context, self.frames)))
+    def of_each(self, views: int) -> list[_Given]:
+        """The videos of view n, which is the first of so many views on the batch, and those of the others."""
+        parts = (_first_and_others(x, views) for x in (self.time, self.context, self.frames))
+        return [_Given(*part) for part in zip(*parts, strict=True)]
 
 
 class DualDecoderUNet(nn.Module):
@@ -66,24 +68,24 @@ class DualDecoderUNet(nn.Module):
         self.cross_view = nn.ModuleList(CrossView(width, cross_view_heads) for width in widths if cross_view_heads)
 
     def forward(self, x: Tensor, level: Tensor, context: Tensor, added_time: Tensor) -> Tensor:
-        """Output of both views and streams in one pass.
+        """Output of all views and streams in one pass.
 
         Args:
-            x: (2, S, B, T, C, h, w) views n and m; streams RGB and pointmap, or RGB alone, between whose views
-                attention then is; noisy latents and condition on channels.
+            x: (V, S, B, T, C, h, w) view n, then one view m or several; streams RGB and pointmap, or RGB alone, between
+                whose views attention then is; noisy latents and condition on channels.
                 h and w divide by 2 ** (number of down blocks - 1).
             level: (B,) the noise level, as the diffusion tells it.
-            context: (2, B, L, D) of each view, for cross-attention.
+            context: (V, B, L, D) of each view, for cross-attention.
             added_time: (numbers,) what else the time embedding is given, the same for all.
 
         Returns:
-            (2, S, B, T, C', h, w).
+            (V, S, B, T, C', h, w).
         """
         views, streams, batch, frames = x.shape[:4]
         videos = views * streams * batch
         contexts = context[:, None].expand(-1, streams, -1, -1, -1).flatten(0, 2)  # (N, L, D)
         given = self._given(level.repeat(views * streams), contexts, added_time, frames)
-        hidden = self.conv_in(x.flatten(0, 3))  # (N * T, C, h, w), the views being the halves of N
+        hidden = self.conv_in(x.flatten(0, 3))  # (N * T, C, h, w), view by view
         skips = [hidden]
         for block in self.down_blocks:
             hidden, more = self._run(_call_block, block, hidden, given)
@@ -91,17 +93,18 @@ class DualDecoderUNet(nn.Module):
         hidden = self._run(_call_block, self.mid_block, hidden, given)
         assert len(hidden) == videos * frames
 
-        halves = list(hidden.chunk(2))
-        halves_given = [given.half(0), given.half(1)]
-        decoder_n, decoder_m = decoders = [cast(_Decoder, decoder) for decoder in self.decoders]
+        n, m = _first_and_others(hidden, views)
+        given_n, given_m = given.of_each(views)
+        decoder_n, decoder_m = (cast(_Decoder, decoder) for decoder in self.decoders)
         for k, (layer_n, layer_m) in enumerate(zip(decoder_n.layers(), decoder_m.layers(), strict=True)):
-            skip = skips.pop().chunk(2)
-            halves[0] = self._run(layer_n, halves[0], skip[0], halves_given[0])
-            halves[1] = self._run(layer_m, halves[1], skip[1], halves_given[1])
+            skip_n, skip_m = _first_and_others(skips.pop(), views)
+            n, m = self._run(layer_n, n, skip_n, given_n), self._run(layer_m, m, skip_m, given_m)
             if self.cross_view:
-                (*others, asking), asked = halves[1].chunk(streams), halves[0].chunk(streams)[-1]
-                halves[1] = torch.cat([*others, self._run(self.cross_view[k], asking, asked)])
-        out = torch.stack([decoder.output(half) for decoder, half in zip(decoders, halves, strict=True)])
+                asked = n.chunk(streams)[-1]
+                each = m.unflatten(0, (views - 1, streams, -1))  # (V - 1, S, B * T, C, h, w)
+                asking = self._run(self.cross_view[k], each[:, -1].flatten(0, 1), asked)
+                m = torch.cat([each[:, :-1], asking.unflatten(0, (views - 1, 1, -1))], 1).flatten(0, 2)
+        out = torch.cat([decoder_n.output(n), decoder_m.output(m)])
         return out.view(views, streams, batch, frames, *out.shape[-3:])
 
     def _given(self, level: Tensor, context: Tensor, added_time: Tensor, frames: int) -> _Given:
@@ -124,7 +127,7 @@ class DualDecoderUNet(nn.Module):
 
 
 class CrossView(nn.Module):
-    """Attention of one view's pixels to another's in the same frame, added to the first."""
+    """Attention of some views' pixels to another view's in the same frame, added to the first."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -135,9 +138,9 @@ class CrossView(nn.Module):
         nn.init.zeros_(self.attention.to_out[0].bias)
 
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
-        """(N * T, C, h, w) twice -> (N * T, C, h, w)."""
-        tokens, others = (y.flatten(2).transpose(1, 2) for y in (x, other))  # (N * T, h * w, C)
-        seen: Tensor = self.attention(tokens, encoder_hidden_states=others)
+        """V views (V * N * T, C, h, w) and the one that all look at, (N * T, C, h, w) -> (V * N * T, C, h, w)."""
+        tokens, others = (y.flatten(2).transpose(1, 2) for y in (x, other))  # (... * T, h * w, C)
+        seen: Tensor = self.attention(tokens, encoder_hidden_states=others.repeat(len(x) // len(other), 1, 1))
         return x + seen.transpose(1, 2).reshape(x.shape)
 
 
@@ -181,6 +184,12 @@ class _UpLayer:
         if self.last and block.upsamplers is not None:
             hidden = block.upsamplers[0](hidden)
         return hidden
+
+
+def _first_and_others(x: Tensor, views: int) -> tuple[Tensor, Tensor]:
+    """Of the first view and of the others, (N, ...) -> (N / V, ...) and (N - N / V, ...)."""
+    first = len(x) // views
+    return x[:first], x[first:]
 
 
 def _call_block(block: Any, hidden: Tensor, given: _Given) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -17,32 +18,50 @@ from geo4d_bench.model.checkpoint import read_tensors, write_aside
 from geo4d_bench.training.optimizer import Optimizers
 
 STATE_NAME = "trainer.safetensors"
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass
 class Progress:
-    """Where a training stands: steps done, seconds trained (resumed time counts), whether it reached its end."""
+    """Where a training stands: steps done, seconds trained (resumed time counts), whether it reached its end, and
+    before all these the steps that fitted the autoencoder."""
 
     step: int = 0
     trained_s: float = 0.0
     finished: bool = False
+    fitted: int = 0
 
 
 class Average:
     """Exponential moving average of a module's weights; in short trainings it is much better than the last ones.
 
     The decay grows with the steps, so that the random start is forgotten.
+
+    Attributes:
+        weights: the module's state dict with averages for what is trained; the rest, frozen weights and buffers, are
+            the module's own tensors.
+        trained: names of the averages in it, each tensor's first where it has several.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        averages = {p: p.detach().clone() for p in module.parameters() if p.requires_grad}
+        self.weights = {k: averages.get(v, v.detach()) for k, v in module.state_dict(keep_vars=True).items()}
+        self.trained = [name for name, p in module.named_parameters() if p.requires_grad]
 
     def update(self, module: nn.Module, step: int) -> None:
         """Move towards the module's weights after optimiser step ``step`` (from 1)."""
         decay = min(self.decay, step / (step + 10.0))
         live = module.state_dict()
-        torch._foreach_lerp_(list(self.weights.values()), [live[k] for k in self.weights], 1.0 - decay)
+        torch._foreach_lerp_([self.weights[k] for k in self.trained], [live[k] for k in self.trained], 1.0 - decay)
+
+    def module(self, trained: M) -> M:
+        """A copy of the module that is averaged, in evaluation mode. Its tensors are the averages and, where nothing is
+        trained, the module's own, so that it takes no memory, and serves until the next update."""
+        shared = {id(t): t for t in (*trained.parameters(), *trained.buffers())}
+        averaged = copy.deepcopy(trained, shared)
+        averaged.load_state_dict(self.weights, assign=True)
+        return averaged.eval()
 
 
 def save_state(
@@ -52,16 +71,20 @@ def save_state(
     module: nn.Module,
     average: Average,
     optimizers: Optimizers,
+    fit: dict[str, Tensor],
 ) -> None:
-    """Write ``trainer.safetensors``: weights, their average, the optimisers' moments, and progress as metadata."""
+    """Write ``trainer.safetensors``: weights, averages, the optimisers' moments, what the autoencoder's fitting needs
+    to go on, and progress as metadata."""
     tensors = {f"weights/{k}": v for k, v in module.state_dict().items()}
-    tensors |= {f"average/{k}": v for k, v in average.weights.items()}
+    tensors |= {f"average/{k}": average.weights[k] for k in average.trained}
     tensors |= {f"optimizer/{k}": v for k, v in optimizers.state().items()}
+    tensors |= {f"fit/{k}": v for k, v in fit.items()}
     meta = {
         "settings": json.dumps(settings),
         "step": str(progress.step),
         "trained_s": repr(progress.trained_s),
         "finished": str(int(progress.finished)),
+        "fitted": str(progress.fitted),
     }
     write_aside(folder / STATE_NAME, save({k: v.detach().cpu().clone() for k, v in tensors.items()}, metadata=meta))
 
@@ -74,19 +97,24 @@ def read_progress(folder: Path) -> tuple[dict[str, Any], Progress] | None:
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata()
-        progress = Progress(int(meta["step"]), float(meta["trained_s"]), meta["finished"] == "1")
+        fitted = int(meta.get("fitted", "0"))  # earlier versions saved none, and nothing before the fitting's end
+        progress = Progress(int(meta["step"]), float(meta["trained_s"]), meta["finished"] == "1", fitted)
         return json.loads(meta["settings"]), progress
     except Exception as error:  # safetensors raises its own type for cut-off files, json and dict theirs
         raise CheckpointError(f"{path}: not a whole training state ({error}); remove it to start anew") from None
 
 
-def load_state(folder: Path, module: nn.Module, average: Average, optimizers: Optimizers) -> None:
-    """Fill module, average and optimisers from :func:`save_state`'s file."""
+def load_state(
+    folder: Path, module: nn.Module, average: Average, optimizers: Optimizers, fit: dict[str, Tensor]
+) -> None:
+    """Fill module, average, optimisers and ``fit`` from :func:`save_state`'s file."""
     tensors = read_tensors(folder / STATE_NAME)
     try:
         module.load_state_dict(_part(tensors, "weights/"))
-        average.weights = {k: tensors[f"average/{k}"].to(v.device) for k, v in average.weights.items()}
+        for name in average.trained:
+            average.weights[name].copy_(tensors[f"average/{name}"])
         optimizers.load_state(_part(tensors, "optimizer/"))
+        fit.update(_part(tensors, "fit/"))
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(
             f"{folder / STATE_NAME}: made for another model ({str(error).splitlines()[0]}); choose another --out"

@@ -54,7 +54,8 @@ class TrainConfig:
     pretrained: str | None = None
     """Stable Video Diffusion to start from, for the preset svd: a folder in diffusers' layout or a hub id."""
     autoencoder_steps: int | None = None
-    """Steps that fit the preset svd's autoencoder of pointmaps before the others are made; none by default."""
+    """Steps that fit the preset svd's autoencoder of pointmaps, none by default. They come before --minutes or --steps
+    and count towards neither; stopped, they go on from where they were."""
     minutes: float | None = None
     """Time budget (10 where neither this nor --steps is given). Learning rate and end follow it."""
     steps: int | None = None

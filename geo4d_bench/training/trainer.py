@@ -12,7 +12,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -71,7 +71,7 @@ class Trainer:
     """One training in one folder. ``settings`` identify it: a folder is resumed only with equal ones.
 
     ``known`` is what the generator is told of hands and scene, see ``Generator.know``; ``pretrained`` are weights to
-    start from, see :func:`make_generator`; ``autoencoder_steps`` fit the pointmap autoencoder first.
+    start from, see :func:`make_generator`; ``autoencoder_steps`` fit the pointmap autoencoder before the budget begins.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class Trainer:
     ) -> None:
         self.folder, self.schedule, self.seed, self.settings = folder, schedule, seed, settings
         self.source, self.watched, self.workers = source, watched, workers
+        self.autoencoder_steps = autoencoder_steps
         self.accelerator = _accelerator()
         device, processes = self.accelerator.device, self.accelerator.num_processes
         self.bf16 = computes_in_bf16(device, precision)
@@ -102,16 +103,14 @@ class Trainer:
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed("training", "train", seed, "weights"))
             self.generator = make_generator(config, pretrained).to(device)
-            self.averaged = make_generator(self.generator.config).to(device).eval()
         self.generator.know(*known)
-        if autoencoder_steps and read_progress(folder) is None:
-            self._fit_autoencoder(autoencoder_steps)
         self.average = Average(self.generator, schedule.average_decay)
         self.optimizers = Optimizers(self.generator, schedule.learning_rate, schedule.weight_decay)
         self.progress = Progress()
         self.rows: list[dict[str, str]] = []
+        self.fit_rows: list[dict[str, str]] = []
+        self.fit_state: dict[str, Tensor] = {}
         self._resume()
-        self.model = self.accelerator.prepare_model(_LossOf(self.generator))
 
     @property
     def first(self) -> bool:
@@ -119,11 +118,59 @@ class Trainer:
         return bool(self.accelerator.is_main_process)
 
     def run(self, on_watch: Callable[[Trainer], None] | None = None) -> None:
-        """Train to the end of the budget. On SIGINT or SIGTERM in any process the step in hand ends, everything is
-        saved, and KeyboardInterrupt is raised in all; the same call on the same folder goes on from there.
+        """Fit the autoencoder, then train to the end of the budget. On SIGINT or SIGTERM in any process the step in
+        hand ends, everything is saved, and KeyboardInterrupt is raised in all; the same call on the same folder goes
+        on from there.
 
         ``on_watch`` is called in the first process alone.
         """
+        with StopRequest() as stop:
+            if self.progress.step == 0 and self.progress.fitted < self.autoencoder_steps:
+                self._fit_autoencoder(stop)
+            # Wrapped now, because that gives all processes the first one's weights, fitted ones too.
+            self.model = self.accelerator.prepare_model(_LossOf(self.generator))
+            self._train(stop, on_watch)
+
+    def save(self) -> None:
+        """Checkpoint (averaged weights), log, and the state to resume from."""
+        save_checkpoint(self.folder, self.generator.config, self.average.weights)
+        write_aside(self.folder / LOG_NAME, _csv(self.rows).encode())
+        self._save_state()
+
+    def averaged_generator(self) -> AnyGenerator:
+        """The generator with the averaged weights, what a checkpoint holds, see :meth:`Average.module`."""
+        return self.average.module(self.generator)
+
+    # ---- parts ------------------------------------------------------------------------------------------------
+
+    def _fit_autoencoder(self, stop: StopRequest) -> None:
+        """Take the steps that are left; KeyboardInterrupt after saving where stopped before the last."""
+        from geo4d_bench.model.latent import LatentGenerator
+
+        if not isinstance(self.generator, LatentGenerator):
+            raise ConfigError("the backbone 'tokens' has no autoencoder to fit; choose --preset svd")
+        rows = self.generator.fit_autoencoder(self._fit_batches(stop), self.fit_state)
+        self.fit_rows += [{k: f"{v:.6g}" for k, v in row.items()} for row in rows]
+        self.progress.fitted += len(rows)
+        stopped = self.progress.fitted < self.autoencoder_steps
+        if not stopped:
+            self.fit_state.clear()
+        if self.first:
+            write_aside(self.folder / AUTOENCODER_LOG_NAME, _csv(self.fit_rows).encode())
+            self._save_state()
+        self.accelerator.wait_for_everyone()
+        if stopped:
+            raise KeyboardInterrupt
+
+    def _fit_batches(self, stop: StopRequest) -> Iterator[dict[str, Tensor]]:
+        for step in range(self.progress.fitted, self.autoencoder_steps):
+            if self._agree(0.0, stop.received)[1]:
+                return
+            rng = generator("training", "train", self.seed, f"autoencoder {step}")
+            batch = batch_from_windows([self.source.sample(rng) for _ in range(self.schedule.batch_size)])
+            yield {k: v.to(self.accelerator.device) for k, v in batch.items()}
+
+    def _train(self, stop: StopRequest, on_watch: Callable[[Trainer], None] | None) -> None:
         from tqdm import tqdm
 
         started, before = time.perf_counter(), self.progress.trained_s
@@ -136,9 +183,9 @@ class Trainer:
             further=FURTHER if self.generator.config.foresees else 0,
         )  # fmt: skip
         stopped = False
-        with bar, closing(stream), StopRequest() as stop:
+        with bar, closing(stream):
             while self.schedule.done(self.progress) < 1.0 and not stopped:
-                row = self._step(next(stream))
+                row = self._step(stream)
                 self.rows.append(row)
                 # One clock decides, and one stop request is all processes': otherwise some would wait for others.
                 self.progress.trained_s, stopped = self._agree(before + time.perf_counter() - started, stop.received)
@@ -159,32 +206,10 @@ class Trainer:
         if not self.progress.finished:
             raise KeyboardInterrupt
 
-    def save(self) -> None:
-        """Checkpoint (averaged weights), log, and the state to resume from."""
-        save_checkpoint(self.folder, self.generator.config, self.average.weights)
-        write_aside(self.folder / LOG_NAME, _csv(self.rows).encode())
-        save_state(self.folder, self.settings, self.progress, self.generator, self.average, self.optimizers)
-
-    def averaged_generator(self) -> AnyGenerator:
-        """The generator with the averaged weights: what a checkpoint holds."""
-        self.averaged.load_state_dict(self.average.weights)
-        return self.averaged
-
-    # ---- parts ------------------------------------------------------------------------------------------------
-
-    def _fit_autoencoder(self, steps: int) -> None:
-        from geo4d_bench.model.latent import LatentGenerator
-
-        if not isinstance(self.generator, LatentGenerator):
-            raise ConfigError("the backbone 'tokens' has no autoencoder to fit; choose --preset svd")
-        rngs = (generator("training", "train", self.seed, f"autoencoder {i}") for i in range(steps))
-        size = range(self.schedule.batch_size)
-        device = self.accelerator.device
-        made = (batch_from_windows([self.source.sample(rng) for _ in size]) for rng in rngs)
-        rows = self.generator.fit_autoencoder({k: v.to(device) for k, v in batch.items()} for batch in made)
-        if self.first:
-            text = _csv([{k: f"{v:.6g}" for k, v in r.items()} for r in rows])
-            write_aside(self.folder / AUTOENCODER_LOG_NAME, text.encode())
+    def _save_state(self) -> None:
+        save_state(
+            self.folder, self.settings, self.progress, self.generator, self.average, self.optimizers, self.fit_state
+        )
 
     def _resume(self) -> None:
         saved = read_progress(self.folder)
@@ -200,15 +225,14 @@ class Trainer:
                 f"{self.folder}: was trained with {key} = {settings.get(key)!r}, now it is {self.settings.get(key)!r}; "
                 "give the same options to go on, or another --out"
             )
-        load_state(self.folder, self.generator, self.average, self.optimizers)
+        load_state(self.folder, self.generator, self.average, self.optimizers, self.fit_state)
         self.progress = progress
-        log = self.folder / LOG_NAME
-        if log.exists():
-            rows = list(csv.DictReader(io.StringIO(log.read_text())))
-            self.rows = [r for r in rows if int(r["step"]) <= progress.step]
+        self.fit_rows = _rows(self.folder / AUTOENCODER_LOG_NAME)[: progress.fitted]
+        self.rows = [r for r in _rows(self.folder / LOG_NAME) if int(r["step"]) <= progress.step]
 
-    def _step(self, batch: dict[str, Tensor]) -> dict[str, str]:
+    def _step(self, stream: Iterator[dict[str, Tensor]]) -> dict[str, str]:
         started = time.perf_counter()
+        batch = next(stream)
         rng = torch.Generator().manual_seed(derive_seed("training", "train", self.seed, f"noise {self.progress.step}"))
         rate = self.schedule.rate(self.progress)
         self.optimizers.set_rate(rate)
@@ -221,10 +245,10 @@ class Trainer:
         self.optimizers.step()
         self.progress.step += 1
         self.average.update(self.generator, self.progress.step)
-        took = time.perf_counter() - started
         names = ["loss", *parts]
         means = mean_over_processes(torch.tensor([float(total.detach()), *parts.values()], device=device)).tolist()
         values = dict(zip(names, means, strict=True)) | {"gradient": float(norm), "rate": rate}
+        took = time.perf_counter() - started  # a GPU has finished the step: the numbers above waited for it
         row = {"step": str(self.progress.step), "seconds": f"{self.progress.trained_s + took:.2f}"}
         row |= {k: f"{v:.6g}" for k, v in values.items()}
         row |= {"windows_per_s": f"{self.schedule.batch_size / took:.2f}", "peak_mib": f"{peak_mib(device):.0f}"}
@@ -288,6 +312,11 @@ def peak_mib(device: torch.device) -> float:
         return float(torch.cuda.max_memory_allocated(device)) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """What :func:`_csv` wrote; none where there is no such file."""
+    return list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
 
 
 def _csv(rows: Sequence[dict[str, str]]) -> str:

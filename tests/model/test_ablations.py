@@ -94,6 +94,25 @@ def test_without_masks_invalid_pixels_are_their_cameras_centre() -> None:
     assert as_told(config("none"), batch) is batch
 
 
+def test_without_gripper_weight_a_hands_pixel_counts_as_any_other() -> None:
+    batch = batch_from_windows([window(i) for i in range(4)])
+
+    def parts(ablation: str, **weights: float) -> dict[str, float]:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            generator = Generator(dataclasses.replace(config(ablation), **weights))
+        return generator.loss(batch, torch.Generator().manual_seed(0)).parts
+
+    assert DEBUG.loss_frames == DEBUG.frames  # the loss looks at all that is counted below
+    usual, without = parts("none"), parts("no_gripper_weight")
+    for name, weights in (("rgb", {"hand_weight": 40.0}), ("background", {"hand_weight": 40.0}),
+                          ("parts", {"part_weight": 2.0})):  # fmt: skip
+        assert parts("none", **weights)[name] != usual[name]
+        assert parts("no_gripper_weight", **weights)[name] == without[name]
+    on_hand = int(((batch["parts"] > 0) & batch["valid"]).sum())
+    assert without["hand"] * int(batch["valid"].sum()) == pytest.approx(usual["hand"] * on_hand, rel=1e-4)
+
+
 def test_the_native_frame_keeps_view_m_to_itself() -> None:
     w = window(2)
     told = as_told(config("native_frame"), batch_from_windows([w]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ from synthetic_windows import window
 
 from geo4d_bench.errors import CheckpointError, ConfigError
 from geo4d_bench.geometry import transform
+from geo4d_bench.model.ablations import as_told
 from geo4d_bench.model.autoencoders import POINTS, RGB, Autoencoders, Pixels
 from geo4d_bench.model.backbones import PRESETS, load_generator, make_generator
 from geo4d_bench.model.batch import batch_from_windows, fake_batch, first_frames, input_spec
 from geo4d_bench.model.config import PRESETS as TOKEN_PRESETS
 from geo4d_bench.model.generator import Generator
-from geo4d_bench.model.latent import LatentGenerator
+from geo4d_bench.model.latent import _READ_FRAMES, LatentGenerator
 from geo4d_bench.model.latent_config import DEBUG_UNET, SVD, AutoencoderSizes, ImageEncoderSizes, LatentConfig
 from geo4d_bench.model.video import FirstFrames
 
@@ -216,6 +218,72 @@ def test_view_m_sees_view_n_only_through_cross_view_attention(batch: dict[str, t
     assert np.array_equal(a.rgb[1], b.rgb[1])  # the pointmap stream alone attends
 
 
+def of_four_cameras() -> list[FirstFrames]:
+    """The pairs of one camera with each of the other three."""
+    pairs = {w.cameras[1]: w for w in map(window, range(40)) if w.cameras[0] == "cam00"}
+    assert len(pairs) == 3
+    return [first_frames(w) for w in pairs.values()]
+
+
+def joined(pairs: list[FirstFrames]) -> FirstFrames:
+    """Four views; view n and its hand are the first pair's (another pair is of another moment)."""
+    four = pairs[0]
+    for other in pairs[1:]:
+        four = four.with_view_m_of(other)
+    return four
+
+
+@pytest.mark.parametrize("change", [
+    {}, {"setting": "geo4d_calibrated"}, {"ablation": "native_frame"}, {"ablation": "svd"}, {"ablation": "svd_mv"},
+])  # fmt: skip
+@BOTH
+def test_each_further_view_is_generated_as_if_alone_with_view_n(
+    config: LatentConfig, change: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = build(dataclasses.replace(config, **change)).eval()
+    with torch.no_grad():
+        for p in generator.network.parameters():
+            p.add_(0.03 * torch.randn(p.shape, generator=noise(2)))
+    views = joined(of_four_cameras())
+    (four,) = generator.generate([views], [4], 2)
+    assert four.rgb.shape == (4, 3, 16, 24, 3)
+    drawn = generator._noise(4, 4)
+    assert torch.equal(drawn[:, :2], generator._noise(4, 2))
+    for view in range(1, 4):
+        assert view == 1 or not torch.equal(drawn[:, view], drawn[:, 1])
+        monkeypatch.setattr(generator, "_noise", lambda *_, both=(0, view): drawn[:, both])
+        poses = views.T_world_cam
+        assert poses is not None
+        one = dataclasses.replace(
+            views, rgb=views.rgb[[0, view]], points=views.points[[0, view]], K=views.K[[0, view]],
+            T_world_cam=poses[[0, view]],
+        )  # fmt: skip
+        (alone,) = generator.generate([one], [4], 2)
+        pair = four.pair(view)
+        # Up to the order of sums, which depends on how many samples are computed together: a colour may round the
+        # other way, and what is as good as undecided may be decided otherwise.
+        assert np.abs(pair.rgb.astype(int) - alone.rgb).max() <= 1
+        assert (pair.parts == alone.parts).mean() > 0.99
+        seen = np.isfinite(pair.points) & np.isfinite(alone.points)
+        assert (np.isfinite(pair.points) == np.isfinite(alone.points)).mean() > 0.99
+        assert seen[0].any() != generator.config.rgb_only
+        np.testing.assert_allclose(pair.points[seen], alone.points[seen], atol=1e-4)
+        assert np.isnan(pair.points[1]).all() != generator.config.shared_frame or generator.config.rgb_only
+        np.testing.assert_array_equal(pair.K, alone.K)
+
+
+def test_poses_move_every_further_view_to_camera_n() -> None:
+    views = joined(of_four_cameras())
+    (video,) = build(dataclasses.replace(DEBUG_UNET, setting="geo4d_calibrated")).generate([views], [0])
+    assert views.T_world_cam is not None
+    for view, T_world_m in enumerate(views.T_world_cam):
+        # Untrained, the first frame stays.
+        T_n_m = np.linalg.inv(views.T_world_cam[0]) @ T_world_m
+        difference = video.points[view] - transform(T_n_m, views.points[view])
+        assert np.isfinite(difference).mean() > 0.5
+        assert np.nanmax(np.abs(difference)) < 1e-4  # in float32, as above
+
+
 def test_poses_reach_the_calibrated_setting_alone(trained: LatentGenerator) -> None:
     known = first(0)
     assert known.T_world_cam is not None
@@ -267,6 +335,12 @@ def test_wrong_inputs_get_one_sentence(trained: LatentGenerator) -> None:
         trained.loss(batch_from_windows([window(0, height=32)]), noise())
     with pytest.raises(ConfigError, match="3 frames, got windows of 4"):
         trained.loss(batch_from_windows([window(0, frames=4)]), noise())
+    three = {k: torch.cat([v, v[:, 1:2]], 1) if v.ndim > 3 else v for k, v in fake_batch(DEBUG_UNET, 1).items()}
+    with pytest.raises(ConfigError, match="trained on pairs of views, got 3"):
+        trained.loss(three, noise())
+    one = first(0)
+    with pytest.raises(ConfigError, match="view n with at least one other"):
+        trained.generate([dataclasses.replace(one, rgb=one.rgb[:1], points=one.points[:1], K=one.K[:1])], [0])
     with pytest.raises(ConfigError, match="2 first frames but 1 seeds"):
         trained.generate([first(0), first(1)], [0])
 
@@ -314,3 +388,67 @@ def test_ablations_leave_out_what_they_say(batch: dict[str, torch.Tensor], ablat
         assert np.isfinite(a.points[0]).any()
     with pytest.raises(ConfigError, match="pose_regression is the tokens backbone's"):
         dataclasses.replace(DEBUG_UNET, ablation="pose_regression")
+
+
+def latent_loss(generator: LatentGenerator, batch: dict[str, torch.Tensor], denoised: torch.Tensor) -> float:
+    """Of a network that takes anything for these latents."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generator, "_denoise", lambda *_: denoised)
+        return generator.loss(batch, noise()).parts["latent"]
+
+
+@BOTH
+def test_without_mask_what_is_made_of_invalid_pixels_counts(
+    batch: dict[str, torch.Tensor], config: LatentConfig
+) -> None:
+    for ablation in ("none", "no_mask"):
+        generator = build(dataclasses.replace(config, ablation=ablation))
+        told = as_told(generator.config, batch)
+        truth, _ = generator._latents(*generator._targets(told))
+        _, known = generator._latents(*generator._targets(batch))
+        assert (known == 0).any()
+        assert latent_loss(generator, batch, truth) == 0.0
+        off = latent_loss(generator, batch, truth + (known == 0))
+        assert off > 0.1 * float((known == 0).float().mean()) if ablation == "no_mask" else off == 0.0
+
+
+@pytest.mark.parametrize("ablation", ["none", "no_gripper_weight"])
+def test_without_gripper_weight_an_error_on_a_hand_counts_as_any_other(ablation: str) -> None:
+    config = dataclasses.replace(DEBUG_UNET, frames=2, hand_dilation=0, ablation=ablation)
+    assert config.frames == _READ_FRAMES  # the read-out's loss looks at all frames
+    generator, batch = build(config), batch_from_windows([window(0, frames=2)])
+    truth, _ = generator._latents(*generator._targets(batch))
+    shows = torch.nn.functional.max_pool2d((batch["parts"][0, 0, :1] > 0).float(), config.cell)[0]  # (h, w)
+
+    def error_at(cell: torch.Tensor) -> float:
+        wrong = truth.clone()
+        wrong[0, 0, RGB, 0, :, cell[0], cell[1]] += 1.0
+        return latent_loss(generator, batch, wrong)
+
+    on, off = error_at(shows.nonzero()[0]), error_at((1 - shows).nonzero()[0])
+    assert (on == pytest.approx(off)) == (ablation == "no_gripper_weight")
+    # A read-out that says the same everywhere is wrong by another amount on hands than elsewhere.
+    logits = torch.tensor([2.0, 0.0, 0.0, 0.0])
+    says(generator, logits)
+    labels = batch["parts"].flatten().long()
+    plain = float(torch.nn.functional.cross_entropy(logits.expand(len(labels), -1), labels))
+    parts = generator.loss(batch, noise()).parts["parts"]
+    assert (parts == pytest.approx(plain, rel=1e-4)) == (ablation == "no_gripper_weight")
+
+
+@pytest.mark.parametrize(("ablation", "needed"), [("none", math.log(16 / 3)), ("no_gripper_weight", 0.0)])
+def test_a_hand_is_shown_from_the_odds_that_its_weight_in_training_gave_it(ablation: str, needed: float) -> None:
+    """A weight of 16 multiplies a hand's odds, of which generation keeps a factor of 3; no weight, no factor."""
+    generator = build(dataclasses.replace(DEBUG_UNET, ablation=ablation))
+    for log_odds, part in ((needed - 0.1, 0), (needed + 0.1, 1)):
+        says(generator, torch.tensor([0.0, log_odds, -9.0, -9.0]))
+        (video,) = generator.generate([first(0)], [0])
+        assert (video.parts == part).all()
+
+
+@torch.no_grad()
+def says(generator: LatentGenerator, logits: torch.Tensor) -> None:
+    """Make its read-out tell these logits of the parts everywhere."""
+    last = generator.readout.layers[-1]
+    last.weight.zero_()
+    last.bias[1:] = logits

@@ -7,12 +7,20 @@ import json
 import shutil
 from pathlib import Path
 
+import huggingface_hub
+import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+from diffusers import (
+    AutoencoderKLTemporalDecoder,
+    EulerDiscreteScheduler,
+    StableVideoDiffusionPipeline,
+    UNetSpatioTemporalConditionModel,
+)
+from PIL import Image
 from small_svd import save_small_svd
 from synthetic_windows import window
-from transformers import CLIPVisionModelWithProjection
+from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
 from geo4d_bench.errors import CheckpointError
 from geo4d_bench.model.batch import batch_from_windows, first_frames
@@ -71,8 +79,27 @@ def test_the_image_encoder_sees_what_clip_expects(whole: Path) -> None:
     # A picture of one colour is that colour at every size.
     first = torch.full((1, 8, 16, 24), 0.2)
     pixels = torch.tensor([(0.6 - m) / s for m, s in ((0.4, 0.2), (0.5, 0.3), (0.6, 0.4))]).view(1, 3, 1, 1)
-    expected = generator.embedding.encoder(pixels.expand(-1, -1, 28, 28)).image_embeds
+    expected = generator.embedding.encoder(pixels.expand(-1, -1, 224, 224)).image_embeds
     torch.testing.assert_close(generator.embedding(first)[:, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 320), (64, 80), (480, 200)])
+@torch.no_grad()
+def test_the_image_embedding_is_the_pipelines(whole: Path, height: int, width: int) -> None:
+    embedding = LatentGenerator.from_svd(whole, CONFIG).embedding
+    pipeline = StableVideoDiffusionPipeline(
+        AutoencoderKLTemporalDecoder.from_pretrained(whole, subfolder="vae"),
+        CLIPVisionModelWithProjection.from_pretrained(whole / "image_encoder"),
+        UNetSpatioTemporalConditionModel.from_pretrained(whole, subfolder="unet"),
+        EulerDiscreteScheduler.from_pretrained(whole, subfolder="scheduler"),
+        CLIPImageProcessorPil.from_pretrained(whole / "feature_extractor"),
+    )
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)  # noise is what resizing changes most
+    expected = pipeline._encode_image(Image.fromarray(image), "cpu", 1, False)
+    first = torch.zeros(1, 8, height, width)
+    first[0, :3] = torch.from_numpy(image).movedim(-1, 0) / 127.5 - 1.0
+    torch.testing.assert_close(embedding(first), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("missing", [
@@ -107,6 +134,42 @@ def test_another_kind_of_checkpoint_is_refused(folder: Path, file: str, key: str
     (folder / file).write_text(json.dumps(values | {key: value}))
     with pytest.raises(CheckpointError, match=message):
         LatentGenerator.from_svd(folder, CONFIG)
+
+
+@pytest.fixture
+def cached(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The snapshot of owner/small in the hub's cache, of a machine without a network."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    repository, commit = tmp_path / "models--owner--small", "0123456789" * 4
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    return Path(shutil.copytree(whole, repository / "snapshots" / commit))
+
+
+# Of diffusers, about an argument that it passes to the hub itself.
+OLD_ARGUMENT = pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks` argument is deprecated:UserWarning")
+
+
+@OLD_ARGUMENT
+def test_a_hub_id_is_found_in_the_hubs_cache(whole: Path, cached: Path) -> None:
+    local, hub = (LatentGenerator.from_svd(source, CONFIG) for source in (whole, "owner/small"))
+    assert hub.config == local.config
+    same = local.state_dict()
+    loaded = {k: v for k, v in hub.state_dict().items() if "cross_view" not in k and "readout" not in k}
+    assert all(torch.equal(v, same[k]) for k, v in loaded.items())
+    (cached / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="owner/small: no such folder, and as a hub id its vae cannot be read"):
+        LatentGenerator.from_svd("owner/small", CONFIG)
+
+
+@OLD_ARGUMENT
+@pytest.mark.usefixtures("cached")
+@pytest.mark.parametrize("source", ["owner/other", "no/such/folder"])
+def test_an_unknown_hub_id_is_named(source: str) -> None:
+    message = f"{source}: no such folder, and as a hub id its unet cannot be read .*give a hub id that can be reached"
+    with pytest.raises(CheckpointError, match=message):
+        LatentGenerator.from_svd(source, CONFIG)
 
 
 def test_no_such_folder_and_no_latents() -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
+from small_svd import save_small_svd
 
+from geo4d_bench.model.latent import LatentGenerator
 from geo4d_bench.model.latent_config import SVD, UNetSizes
 from geo4d_bench.model.unet import DualDecoderUNet, stock_unet
 
@@ -48,10 +52,10 @@ def in_halves(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tens
     return run
 
 
-def inputs() -> dict[str, torch.Tensor]:
+def inputs(views: int = 2) -> dict[str, torch.Tensor]:
     rng = torch.Generator().manual_seed(1)
-    x = torch.randn(2, 2, BATCH, FRAMES, 2 * CHANNELS, 4, 6, generator=rng, dtype=torch.float64)
-    context = torch.randn(2, BATCH, 1, 16, generator=rng, dtype=torch.float64)
+    x = torch.randn(views, 2, BATCH, FRAMES, 2 * CHANNELS, 4, 6, generator=rng, dtype=torch.float64)
+    context = torch.randn(views, BATCH, 1, 16, generator=rng, dtype=torch.float64)
     return {
         "x": x, "level": torch.tensor([0.3, -0.9], dtype=torch.float64), "context": context,
         "added_time": torch.tensor([1.5, 127.0, 0.0], dtype=torch.float64),
@@ -67,17 +71,58 @@ def test_untrained_each_view_is_the_stock_model_exactly(stock: UNetSpatioTempora
     given = inputs()
     out = dual(stock)(**given)
     assert out.shape == (2, 2, BATCH, FRAMES, CHANNELS, 4, 6)
+    assert torch.equal(out, in_one_batch(stock, given))
+    # One video by itself, as the stock model is used, up to the order of its sums.
+    torch.testing.assert_close(out[1, 1, :1], alone(stock, given, 1, 1), rtol=1e-10, atol=1e-10)
+
+
+@torch.no_grad()
+def test_from_a_saved_checkpoint_each_view_is_the_library_s_model_exactly(tmp_path: Path) -> None:
+    save_small_svd(tmp_path)
+    config = dataclasses.replace(SVD, height=64, width=64, frames=FRAMES)
+    network = LatentGenerator.from_svd(tmp_path, config).eval().network
+    library = UNetSpatioTemporalConditionModel.from_pretrained(tmp_path, subfolder="unet").eval()
+    given = {k: v.float() for k, v in inputs().items()}  # as the library reads it, and as it is fine-tuned
+    out = network(**given)
+    assert torch.equal(out, in_one_batch(library, given))
+    for view, stream in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        torch.testing.assert_close(out[view, stream, :1], alone(library, given, view, stream), rtol=1e-4, atol=1e-5)
+
+
+def in_one_batch(stock: UNetSpatioTemporalConditionModel, given: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What the stock model makes of each video of two views, (2, S, B, T, C, h, w)."""
     reference = copy.deepcopy(stock)
     for module in (*reference.up_blocks, reference.conv_norm_out, reference.conv_out):
         module.forward = in_halves(module.forward)
     context = given["context"][:, None].expand(-1, 2, -1, -1, -1).flatten(0, 2)
     added_time = given["added_time"].expand(4 * BATCH, -1)
-    expected = reference(given["x"].flatten(0, 2), given["level"].repeat(4), context, added_time).sample
-    for view in range(2):
-        assert torch.equal(out[view], expected.view(out.shape)[view])
-    # One video by itself, as the stock model is used, up to the order of its sums.
-    alone = stock(given["x"][1, 1, :1], given["level"][:1], given["context"][1, :1], added_time[:1]).sample
-    torch.testing.assert_close(out[1, 1, :1], alone, rtol=1e-10, atol=1e-10)
+    out: torch.Tensor = reference(given["x"].flatten(0, 2), given["level"].repeat(4), context, added_time).sample
+    return out.view(2, 2, BATCH, *out.shape[1:])
+
+
+def alone(
+    stock: UNetSpatioTemporalConditionModel, given: dict[str, torch.Tensor], view: int, stream: int
+) -> torch.Tensor:
+    """What it makes of a view's first video by itself, (1, T, C, h, w)."""
+    out: torch.Tensor = stock(
+        given["x"][view, stream, :1], given["level"][:1], given["context"][view, :1], given["added_time"][None]
+    ).sample
+    return out
+
+
+@pytest.mark.parametrize("heads", [2, 0])
+@torch.no_grad()
+def test_each_further_view_is_as_if_alone_with_view_n(stock: UNetSpatioTemporalConditionModel, heads: int) -> None:
+    network = dual(stock, heads)
+    for p in (*network.decoders[1].parameters(), *network.cross_view.parameters()):
+        p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(2)))
+    given = inputs(views=4)
+    out = network(**given)
+    assert out.shape == (4, 2, BATCH, FRAMES, CHANNELS, 4, 6)
+    for view in range(1, 4):
+        pair = {**given, "x": given["x"][[0, view]], "context": given["context"][[0, view]]}
+        # Up to the order of sums, which depends on how many samples are computed together.
+        torch.testing.assert_close(out[[0, view]], network(**pair), rtol=1e-10, atol=1e-10)
 
 
 def step(network: DualDecoderUNet) -> None:

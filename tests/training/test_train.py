@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from geo4d_bench.errors import CheckpointError, ConfigError, DatasetError
 from geo4d_bench.model.backbones import find_config
 from geo4d_bench.model.config import PRESETS
 from geo4d_bench.model.generator import Generator
-from geo4d_bench.training.data import make_batch
+from geo4d_bench.training.data import FURTHER, make_batch
 from geo4d_bench.training.heldout import copy_error_cm, hand_centres, true_video
 from geo4d_bench.training.measure import measure
 from geo4d_bench.training.train import TrainConfig, TrainResult, train
@@ -30,13 +31,16 @@ DEBUG = PRESETS.get("debug")
 
 
 class Made:
-    """Made-up windows; after ``interrupt_at`` of them the process gets a SIGINT, as from Ctrl-C."""
+    """Made-up windows, each after ``takes_s``; at the ``interrupt_at``-th the process gets a SIGINT, as from Ctrl-C."""
 
-    def __init__(self, seeds: int = 1_000_000, interrupt_at: int | None = None, height: int = 16) -> None:
-        self.seeds, self.interrupt_at, self.height, self.made = seeds, interrupt_at, height, 0
+    def __init__(
+        self, seeds: int = 1_000_000, interrupt_at: int | None = None, height: int = 16, takes_s: float = 0.0
+    ) -> None:
+        self.seeds, self.interrupt_at, self.height, self.takes_s, self.made = seeds, interrupt_at, height, takes_s, 0
 
     def sample(self, rng: np.random.Generator) -> Window:
         self.made += 1
+        time.sleep(self.takes_s)
         if self.made == self.interrupt_at:
             os.kill(os.getpid(), signal.SIGINT)
         return window(int(rng.integers(self.seeds)), height=self.height)
@@ -99,6 +103,13 @@ def test_a_stopped_run_goes_on_exactly(tmp_path: Path, capsys: pytest.CaptureFix
         for key in measured:
             del row[key]
     assert whole_log == parts_log
+
+
+def test_windows_a_second_count_the_wait_for_them(tmp_path: Path) -> None:
+    run(config(tmp_path, steps=4, watches=1), Made(takes_s=0.03))
+    took_s = sum(4 / float(row["windows_per_s"]) for row in log(tmp_path)[1:])  # the first step warms up
+    # Each needs 4 windows and FURTHER times as many, made one after the other; a third of that is left for chance.
+    assert took_s > 2 / 3 * 3 * 4 * (1 + FURTHER) * 0.03
 
 
 def test_two_processes_train_and_resume_as_one_does(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +22,25 @@ from geo4d_bench.model.backbones import PRESETS, AnyConfig, load_generator
 from geo4d_bench.model.batch import batch_from_windows, first_frames
 from geo4d_bench.model.latent import LatentGenerator
 from geo4d_bench.model.latent_config import DEBUG_UNET, SVD
+from geo4d_bench.training.data import fixed_windows
+from geo4d_bench.training.heldout import hand_error_cm
 from geo4d_bench.training.optimizer import Optimizers
+from geo4d_bench.training.state import Average
 from geo4d_bench.training.train import TrainConfig, TrainResult, train
 
 SMALL_SVD = dataclasses.replace(SVD, height=64, width=64, sample_steps=2)
 
 
 class Made:
-    """Made-up windows of some size."""
+    """Made-up windows of some size; after ``interrupt_at`` of them the process gets a SIGINT, as from Ctrl-C."""
 
-    def __init__(self, height: int = 16, width: int = 24) -> None:
-        self.height, self.width = height, width
+    def __init__(self, height: int = 16, width: int = 24, interrupt_at: int | None = None) -> None:
+        self.height, self.width, self.interrupt_at, self.made = height, width, interrupt_at, 0
 
     def sample(self, rng: np.random.Generator) -> Window:
+        self.made += 1
+        if self.made == self.interrupt_at:
+            os.kill(os.getpid(), signal.SIGINT)
         return window(int(rng.integers(1_000_000)), self.height, self.width)
 
 
@@ -48,6 +56,49 @@ def log(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def assert_same(whole: Path, parts: Path) -> None:
+    """Two trainings' weights, averages, moments and logs are equal to the bit, but for what is measured."""
+    for name in ("model.safetensors", "trainer.safetensors"):
+        a, b = load_file(whole / name), load_file(parts / name)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[k], b[k]) for k in a)
+    rows, others = log(whole / "training_log.csv"), log(parts / "training_log.csv")
+    for row in (*rows, *others):
+        for key in ("seconds", "windows_per_s", "peak_mib"):
+            del row[key]
+    assert rows == others
+
+
+def test_a_stopped_run_goes_on_exactly(tmp_path: Path) -> None:
+    changes = {"steps": 6, "batch_size": 1, "watches": 1}
+    run(tmp_path / "whole", DEBUG_UNET, Made(), **changes)
+    # 32 windows measure the normalisation, then one a step is made a few steps ahead.
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", DEBUG_UNET, Made(interrupt_at=32 + 5), **changes)
+    assert 0 < len(log(tmp_path / "parts" / "training_log.csv")) < 6
+    assert run(tmp_path / "parts", DEBUG_UNET, Made(), **changes).steps == 6
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_stopped_fitting_of_the_autoencoder_goes_on_exactly(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_small_svd(tmp_path / "svd")
+    svd, small = str(tmp_path / "svd"), Made(64, 64)
+    changes = {"steps": 1, "pretrained": svd, "autoencoder_steps": 2, "batch_size": 1, "watched": 0}
+    run(tmp_path / "whole", SMALL_SVD, small, **changes)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", SMALL_SVD, Made(64, 64, interrupt_at=32 + 1), **changes)
+    assert "the same command goes on from there" in capsys.readouterr().out
+    assert {p.name for p in (tmp_path / "parts").iterdir()} == {"autoencoder_log.csv", "trainer.safetensors"}
+    assert len(log(tmp_path / "parts" / "autoencoder_log.csv")) == 1
+    with pytest.raises(CheckpointError, match="was trained with seed = 0, now it is 1"):
+        run(tmp_path / "parts", SMALL_SVD, small, **changes, seed=1)
+    run(tmp_path / "parts", SMALL_SVD, small, **changes)
+    assert_same(tmp_path / "whole", tmp_path / "parts")
+    assert log(tmp_path / "whole" / "autoencoder_log.csv") == log(tmp_path / "parts" / "autoencoder_log.csv")
+
+
 def test_training_saves_what_loads_and_generates_the_same(tmp_path: Path) -> None:
     result = run(tmp_path / "a", DEBUG_UNET, Made())
     assert result.steps == 4
@@ -56,6 +107,9 @@ def test_training_saves_what_loads_and_generates_the_same(tmp_path: Path) -> Non
     generator = load_generator(tmp_path / "a")
     assert isinstance(generator, LatentGenerator)
     assert generator.config.point_scale_m != DEBUG_UNET.point_scale_m  # measured on the data
+    # What was watched is the checkpoint; the log has three decimals.
+    watched = fixed_windows(Made(), 1, "held out")
+    assert hand_error_cm(generator, watched) == pytest.approx(result.held_out_cm, abs=5.1e-4)
     generator.save_pretrained(tmp_path / "b")
     a, b = (g.generate([first_frames(window(5))], [1])[0] for g in (generator, load_generator(tmp_path / "b")))
     np.testing.assert_array_equal(a.rgb, b.rgb)
@@ -84,15 +138,24 @@ def test_pretrained_weights_are_started_from(tmp_path: Path) -> None:
     assert len(log(tmp_path / "out" / "autoencoder_log.csv")) == 2
 
 
-def test_frozen_networks_stay_out_of_the_optimiser(tmp_path: Path) -> None:
+def test_frozen_networks_stay_out_of_the_optimiser_and_the_average(tmp_path: Path) -> None:
     save_small_svd(tmp_path)
     generator = LatentGenerator.from_svd(tmp_path, dataclasses.replace(SMALL_SVD, frames=3))
     optimizers = Optimizers(generator, 1e-3, 0.0)
     frozen = {id(p) for m in (generator.codec, generator.embedding) for p in m.parameters()}
     held = {id(p) for o in optimizers.all for g in o.param_groups for p in g["params"]}
     assert held == {id(p) for p in generator.parameters()} - frozen
+    average = Average(generator, 0.99)
+    live = generator.state_dict()
+    shared = {k for k, v in average.weights.items() if v.data_ptr() == live[k].data_ptr()}
+    assert shared == live.keys() - {name for name, p in generator.named_parameters() if p.requires_grad}
+    assert any(k.startswith("codec.") for k in shared)
+    before = {k: v.clone() for k, v in live.items()}
     generator.loss(batch_from_windows([window(0, 64, 64)]), torch.Generator().manual_seed(0)).total.backward()
     optimizers.step()
+    average.update(generator, 1)
+    for k, v in average.weights.items():  # of the first step, ten elevenths count
+        torch.testing.assert_close(v, before[k] + 10 / 11 * (live[k] - before[k]))
 
 
 def test_what_cannot_be_started_from_is_said(tmp_path: Path) -> None:
