@@ -48,7 +48,8 @@ class Observation:
 
     Attributes:
         rgb: (2, H, W, 3) uint8.
-        depth: (2, H, W) float32 metres along z as the sensor measures it (docs/sensors.md), NaN where invalid.
+        depth: (2, H, W) float32 metres along z as the sensor measures it, NaN where invalid; where it is not metric
+            scaled by the hands, view m's only for policies that need both poses (docs/sensors.md).
         K: (2, 3, 3).  T_world_cam_n: (4, 4), the reference view's pose.
         T_world_cam_m: (4, 4), view m's pose, for policies that say ``needs_both_poses``; None for all others.
         T_world_ee: (4, 4) for each arm.  opening_m: metres between the fingers, for each arm.

@@ -49,7 +49,7 @@ class Window:
     Attributes:
         rgb: (2, 1 + T, H, W, 3) uint8.
         points: (2, 1 + T, H, W, 3) float32 metres, each view's in its OWN camera frame, NaN where invalid; as the
-            sensor measured them.
+            sensor measures them; where it is not metric scaled by the hands, and future hands true (docs/sensors.md).
             Training targets of view m are ``transform(T_n_m, points[1])``; its condition stays in its own frame.
         parts: (2, 1 + T, H, W) uint8, 0 or ``geometry.hand.part_label(arm, part)``.
         hand_mask: (H, W) bool: view n's first-frame hand pixels from proprioception (HandModel.visible_mask),

@@ -36,20 +36,20 @@ class Start:
 @dataclass(frozen=True)
 class _Images:
     """Frames of one camera as windows need them: rgb of ``ViewFrames``, its depth as far as the sensor sees it
-    (``Sensor.geometry``), parts of ``part_image``, and for a sensor that is not metric the true depth."""
+    (``Sensor.geometry``), parts of ``part_image``, and for a sensor that is not metric each frame's true depth of what
+    ``parts`` says is a hand, which is little."""
 
     rgb: npt.NDArray[np.uint8]
     depth: npt.NDArray[np.float32]
     parts: npt.NDArray[np.uint8]
-    true_depth: npt.NDArray[np.float32] | None
+    hand_depth: list[npt.NDArray[np.float32]] | None
 
     BYTES_A_PIXEL: ClassVar = 3 + 4 + 1
-    BYTES_A_TRUE_DEPTH: ClassVar = 4
 
     def at(self, frames: npt.NDArray[np.int64]) -> _Images:
         """A copy of those frames."""
-        true = None if self.true_depth is None else self.true_depth[frames]
-        return _Images(self.rgb[frames], self.depth[frames], self.parts[frames], true)
+        hand_depth = None if self.hand_depth is None else [self.hand_depth[i] for i in frames]
+        return _Images(self.rgb[frames], self.depth[frames], self.parts[frames], hand_depth)
 
 
 class Windows:
@@ -73,9 +73,10 @@ class Windows:
         remember_bytes: of unpacked images that each process keeps in memory at most, so that a frame need not be
             unpacked at its every use. Cameras of episodes that do not fit are read from the file each time.
         sensor: how the cameras measure the depth of all frames; each window is a video of its own. One that is not
-            metric is scaled by the hands in view n's first frame, and the hands of future frames, which are to be
-            predicted, lie where the robot's model says.
-        both_poses: whether view m's pose is known, so that what is not metric is scaled in view m, too.
+            metric is scaled by the hands in its first frame. Hands of future frames, which are to be predicted, lie
+            where the robot's model says.
+        both_poses: whether view m's pose is known to whom the first frames are given: only then is its first frame
+            scaled, too.
 
     Raises:
         DatasetError: a dataset or episode cannot be read.
@@ -173,7 +174,7 @@ class Windows:
         for i, (view, T_world_cam) in enumerate(zip(views, (T_world_n, T_world_m), strict=True)):
             T_cam_ee = inverse(T_world_cam) @ T_world_ee[:, 0]
             hands = list(zip(models, T_cam_ee, opening[:, 0].tolist(), strict=True))
-            depth = self._measure(view, K[i], hands if i == 0 or self.both_poses else [], rng)
+            depth = self._measure(view, K[i], hands, i == 0 or self.both_poses, rng)
             depth_to_points(depth, K[i], out=points[i])
         hand_mask = np.zeros(points.shape[2:4], dtype=bool)
         for index, model in enumerate(models):
@@ -198,16 +199,23 @@ class Windows:
         return vars(self) | {"_remembered": {}, "_remembered_bytes": 0}
 
     def _measure(
-        self, view: _Images, K: Array, hands: Sequence[tuple[HandModel, Array, float]], rng: np.random.Generator
+        self,
+        view: _Images,
+        K: Array,
+        hands: Sequence[tuple[HandModel, Array, float]],
+        pose_known: bool,
+        rng: np.random.Generator,
     ) -> npt.NDArray[np.float32]:
-        """Depth (1 + T, H, W) of one camera's video; ``hands`` of its first frame as in :func:`scale_to_hands`, none
-        where the camera's pose is not known."""
+        """Depth (1 + T, H, W) of one camera's video; ``hands`` of its first frame as in :func:`scale_to_hands`.
+
+        Whoever makes targets knows where all cameras are.
+        """
         height, width = view.depth.shape[1:]
         depth = self.sensor.noise(height, width, rng)(view.depth)
-        if view.true_depth is not None:
-            if hands:
-                depth *= np.float32(scale_to_hands(depth[0], K, hands))
-            np.copyto(depth[1:], view.true_depth[1:], where=view.parts[1:] != NO_PART)
+        if view.hand_depth is not None:
+            depth[0 if pose_known else 1 :] *= np.float32(scale_to_hands(depth[0], K, hands))
+            for t in range(1, len(depth)):
+                depth[t][view.parts[t] != NO_PART] = view.hand_depth[t]
         return depth
 
     def _images(self, episode: int, camera: str, frames: npt.NDArray[np.int64]) -> _Images:
@@ -217,13 +225,13 @@ class Windows:
             return images.at(frames)
         file = self.episodes[episode][1]
         everything = np.arange(len(file.steps))
-        bytes_a_pixel = _Images.BYTES_A_PIXEL + (0 if self.sensor.metric else _Images.BYTES_A_TRUE_DEPTH)
-        size = len(everything) * bytes_a_pixel * math.prod(self.datasets[0].size)
+        size = len(everything) * _Images.BYTES_A_PIXEL * math.prod(self.datasets[0].size)
         room = self.remember_bytes - self._remembered_bytes
         read = file.frames(camera, everything if size <= room else frames)
         depth = self.sensor.geometry(read.depth, file.K(camera))
         parts = part_image(read.seg, file.seg_names, self.arms)
-        images = _Images(read.rgb, depth, parts, None if self.sensor.metric else read.depth)
+        hand_depth = None if self.sensor.metric else [d[p != NO_PART] for d, p in zip(read.depth, parts, strict=True)]
+        images = _Images(read.rgb, depth, parts, hand_depth)
         if size > room:
             return images
         self._remembered[episode, camera] = images

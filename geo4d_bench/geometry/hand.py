@@ -16,8 +16,9 @@ from geo4d_bench.geometry.se3 import Array, inverse, transform
 HAND, LEFT_FINGER, RIGHT_FINGER = 0, 1, 2
 PART_NAMES = ("hand", "finger_left", "finger_right")
 NO_PART = 0
-_SCALE_RANGE, _SCALE_WIDTH, _SCALE_PIXELS = 0.25, 0.06, 6  # limit of a scale's logarithm; pixels that agree on one
+_SCALE_RANGE, _SCALE_WIDTH, _SCALE_PIXELS = 0.25, 0.06, 6  # of a scale's logarithm; pixels that agree on one
 _SCALE_BEYOND = 0.3  # what a pixel counts against a scale that puts it behind the hand
+_SCALE_SURE = 0.3  # share of a hand's pixels that have to agree
 
 
 def part_label(arm: int, part: int) -> int:
@@ -90,39 +91,40 @@ def scale_to_hands(
     """The factor that takes depth of unknown scale to metres, from hands whose place is known.
 
     Where a hand should be seen, its true distance is known. The factor is one on which many of those pixels agree
-    within 6 %; what is nearer may hide the hand, but what would lie behind it could not be seen.
+    within 6 %; what is nearer may hide the hand, but what would lie behind it could not be seen. If fewer than 30 %
+    agree, the factor is taken in part, the less the fewer they are.
 
     Args:
         depth: (H, W) along z, NaN where invalid.  K: (3, 3).
-        hands: model, T_cam_ee (4, 4) and opening in metres of each.
+        hands: model, T_cam_ee (4, 4) and opening in metres of each; one at least.
 
     Returns:
-        1 where fewer than six pixels that show a hand agree.
+        About 0.78 to 1.36; 1 where fewer than six pixels agree on a factor in this range.
     """
-    log = np.sort(np.log(np.concatenate([_ratios(depth, np.asarray(K, dtype=np.float64), *hand) for hand in hands])))
+    ratio = _distance(depth.shape, np.asarray(K, dtype=np.float64), hands) / depth
+    log = np.sort(np.log(ratio[(depth > 0) & np.isfinite(ratio)]))  # NaN compares false
     before = np.arange(len(log))
     agree = np.searchsorted(log, log + _SCALE_WIDTH, side="right") - before
     possible = np.flatnonzero((np.abs(log) < _SCALE_RANGE) & (agree >= _SCALE_PIXELS))
     if len(possible) == 0:
         return 1.0
     first = possible[np.argmax((agree - _SCALE_BEYOND * before)[possible])]
-    return float(np.exp(np.median(log[first : first + agree[first]])))
+    sure = min(1.0, agree[first] / len(log) / _SCALE_SURE)
+    return float(np.exp(sure * np.median(log[first : first + agree[first]])))
 
 
-def _ratios(
-    depth: npt.NDArray[np.floating[Any]], K: Array, hand: HandModel, T_cam_ee: Array, opening_m: float
-) -> Array:
-    """(N,) the hand's distance over the measured one, at the pixels in which the hand's model lies."""
-    height, width = depth.shape
-    points = transform(T_cam_ee, hand.at_opening(opening_m))
-    normals = hand.normals @ T_cam_ee[:3, :3].T
-    points = points[((points * normals).sum(-1) < 0) & (points[:, 2] > 0.05)]  # what faces the camera
-    column, row = np.rint(project(points, K)).astype(np.int64).T
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    nearest = np.full(depth.shape, np.inf)
-    np.minimum.at(nearest, (row[inside], column[inside]), points[inside, 2])
-    there = np.isfinite(nearest) & (depth > 0)  # NaN compares false
-    return np.asarray(nearest[there] / depth[there])
+def _distance(shape: tuple[int, ...], K: Array, hands: Sequence[tuple[HandModel, Array, float]]) -> Array:
+    """(H, W) along z, of the hands' surface in the pixels in which their models lie; inf elsewhere."""
+    height, width = shape
+    nearest = np.full(shape, np.inf)
+    for hand, T_cam_ee, opening_m in hands:
+        points = transform(T_cam_ee, hand.at_opening(opening_m))
+        normals = hand.normals @ T_cam_ee[:3, :3].T
+        points = points[((points * normals).sum(-1) < 0) & (points[:, 2] > 0.05)]  # what faces the camera
+        column, row = np.rint(project(points, K)).astype(np.int64).T
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        np.minimum.at(nearest, (row[inside], column[inside]), points[inside, 2])
+    return nearest
 
 
 def part_image(seg: npt.NDArray[np.uint8], seg_names: Sequence[str], arms: Sequence[str]) -> npt.NDArray[np.uint8]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import ConfigError
-from geo4d_bench.fingerprint import fingerprint
+from geo4d_bench.fingerprint import commit, fingerprint
 from geo4d_bench.geometry.camera import ViewSplit
 from geo4d_bench.harness.contenders import CheckpointContender, Contender, Prediction
 from geo4d_bench.harness.held_out import HeldOut, Views, open_held_out, view_splits
@@ -161,7 +161,7 @@ def _evaluate(config: EvaluateConfig, dataset: Dataset, contender: Contender, ou
     views = view_splits(config.views)
     held_out = HeldOut(
         dataset, views, config.seed, contender.frames, contender.dt_s, contender.sensor, config.second_views,
-        both_poses=contender.setting == "geo4d_calibrated",
+        setting=contender.setting,
     )  # fmt: skip
     extracting = extractors(config.i3d)
     store = WindowStore(out, _run_id(config, contender, held_out.identity, extracting))
@@ -184,6 +184,8 @@ def _evaluate(config: EvaluateConfig, dataset: Dataset, contender: Contender, ou
         table.insert(5, "steps", contender.steps)
         table.insert(6, "second_views", config.second_views)
         table.insert(7, "split", held_out.split)
+        table.insert(8, "rig", dataset.rig.name)
+        table.insert(9, "commit", commit())
     write_csv(metrics, out / "metrics.csv")
     write_csv(frames, out / "gripper_error_by_frame.csv")
     for v in views if contender.draws else ():

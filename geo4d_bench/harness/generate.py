@@ -84,7 +84,7 @@ def run(config: GenerateConfig) -> Generated:
         raise ConfigError(f"{checkpoint}: was trained for pose_regression, which makes no video; evaluate scores it")
     held_out = HeldOut(
         dataset, [config.views], config.seed, contender.frames, contender.dt_s, contender.sensor,
-        both_poses=contender.setting == "geo4d_calibrated",
+        setting=contender.setting,
     )  # fmt: skip
     out = config.out or checkpoint / "generated"
     folders = []

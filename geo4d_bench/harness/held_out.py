@@ -62,7 +62,7 @@ class HeldOut:
         frames, dt_s: predicted frames T, and the seconds between them.
         sensor: how first frames are measured.
         second_views: further cameras beside the reference.
-        both_poses: whether the generator is told the views' poses, see :class:`Windows`.
+        setting: what is given, one of ``model.config.SETTINGS``.
 
     Raises:
         ConfigError: no window of that length fits, or the dataset lacks such cameras.
@@ -77,17 +77,17 @@ class HeldOut:
         dt_s: float,
         sensor: SensorName = "perfect",
         second_views: int = 1,
-        both_poses: bool = False,
+        setting: str = "geo4d",
     ) -> None:
         from geo4d_bench.dataset.windows import Windows
 
-        settings = dataset.manifest.settings
+        settings, calibrated = dataset.manifest.settings, setting == "geo4d_calibrated"
         self.split, self.seed, self.identity = settings.split, seed, dataset_identity(dataset)
         self._key, self._second_views = f"{settings.task}-{settings.version}", second_views
         # Nothing is remembered: each window is looked at once.
         self._true, self._measured = (
             {
-                v: Windows(dataset, v, horizon=frames, dt_s=dt_s, remember_bytes=0, sensor=s, both_poses=both_poses)
+                v: Windows(dataset, v, horizon=frames, dt_s=dt_s, remember_bytes=0, sensor=s, both_poses=calibrated)
                 for v in views
             }
             for s in ("perfect", sensor)
@@ -108,7 +108,7 @@ class HeldOut:
         return self._with_company(self._true[views], views, index)
 
     def given(self, views: ViewSplit, index: int) -> list[Window]:
-        """The same as the sensor measured it: its first frames are what a generator is given."""
+        """The same as a sensor measures it (docs/sensors.md): its first frames are what a generator is given."""
         return self._with_company(self._measured[views], views, index)
 
     def _with_company(self, windows: Windows, views: ViewSplit, index: int) -> list[Window]:

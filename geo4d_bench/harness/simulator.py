@@ -88,6 +88,7 @@ class Simulator:
         self._status = None
         self._cameras_checked = False
         self._measures: list[Measure] = []
+        self._scales: tuple[list[float], list[float]] = ([], [])
         self._seed = seed
         self.task.reset(seed, self.split)
         self._commanded = self.task.ee_poses()
@@ -197,7 +198,7 @@ class Simulator:
 
     def _measure(self, frame: Frame, both_poses: bool) -> npt.NDArray[np.float32]:
         """Depth (2, H, W) as the sensor measures it: an episode is one video of each of its two cameras. What is not
-        metric is scaled by the hands, in view m where its pose is known."""
+        metric is scaled by the hands, in view m where its pose is known, as all looks of the episode say."""
         if not self._measures:
             key, (height, width) = self.task.spec.key, frame.depth.shape[1:]
             rngs = [generator(key, self.split, self._seed, f"sensor/{view}") for view in "nm"]
@@ -208,7 +209,9 @@ class Simulator:
         for view in range(0 if self.sensor.metric else 1 + both_poses):
             T_cam_world, opening = inverse(self.cameras[view].T_world_cam), self.task.openings()
             hands = [(self.stage.hand, T_cam_world @ T, opening[arm]) for arm, T in self.task.ee_poses().items()]
-            depth[view] *= np.float32(scale_to_hands(depth[view], frame.K[view], hands))
+            # A video has one scale: the more looks, the surer it is, though the hand be hidden in some.
+            self._scales[view].append(scale_to_hands(depth[view], frame.K[view], hands))
+            depth[view] *= np.float32(np.median(self._scales[view]))
         return depth
 
     def _video(self, images: list[Frame], dt_s: float) -> Video4D:

@@ -65,7 +65,7 @@ def measure(preset: AnyConfig, windows: Sequence[Window]) -> AnyConfig:
 
 
 def hand_clouds(windows: Sequence[Window]) -> HandClouds:
-    """Points that the windows show of each hand, gathered in its end effector's frame with the fingers closed.
+    """Points that the windows' future shows of each hand, gathered in its end effector's frame with the fingers closed.
 
     Half of them lie on the hand and a quarter on each finger, as far as these are seen. Fingers that are never seen
     open together stay where they are.
@@ -77,11 +77,12 @@ def hand_clouds(windows: Sequence[Window]) -> HandClouds:
 
 
 def scene_points(windows: Sequence[Window]) -> torch.Tensor:
-    """(up to ``MAP_POINTS``, 3) metres in the world: of the cubes in which first frames show something, one point each,
-    those seen by the most views first. What stands elsewhere in every episode is seen least."""
+    """(up to ``MAP_POINTS``, 3) metres in the world: of the cubes in which the windows' first future frames show
+    something, one point each, those seen by the most views first. What stands elsewhere in every episode is seen least.
+    """
     views = []
     for w in windows:
-        for T, points in zip((w.T_world_n, w.T_world_n @ w.T_n_m), w.points[:, 0], strict=True):
+        for T, points in zip((w.T_world_n, w.T_world_n @ w.T_n_m), w.points[:, 1], strict=True):
             finite = points[np.isfinite(points).all(-1)].astype(np.float64)
             world = transform(T, finite)
             views.append(world[np.unique(_cells(world), axis=0, return_index=True)[1]])
@@ -100,7 +101,8 @@ def _gather(windows: Sequence[Window], arm: int) -> tuple[Array, Array, Array, A
     found: list[tuple[Array, Array, Array, float]] = []  # points (P, 3), colours (P, 3), parts (P,), opening
     for w in windows:
         points_n = np.stack([w.points[0], transform(w.T_n_m, w.points[1])])
-        for t, T_n_ee in enumerate(w.T_n_ee[arm]):
+        for t in range(1, len(w.T_n_ee[arm])):
+            T_n_ee = w.T_n_ee[arm, t]
             part = w.parts[:, t].astype(np.int64) - part_label(arm, HAND)
             mine = (part >= HAND) & (part <= RIGHT_FINGER) & np.isfinite(points_n[:, t]).all(-1)
             points = transform(inverse(T_n_ee), points_n[:, t][mine].astype(np.float64))

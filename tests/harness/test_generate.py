@@ -1,5 +1,6 @@
 """Films and clouds show the windows that ``evaluate`` scores, and nothing is lost on the way to the file."""
 
+import dataclasses
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,22 @@ def test_clouds_hold_every_valid_point_in_camera_n_and_its_colour(
     within, between = np.abs(film[1] - film[9]).mean(), np.abs(film[9] - film[10]).mean()
     assert within < 0.1 * between  # a picture is held, then the next one comes
     assert str(folder / "film.mp4") in str(result)
+
+
+def test_a_calibrated_generator_is_given_both_views_scaled(tiny_dataset: Any, tmp_path: Path) -> None:
+    config = dataclasses.replace(SHORT, setting="geo4d_calibrated", sensor="estimated")
+    Generator(config).save_pretrained(tmp_path / "checkpoint")
+    options = GenerateConfig(checkpoint=tmp_path / "checkpoint", data=tiny_dataset.eval, windows=1, out=tmp_path)
+    read = trimesh.load(generate.run(options).folders[0] / "generated_00.ply")
+    dataset = open_held_out(tiny_dataset.eval)
+    near = []
+    for setting in ("geo4d_calibrated", "geo4d"):
+        held_out = HeldOut(dataset, ["novel"], 0, SHORT.frames, SHORT.dt_s, "estimated", setting=setting)
+        (window,) = held_out.given("novel", 0)
+        points = np.concatenate([window.points[0, 0], transform(window.T_n_m, window.points[1, 0])])
+        near.append(np.abs(points[np.isfinite(points).all(-1)] - read.vertices).max())
+    assert near[0] < 1e-5
+    assert near[1] > 1e-3
 
 
 def test_a_films_pictures_show_each_frame_enlarged_and_unchanged() -> None:

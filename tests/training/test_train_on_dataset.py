@@ -10,13 +10,16 @@ from typing import Protocol
 import numpy as np
 import pytest
 import torch
+from scipy.spatial import cKDTree
 
 from geo4d_bench.dataset.windows import Windows
 from geo4d_bench.errors import CheckpointError, DatasetError
 from geo4d_bench.model.batch import first_frames
+from geo4d_bench.model.config import PRESETS
 from geo4d_bench.model.generator import Generator
 from geo4d_bench.training.data import batches, make_batch
-from geo4d_bench.training.train import TrainConfig, run
+from geo4d_bench.training.measure import hand_clouds
+from geo4d_bench.training.train import TrainConfig, _open, run
 
 
 class Tiny(Protocol):
@@ -52,6 +55,26 @@ def test_the_calibrated_setting_trains_on_a_dataset(tiny_dataset: Tiny, tmp_path
     window = Windows(tiny_dataset.eval, "novel").sample(np.random.default_rng(0))
     (video,) = generator.generate([first_frames(window)], [0])
     assert video.points.shape == window.points[:, 1:].shape
+
+
+@pytest.mark.parametrize(("setting", "both"), [("geo4d", False), ("geo4d_calibrated", True)])
+def test_windows_are_scaled_where_the_setting_knows_the_pose(tiny_dataset: Tiny, setting: str, both: bool) -> None:
+    config = TrainConfig(data=tiny_dataset.train, setting=setting, sensor="estimated")  # type: ignore[arg-type]
+    windows = _open(config, tiny_dataset.train, PRESETS.get("nano"))
+    told = Windows(tiny_dataset.train, "seen", sensor="estimated", both_poses=both)
+    a, b = (w.sample(np.random.default_rng(1)) for w in (windows, told))
+    np.testing.assert_array_equal(a.points, b.points)
+
+
+def test_what_is_known_of_hands_and_scene_is_in_metres_though_depth_is_not(tiny_dataset: Tiny) -> None:
+    """Also in the setting that may not scale view m's first frame."""
+    windows = Windows(tiny_dataset.train, "seen", sensor="estimated")
+    model = windows.datasets[0].hand("right")
+    sample = [windows.sample(np.random.default_rng(i)) for i in range(8)]
+    clouds = hand_clouds(sample)
+    points = clouds.points[0][clouds.part[0] >= 0].numpy()
+    assert len(points) > 200
+    assert cKDTree(model.points).query(points)[0].max() < 0.012
 
 
 def test_the_checkpoint_says_which_sensor_it_was_trained_with(tiny_dataset: Tiny, tmp_path: Path) -> None:
