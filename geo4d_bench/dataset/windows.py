@@ -193,6 +193,7 @@ class Windows:
             episode=file.name,
             start=int(start),
             cameras=names,
+            disturbed=any(at[0] <= step < at[-1] for step, _ in trajectory.disturbances),
         )
 
     def __getstate__(self) -> dict[str, Any]:

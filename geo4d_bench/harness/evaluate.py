@@ -214,7 +214,7 @@ class _Scorer:
         for source in SOURCES:
             scored = [self._pair(source, pair, given[i], predicted, i + 1) for i, pair in enumerate(pairs)]
             row: dict[str, Any] = {"views": views, "source": source, "window": index, "episode": first.episode}
-            row |= {"start": first.start, "camera_n": first.cameras[0]}
+            row |= {"start": first.start, "disturbed": first.disturbed, "camera_n": first.cameras[0]}
             row |= {"camera_m": " ".join(pair.cameras[1] for pair in pairs)}
             row |= {k: _mean([s[k] for s, _ in scored]) for k in scored[0][0]}
             row |= {"generate_ms": generate_ms if source == "generated" else np.nan}
@@ -316,6 +316,7 @@ def _table(metrics: pd.DataFrame) -> list[str]:
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
         "gripper cm [95 %]": lambda r: "{gripper_cm:.1f} [{gripper_cm_low:.1f}, {gripper_cm_high:.1f}]".format(**r),
         "frames 1-4": lambda r: f"{r['gripper_cm_frames_1_4']:.1f}",
+        "undisturbed": lambda r: f"{r['gripper_cm_undisturbed']:.1f}",
         "lost": lambda r: f"{r['lost_share']:.0%}",
         "AbsRel n": lambda r: f"{r['abs_rel_n']:.3f}",
         "m": lambda r: f"{r['abs_rel_m']:.3f}",

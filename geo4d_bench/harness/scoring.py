@@ -26,6 +26,7 @@ class Scores:
     Attributes:
         gripper_cm: distance of the tracked to the true gripper, mean over frames and arms; frames where the tracker
             is lost keep the pose that it extrapolates.  gripper_cm_frames_1_4: over the first four frames.
+            gripper_cm_undisturbed: NaN where the window is disturbed, since nobody could foresee that.
         rotation_deg: angle between tracked and true orientation.  opening_cm: error of the fingers' distance.
         lost_share: share of frames where the tracker is lost.
         abs_rel_*, d1_*: depth errors, see ``evaluation.metrics.depth_score``.  missing_*: share of the true pixels
@@ -39,6 +40,7 @@ class Scores:
 
     gripper_cm: float
     gripper_cm_frames_1_4: float
+    gripper_cm_undisturbed: float
     rotation_deg: float
     opening_cm: float
     lost_share: float
@@ -116,6 +118,7 @@ def score(window: Window, video: Video4D | None, tracks: Sequence[HandTrack]) ->
     hands = {
         "gripper_cm": float(position.mean()),
         "gripper_cm_frames_1_4": float(position[:, :NEAR_FRAMES].mean()),
+        "gripper_cm_undisturbed": math.nan if window.disturbed else float(position.mean()),
         "rotation_deg": math.degrees(float(np.mean(rotation))),
         "opening_cm": 100.0 * float(np.mean(opening)),
         "lost_share": float(np.mean([t.lost for t in tracks])),

@@ -53,6 +53,19 @@ def test_frames_are_dt_apart_and_the_end_is_repeated(windows: Windows) -> None:
         windows.window(0, last + 1, camera_n, camera_m)
 
 
+def test_a_window_is_disturbed_where_its_future_holds_what_nobody_could_foresee(tiny_dataset: Any) -> None:
+    windows = Windows(tiny_dataset.train, "seen", moving=False)
+    seen = set()
+    for index, (_, episode) in enumerate(windows.episodes):
+        at = [step for step, _ in episode.trajectory.disturbances]
+        for start in [s.frame for s in windows.starts if s.episode == index]:
+            begin, end = episode.steps[start], episode.steps[min(start + 20, len(episode.steps) - 1)]
+            disturbed = windows.window(index, start, *windows.cameras).disturbed
+            assert disturbed == any(begin <= step < end for step in at)
+            seen.add((bool(at), disturbed))
+    assert seen == {(False, False), (True, False), (True, True)}
+
+
 def test_no_more_future_is_repeated_than_allowed(tiny_dataset: Any) -> None:
     for share, existing in ((0.0, 10), (0.5, 5), (0.9, 1)):
         windows = Windows(tiny_dataset.train, "seen", pad_share=share, moving=False)

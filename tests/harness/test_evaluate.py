@@ -176,6 +176,11 @@ def test_copied_error_is_the_distance_moved(blind: Path, tiny_dataset: Any, tmp_
         assert row.gripper_cm == pytest.approx(moved.mean())
         assert row.gripper_cm_frames_1_4 == pytest.approx(moved[:4].mean())
         assert row.gripper_cm_frame_10 == pytest.approx(moved[9])
+        assert row.gripper_cm_undisturbed == row.gripper_cm
+        disturbed = dataclasses.replace(window, disturbed=True)
+        scores = scoring.score(disturbed, None, scoring.standing_still(window))
+        assert scores.gripper_cm == pytest.approx(row.gripper_cm)
+        assert np.isnan(scores.gripper_cm_undisturbed)
     novel = {camera.name for camera in windows.datasets[0].rig.views("novel")}
     assert set(rows.camera_n) | set(rows.camera_m) <= novel
 
