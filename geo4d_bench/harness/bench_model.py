@@ -41,7 +41,6 @@ def generate(config: BenchConfig) -> list[Measurement]:
     from geo4d_bench.geometry.rig import Rig
     from geo4d_bench.harness.rollout import RolloutConfig
     from geo4d_bench.model.backbones import load_generator
-    from geo4d_bench.model.generator import Generator
     from geo4d_bench.tasks.rigs import make_rig
 
     settings = RolloutConfig(task=config.task, checkpoint=config.checkpoint)
@@ -56,8 +55,7 @@ def generate(config: BenchConfig) -> list[Measurement]:
     pairs = first_frames_of_pairs(simulator, list(rig.views("seen"))[: max(VIEWS)])
     seconds = functools.partial(median_seconds, config.repeats)
     by_steps = plan_seconds(generator, pairs[0], seconds)
-    # The other backbone generates two views.
-    by_views = view_seconds(generator, pairs, seconds) if isinstance(generator, Generator) else {}
+    by_views = view_seconds(generator, pairs, seconds)
     executed_ms = 1e3 * settings.execute * c.dt_s
     plan = f"{c.frames} frames x 2 views {c.height}x{c.width}"
     return [

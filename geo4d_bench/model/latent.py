@@ -172,8 +172,7 @@ class LatentGenerator(BaseGenerator[LatentConfig]):
         ]  # (V * T, 3, H, W)
         rgb, points = decoded[0], torch.zeros_like(decoded[0]) if c.rgb_only else decoded[1]
         valid_logit, parts_logit = self.readout(torch.cat([rgb, points], 1), first[0].repeat_interleave(c.frames, 0))
-        if c.gripper_weight:
-            parts_logit[:, 1:] += math.log(_PART_ODDS / _PART_WEIGHT)
+        parts_logit[:, 1:] += math.log(_PART_ODDS / self._part_weight)
         parts = parts_logit.argmax(1)
         metres = points.movedim(1, -1).view(views, c.frames, c.height, c.width, 3)
         metres = metres * c.point_scale_m + self._mean_m(device)
@@ -270,12 +269,17 @@ class LatentGenerator(BaseGenerator[LatentConfig]):
         each = first[:, :, None].expand(-1, -1, len(chosen), -1, -1, -1)
         valid_logit, parts_logit = self.readout(frames.flatten(0, 2), each.flatten(0, 2))
         labels = parts.flatten(0, 2).long()
-        weight = torch.where(labels > 0, _PART_WEIGHT if self.config.gripper_weight else 1.0, 1.0)
+        weight = torch.where(labels > 0, self._part_weight, 1.0)
         wrong = weight * F.cross_entropy(parts_logit.float(), labels, reduction="none")
         return (
             F.binary_cross_entropy_with_logits(valid_logit.float(), valid.flatten(0, 2).float()),
             wrong.sum() / mean_over_processes(weight.sum()),
         )
+
+    @property
+    def _part_weight(self) -> float:
+        """What a hand's pixel weighs in the loss of the part labels."""
+        return _PART_WEIGHT if self.config.gripper_weight else 1.0
 
     def _normalise(self, points: Tensor) -> Tensor:
         return (points - self._mean_m(points.device)) / self.config.point_scale_m

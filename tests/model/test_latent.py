@@ -436,9 +436,9 @@ def test_without_gripper_weight_an_error_on_a_hand_counts_as_any_other(ablation:
     assert (parts == pytest.approx(plain, rel=1e-4)) == (ablation == "no_gripper_weight")
 
 
-@pytest.mark.parametrize(("ablation", "needed"), [("none", math.log(16 / 3)), ("no_gripper_weight", 0.0)])
+@pytest.mark.parametrize(("ablation", "needed"), [("none", math.log(16 / 3)), ("no_gripper_weight", math.log(1 / 3))])
 def test_a_hand_is_shown_from_the_odds_that_its_weight_in_training_gave_it(ablation: str, needed: float) -> None:
-    """A weight of 16 multiplies a hand's odds, of which generation keeps a factor of 3; no weight, no factor."""
+    """Generation takes a weight of 16 in training out of a hand's odds, and then shows hands at a third of the odds."""
     generator = build(dataclasses.replace(DEBUG_UNET, ablation=ablation))
     for log_odds, part in ((needed - 0.1, 0), (needed + 0.1, 1)):
         says(generator, torch.tensor([0.0, log_odds, -9.0, -9.0]))
