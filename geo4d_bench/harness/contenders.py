@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from geo4d_bench.dataset.sensors import SensorName
+from geo4d_bench.errors import ConfigError
 from geo4d_bench.geometry.camera import ViewSplit
 from geo4d_bench.harness.held_out import noise_seed
 from geo4d_bench.model.backbones import Device
@@ -65,7 +66,7 @@ class CheckpointContender:
 
     Raises:
         CheckpointError: the folder is missing, incomplete or of another version.
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or ``steps`` is below 1.
     """
 
     generates = True
@@ -81,6 +82,8 @@ class CheckpointContender:
         from geo4d_bench.model.backbones import load_generator
         from geo4d_bench.model.checkpoint import checkpoint_sha256
 
+        if steps is not None and steps < 1:
+            raise ConfigError(f"--steps is {steps}, expected at least 1")
         self.sha256 = checkpoint_sha256(folder)
         self._generator = load_generator(folder, device)
         self._seed = seed

@@ -89,6 +89,8 @@ def test_several_views_in_one_pass_are_scored_pair_by_pair(
     assert (mine.abs_rel_m == 0).all()
     metrics = pd.read_csv(tmp_path / "three" / "metrics.csv")
     assert (set(metrics.second_views), set(metrics.steps)) == ({3}, {2})
+    with pytest.raises(ConfigError, match="--steps is 0, expected at least 1"):
+        evaluate.run(settings(blind, tiny_dataset, tmp_path / "none", views="seen", steps=0))
     with pytest.raises(ConfigError, match="4 second views, but seen has 4 cameras"):
         evaluate.run(settings(blind, tiny_dataset, tmp_path / "many", views="seen", second_views=4))
 
