@@ -94,9 +94,10 @@ def preset(config: BenchConfig) -> list[Measurement]:
     from geo4d_bench.model.backbones import check_device, find_config, make_generator
     from geo4d_bench.model.batch import fake_batch
     from geo4d_bench.training.data import FURTHER
+    from geo4d_bench.training.memory import keep_freed_memory, peak_mib
     from geo4d_bench.training.optimizer import Optimizers
     from geo4d_bench.training.state import Average
-    from geo4d_bench.training.trainer import computes_in_bf16, peak_mib
+    from geo4d_bench.training.trainer import computes_in_bf16
 
     c = find_config(config.preset)
     if not c.draws:
@@ -104,6 +105,7 @@ def preset(config: BenchConfig) -> list[Measurement]:
     check_device(config.device)
     device = torch.device(config.device)
     torch.set_num_threads(os.cpu_count() or 1)
+    keep_freed_memory()
     torch.manual_seed(0)
     generator = make_generator(c).to(device)
     further = config.batch_size * FURTHER if c.foresees else 0
@@ -213,12 +215,13 @@ def first_frames_of_pairs(simulator: Any, cameras: list[Any]) -> list[FirstFrame
 
 
 def training_seconds(preset: str, seconds: Seconds) -> dict[str, tuple[float, float]]:
-    """Of the loss of ``BATCH`` samples and its gradient, on random input, by what is trained: the network that draws,
-    and the whole generator, which also tells the hands' way.
+    """Of the loss of ``BATCH`` samples and its gradient as the trainer takes them on a processor, on random input, by
+    what is trained: the network that draws, and the whole generator, which also tells the hands' way, of the further
+    windows too.
 
     A single view goes through the reference's decoder, which view m's equals but for its attention to the reference.
-    Each of the four passes computes all that the network says and learns one modality of it; the hands' way, which is
-    no modality, is learned once a view.
+    Each of the four passes computes all that the network says and learns one modality of it, and their gradients add up
+    to the step's; the hands' way, which is no modality, is learned once a view.
 
     Returns:
         One pass for both views and both modalities, and four passes, each for one view and one modality.
@@ -226,28 +229,40 @@ def training_seconds(preset: str, seconds: Seconds) -> dict[str, tuple[float, fl
     import torch
 
     from geo4d_bench.model import losses
-    from geo4d_bench.model.batch import fake_batch
+    from geo4d_bench.model.batch import MORE, fake_batch
     from geo4d_bench.model.config import PRESETS
     from geo4d_bench.model.generator import Generator
+    from geo4d_bench.training.data import FURTHER
+    from geo4d_bench.training.memory import keep_freed_memory
+    from geo4d_bench.training.trainer import computes_in_bf16
 
     torch.set_num_threads(os.cpu_count() or 1)
+    keep_freed_memory()
     torch.manual_seed(0)
-    c = PRESETS.get(preset)
-    generator, both = Generator(c), fake_batch(c, BATCH)
-    alone = [{k: v[:, i : i + 1] if k in _OF_VIEWS else v for k, v in both.items()} for i in range(2)]
+    c, bf16 = PRESETS.get(preset), computes_in_bf16(torch.device("cpu"))
+    generator, both = Generator(c), fake_batch(c, BATCH, FURTHER * BATCH)
+    alone = [
+        {k: v[:, i : i + 1] if k.removeprefix(MORE) in _OF_VIEWS else v for k, v in both.items()} for i in range(2)
+    ]
 
-    def step(batch: dict[str, Any], foresees: bool, without: tuple[str, ...] = ()) -> None:
+    def add_gradient(batch: dict[str, Any], foresees: bool, without: tuple[str, ...] = ()) -> None:
         foresight = generator.foresight if foresees else None
-        terms = losses.terms(c, generator.network, foresight, batch, torch.Generator().manual_seed(0))
-        torch.autograd.backward(losses.weighted({k: v for k, v in terms.items() if k not in without}))
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            terms = losses.terms(c, generator.network, foresight, batch, torch.Generator().manual_seed(0))
+            total = losses.weighted({k: v for k, v in terms.items() if k not in without})
+        torch.autograd.backward(total)
+
+    def one(foresees: bool) -> None:
+        add_gradient(both, foresees)
         generator.zero_grad()
 
     def four(foresees: bool) -> None:
         for view in alone:
-            step(view, False, without=_SHAPE)
-            step(view, foresees, without=_COLOUR)
+            add_gradient(view, False, without=_SHAPE)
+            add_gradient(view, foresees, without=_COLOUR)
+        generator.zero_grad()
 
-    one, apart, one_whole, apart_whole = seconds(
-        lambda: step(both, False), lambda: four(False), lambda: step(both, True), lambda: four(True)
+    joint, apart, joint_whole, apart_whole = seconds(
+        lambda: one(False), lambda: four(False), lambda: one(True), lambda: four(True)
     )
-    return {"network": (one, apart), "generator": (one_whole, apart_whole)}
+    return {"network": (joint, apart), "generator": (joint_whole, apart_whole)}

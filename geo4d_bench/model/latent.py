@@ -71,6 +71,7 @@ class LatentGenerator(BaseGenerator[LatentConfig]):
         if parts.autoencoder is None or parts.image_encoder is None:
             self.codec = Pixels(c.patch)
             self.embedding: nn.Module = LearnedEmbedding(c.unet.cross_attention_dim)
+            self.network.write_out_attention()
             # Untrained, the model copies the first frame.
             for name, parameter in self.network.decoders.named_parameters():
                 if "conv_out" in name:

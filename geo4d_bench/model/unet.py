@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import torch
 from diffusers import UNetSpatioTemporalConditionModel
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, AttnProcessor
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -106,6 +106,13 @@ class DualDecoderUNet(nn.Module):
                 m = torch.cat([each[:, :-1], asking.unflatten(0, (views - 1, 1, -1))], 1).flatten(0, 2)
         out = torch.cat([decoder_n.output(n), decoder_m.output(m)])
         return out.view(views, streams, batch, frames, *out.shape[-3:])
+
+    def write_out_attention(self) -> None:
+        """Compute attention by products of matrices: with a hundred tokens a CPU trains a fifth to a quarter quicker so
+        than by ``scaled_dot_product_attention``, whose results differ by rounding."""
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.set_processor(AttnProcessor())
 
     def _given(self, level: Tensor, context: Tensor, added_time: Tensor, frames: int) -> _Given:
         """Of N videos: level (N,), context (N, L, D)."""

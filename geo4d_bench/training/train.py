@@ -168,10 +168,12 @@ def train(config: TrainConfig, preset: AnyConfig, source: WindowSource, held_out
     from geo4d_bench.training.data import fixed_windows
     from geo4d_bench.training.heldout import copy_error_cm
     from geo4d_bench.training.measure import hand_clouds, measure, scene_points
+    from geo4d_bench.training.memory import keep_freed_memory
     from geo4d_bench.training.trainer import Schedule, Trainer
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    keep_freed_memory()
     minutes = _DEFAULT_MINUTES if config.minutes is None and config.steps is None else config.minutes
     schedule = Schedule(minutes, config.steps, config.batch_size, config.highest_rate, watches=config.watches)
     settings = {

@@ -9,8 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -35,6 +33,7 @@ from geo4d_bench.seeding import derive_seed, generator
 from geo4d_bench.training.data import FURTHER, WindowSource, batches
 from geo4d_bench.training.heldout import hand_error_cm
 from geo4d_bench.training.interrupt import StopRequest
+from geo4d_bench.training.memory import peak_mib
 from geo4d_bench.training.optimizer import Optimizers
 from geo4d_bench.training.state import Average, Progress, load_state, read_progress, save_state
 
@@ -304,14 +303,6 @@ def computes_in_bf16(device: torch.device, precision: str = "auto") -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def peak_mib(device: torch.device) -> float:
-    """The most memory that this process has held: of the GPU where it has one, else of the machine."""
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device)) / 2**20
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -205,3 +205,13 @@ def test_the_full_model_has_as_many_parameters_as_the_paper_says() -> None:
 
 def count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
+
+
+@torch.no_grad()
+def test_written_out_attention_changes_nothing_but_rounding(stock: UNetSpatioTemporalConditionModel) -> None:
+    network, given = dual(stock), inputs()
+    for p in network.cross_view.parameters():  # zeros would hide its attention
+        p.add_(0.1)
+    expected = network(**given)
+    network.write_out_attention()
+    torch.testing.assert_close(network(**given), expected, rtol=1e-10, atol=1e-10)
