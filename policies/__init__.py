@@ -6,6 +6,7 @@ all of them share what is expensive (the loaded generator). Names are looked up 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,7 +104,7 @@ def make_policy(
             f"policy '{name}' generates no video, so that it has no sampling steps to set to {steps}; leave --steps "
             "out, or choose the policy geo4d or geo4d_calibrated"
         )
-    return make(checkpoint, execute, device, steps)
+    return make(_Options(checkpoint, execute, device, steps))
 
 
 def train_options(name: str) -> str:
@@ -112,55 +113,47 @@ def train_options(name: str) -> str:
     return setting + (" --ablation pose_regression" if name.startswith("pose_regression") else "")
 
 
-_Maker = Callable[[Path | None, int, Device, int | None], PolicyFactory]
-_POLICIES: Registry[_Maker] = Registry("policy")
+@dataclass(frozen=True)
+class _Options:
+    """What :func:`make_policy` is given besides the name."""
+
+    checkpoint: Path | None
+    execute: int
+    device: Device
+    steps: int | None
 
 
-def _expert(checkpoint: Path | None, execute: int, device: Device, steps: int | None) -> PolicyFactory:
+_POLICIES: Registry[Callable[[_Options], PolicyFactory]] = Registry("policy")
+
+
+def _expert(options: _Options) -> PolicyFactory:
     from geo4d_bench.policies.oracles import Expert
 
-    return _plain("expert", Expert)
+    return _plain("expert", Expert, Expert)
 
 
-def _oracle_pose(checkpoint: Path | None, execute: int, device: Device, steps: int | None) -> PolicyFactory:
+def _oracle_pose(options: _Options) -> PolicyFactory:
     from geo4d_bench.policies.oracles import OraclePose
 
-    return _plain("oracle_pose", OraclePose, lambda: OraclePose(execute))
+    return _plain("oracle_pose", OraclePose, lambda: OraclePose(options.execute))
 
 
-def _oracle_video(checkpoint: Path | None, execute: int, device: Device, steps: int | None) -> PolicyFactory:
+def _oracle_video(options: _Options) -> PolicyFactory:
     from geo4d_bench.policies.oracles import OracleVideo
 
-    return _plain("oracle_video", OracleVideo, lambda: OracleVideo(execute))
+    return _plain("oracle_video", OracleVideo, lambda: OracleVideo(options.execute))
 
 
-def _random(checkpoint: Path | None, execute: int, device: Device, steps: int | None) -> PolicyFactory:
+def _random(options: _Options) -> PolicyFactory:
     from geo4d_bench.policies.random import Random
 
-    return _plain("random", Random)
+    return _plain("random", Random, Random)
 
 
-def _geo4d(checkpoint: Path | None, execute: int, device: Device, steps: int | None) -> PolicyFactory:
-    return _generated("geo4d", checkpoint, execute, device, steps)
-
-
-def _geo4d_calibrated(checkpoint: Path | None, execute: int, device: Device, steps: int | None) -> PolicyFactory:
-    return _generated("geo4d_calibrated", checkpoint, execute, device, steps)
-
-
-def _pose_regression(checkpoint: Path | None, execute: int, device: Device, steps: int | None) -> PolicyFactory:
-    return _generated("pose_regression", checkpoint, execute, device, steps)
-
-
-def _pose_regression_calibrated(
-    checkpoint: Path | None, execute: int, device: Device, steps: int | None
-) -> PolicyFactory:
-    return _generated("pose_regression_calibrated", checkpoint, execute, device, steps)
-
-
-def _generated(name: str, checkpoint: Path | None, execute: int, device: Device, steps: int | None) -> PolicyFactory:
+def _generated(name: str, options: _Options) -> PolicyFactory:
     """The policy of a checkpoint: one of video, or of poses read out, in one of the two settings."""
     direct, calibrated = name.startswith("pose_regression"), name.endswith("_calibrated")
+    checkpoint = options.checkpoint
     if checkpoint is None or not checkpoint.is_dir():
         got = "none was given" if checkpoint is None else f"{checkpoint} is not a folder"
         raise CheckpointError(
@@ -175,7 +168,7 @@ def _generated(name: str, checkpoint: Path | None, execute: int, device: Device,
         if direct
         else (Geo4DCalibrated if calibrated else Geo4D)
     )
-    loaded = load_generator(checkpoint, device, steps)
+    loaded = load_generator(checkpoint, options.device, options.steps)
     config = loaded.generator.config
     regresses = config.ablation == "pose_regression"
     trained = config.setting.replace("geo4d", "pose_regression") if regresses else config.setting
@@ -191,11 +184,11 @@ def _generated(name: str, checkpoint: Path | None, execute: int, device: Device,
         image_size=loaded.image_size,
         arms=config.arms,
         sensor=config.sensor,
-        build=lambda: policy(loaded, execute),
+        build=lambda: policy(loaded, options.execute),
     )
 
 
-def _plain(name: str, policy: type[Policy], build: Callable[[], Policy] | None = None) -> PolicyFactory:
+def _plain(name: str, policy: type[Policy], build: Callable[[], Policy]) -> PolicyFactory:
     return PolicyFactory(
         name=name,
         privileged=policy.privileged,
@@ -206,7 +199,7 @@ def _plain(name: str, policy: type[Policy], build: Callable[[], Policy] | None =
         image_size=None,
         arms=None,
         sensor="perfect",
-        build=build or policy,
+        build=build,
     )
 
 
@@ -214,10 +207,8 @@ for _name, _maker in (
     ("expert", _expert),
     ("oracle_pose", _oracle_pose),
     ("oracle_video", _oracle_video),
-    ("geo4d", _geo4d),
-    ("geo4d_calibrated", _geo4d_calibrated),
-    ("pose_regression", _pose_regression),
-    ("pose_regression_calibrated", _pose_regression_calibrated),
     ("random", _random),
 ):
     _POLICIES.register(_name, _maker)
+for _name in ("geo4d", "geo4d_calibrated", "pose_regression", "pose_regression_calibrated"):
+    _POLICIES.register(_name, functools.partial(_generated, _name))
