@@ -20,30 +20,32 @@ from geo4d_bench.registry import Registry
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a command lives: ``module`` has the dataclass ``config`` and the function ``run``."""
+    """Where a command lives: ``module`` has the dataclass ``config`` and the function ``run``; typed again, one that
+    ``resumes`` goes on where it was interrupted."""
 
     module: str
     config: str
     help: str
+    resumes: bool = False
 
 
 _TABLE = {
     "doctor": Entry("harness.doctor", "DoctorConfig", "check that this machine can render, simulate and train"),
     "tasks": Entry("harness.listing", "TasksConfig", "list the tasks and camera rigs, or draw them (--preview)"),
-    "datagen": Entry("datagen.job", "DatagenConfig", "collect demonstrations and render them from a camera rig"),
+    "datagen": Entry("datagen.job", "DatagenConfig", "collect demonstrations and render them from a camera rig", True),
     "inspect": Entry("harness.inspection", "InspectConfig", "print, draw and film what a dataset or an episode holds"),
-    "render": Entry("datagen.redraw", "RenderConfig", "draw a stored dataset from another rig or size"),
+    "render": Entry("datagen.redraw", "RenderConfig", "draw a stored dataset from another rig or size", True),
     "verify": Entry(
         "datagen.repair", "VerifyConfig", "check a dataset (exit 0 when whole, 1 with a line a fault); repair"
     ),
     "export": Entry("dataset.export", "ExportConfig", "write a dataset for robomimic or LeRobot"),
-    "train": Entry("training.train", "TrainConfig", "train the generator"),
+    "train": Entry("training.train", "TrainConfig", "train the generator", True),
     "generate": Entry("harness.generate", "GenerateConfig", "generate held-out windows as films and point clouds"),
     "conditions": Entry(
         "harness.conditions", "ConditionsConfig", "write held-out windows' first frames for any generator"
     ),
-    "evaluate": Entry("harness.evaluate", "EvaluateConfig", "score generated video on held-out demonstrations"),
-    "rollout": Entry("harness.rollout", "RolloutConfig", "run a policy from seen or novel views"),
+    "evaluate": Entry("harness.evaluate", "EvaluateConfig", "score generated video on held-out demonstrations", True),
+    "rollout": Entry("harness.rollout", "RolloutConfig", "run a policy from seen or novel views", True),
     "leaderboard": Entry("harness.leaderboard", "LeaderboardConfig", "rank runs from their episode rows"),
     "report": Entry("harness.report", "ReportConfig", "gather results and pictures on one page"),
     "bench": Entry("harness.bench", "BenchConfig", "measure speed against references, side by side"),
@@ -73,7 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"geo4d-bench {args[0]}: {_sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
+        resumes = args[0] in COMMANDS and COMMANDS.get(args[0]).resumes
+        kept = ": what was finished is kept; the same command goes on from there" if resumes else ""
+        print(f"\ninterrupted{kept}", file=sys.stderr)
         return 130
 
 

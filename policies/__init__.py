@@ -171,6 +171,11 @@ def _generated(name: str, options: _Options) -> PolicyFactory:
     loaded = load_generator(checkpoint, options.device, options.steps)
     config = loaded.generator.config
     regresses = config.ablation == "pose_regression"
+    if config.rgb_only:
+        raise ConfigError(
+            f"{checkpoint} was trained for {config.ablation}: its video has no depth that a hand could be tracked by, "
+            "so that there is no policy of it; 'geo4d-bench evaluate' scores its images"
+        )
     trained = config.setting.replace("geo4d", "pose_regression") if regresses else config.setting
     if trained != name:
         raise ConfigError(f"{checkpoint} was trained for the policy '{trained}', not '{name}'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -204,6 +205,11 @@ class Dataset:
         if not self.manifest.episodes:
             raise DatasetError(f"{self.path}: no finished episodes; run the datagen command that began it again")
         return tuple(EpisodeFile(self.path / EPISODES / entry.file) for entry in self.manifest.episodes)
+
+    @property
+    def identity(self) -> str:
+        """64 hex digits over the contents of every episode: what a dataset is, wherever it lies."""
+        return hashlib.sha256("".join(entry.sha256 for entry in self.manifest.episodes).encode()).hexdigest()
 
     @property
     def rig(self) -> AnyRig:

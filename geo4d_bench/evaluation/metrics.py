@@ -139,7 +139,7 @@ def ssim(predicted: npt.NDArray[np.uint8], true: npt.NDArray[np.uint8]) -> float
 
 
 def cross_view_miou(
-    points_n: Floats, mask_n: Mask, mask_m: Mask, T_m_n: npt.ArrayLike, K_m: npt.ArrayLike
+    points_n: Floats, mask_n: Mask, mask_m: Mask, T_m_n: npt.ArrayLike, K_m: npt.ArrayLike, expected: Mask
 ) -> tuple[float, npt.NDArray[np.float64]]:
     """Cross-view consistency: view n's gripper, carried to view m, against the gripper that view m shows.
 
@@ -151,12 +151,14 @@ def cross_view_miou(
         points_n: (T, H, W, 3) metres, view n's generated pointmap in camera n's frame.
         mask_n, mask_m: (T, H, W) gripper pixels of the generated views, found in the generated video.
         T_m_n: (4, 4) pose of camera n in camera m.  K_m: (3, 3).
+        expected: (T,) frames in which a camera truly sees a gripper.
 
     Returns:
-        The mean over frames, and the (T,) IoU of every frame. A frame in which neither the carried nor the shown
-        mask has a pixel is NaN and left out of the mean; where only one is empty the IoU is 0.
+        The mean over frames, and the (T,) IoU of every frame. Where only one of the carried and the shown mask has a
+        pixel the IoU is 0, and so it is where neither has but a gripper was expected: hiding it is no consistency. A
+        frame without any is NaN and left out of the mean.
     """
-    iou = np.full(len(mask_n), np.nan)
+    iou = np.where(expected, 0.0, np.nan)
     for t in range(len(mask_n)):
         carried = splat(transform(T_m_n, points_n[t][mask_n[t]].astype(np.float64)), K_m, mask_m.shape[1:])
         union = int((carried | mask_m[t]).sum())
@@ -187,18 +189,21 @@ def splat(points_cam: Floats, K: npt.ArrayLike, shape: tuple[int, ...]) -> Mask:
 def view_gap_m(
     points_n: Floats,
     points_m: Floats,
+    true_m: Floats,
     same_surface: Mask,
     K_n: npt.ArrayLike,
     limit_m: float = GAP_LIMIT_M,
 ) -> float:
     """Cross-view consistency without masks: how far apart the two views put the same surface, in metres.
 
-    Each of view m's points is projected into camera n; the gap is its distance to view n's point at the nearest
-    pixel, cut off at ``limit_m``. A pixel whose point is invalid, leaves camera n's image or meets an invalid point
-    there counts as ``limit_m``. The grid alone costs about half a pixel's width on the surface.
+    The truth says which pixel of view n shows what a pixel of view m shows, the nearest one; the gap is the distance
+    of the two generated points there, cut off at ``limit_m``. (Would view m's generated points choose their pixels
+    themselves, a view m that is a single point of view n's surface had no gap.) A pixel at which either point is
+    invalid counts as ``limit_m``. The grid alone costs about half a pixel's width on the surface.
 
     Args:
         points_n, points_m: (T, H, W, 3) metres, both views' generated pointmaps in camera n's frame.
+        true_m: (T, H, W, 3) metres, view m's true pointmap in camera n's frame.
         same_surface: (T, H, W) pixels of view m that are scored, from :func:`seen_by_both` of the true pointmaps.
         K_n: (3, 3).
 
@@ -207,7 +212,7 @@ def view_gap_m(
     """
     if not same_surface.any():
         return float("nan")
-    gap = np.minimum(np.nan_to_num(_gaps(points_n, points_m, K_n), nan=np.inf), limit_m)
+    gap = np.minimum(np.nan_to_num(_gaps(points_n, points_m, true_m, K_n), nan=np.inf), limit_m)
     return float(gap[same_surface].mean())
 
 
@@ -221,13 +226,13 @@ def seen_by_both(true_n: Floats, true_m: Floats, K_n: npt.ArrayLike, tolerance_m
         true_n, true_m: (T, H, W, 3) metres, both in camera n's frame, NaN where invalid.
         K_n: (3, 3).
     """
-    return np.asarray(_gaps(true_n, true_m, K_n) <= tolerance_m, dtype=bool)  # NaN compares false
+    return np.asarray(_gaps(true_n, true_m, true_m, K_n) <= tolerance_m, dtype=bool)  # NaN compares false
 
 
-def _gaps(points_n: Floats, points_m: Floats, K_n: npt.ArrayLike) -> Floats:
-    """(T, H, W) distance of view m's points to view n's points at the pixels they project to; NaN for none."""
+def _gaps(points_n: Floats, points_m: Floats, true_m: Floats, K_n: npt.ArrayLike) -> Floats:
+    """(T, H, W) distance of view m's points to view n's at the pixels that ``true_m`` projects to; NaN for none."""
     frames, h, w = points_n.shape[:3]
-    uv = np.rint(project(points_m.astype(np.float64), K_n))
+    uv = np.rint(project(true_m.astype(np.float64), K_n))
     with np.errstate(invalid="ignore"):
         inside = (uv[..., 0] >= 0) & (uv[..., 0] < w) & (uv[..., 1] >= 0) & (uv[..., 1] < h)
     pixel = np.where(inside[..., None], uv, 0).astype(np.intp)

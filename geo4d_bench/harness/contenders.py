@@ -66,7 +66,7 @@ class CheckpointContender:
 
     Raises:
         CheckpointError: the folder is missing, incomplete or of another version.
-        ConfigError: there is no such device, or ``steps`` is below 1.
+        ConfigError: there is no such device, ``steps`` is below 1, or given to a checkpoint that samples nothing.
     """
 
     generates = True
@@ -90,9 +90,12 @@ class CheckpointContender:
         config = self._generator.config
         self.name = folder.resolve().name
         self.setting, self.frames, self.dt_s = config.setting, config.frames, config.dt_s
+        if steps is not None and not config.draws:
+            raise ConfigError(f"{folder} was trained for pose_regression, which samples no video; leave --steps out")
         self.ablation, self.draws, self.sensor = config.ablation, config.draws, sensor or config.sensor
         self.steps = (steps or config.sample_steps) if config.draws else None
-        self.policy = config.setting if config.draws else config.setting.replace("geo4d", "pose_regression")
+        policy = config.setting if config.draws else config.setting.replace("geo4d", "pose_regression")
+        self.policy = None if config.rgb_only else policy
 
     def predict(self, given: Sequence[Window], views: ViewSplit, index: int) -> Prediction:
         from geo4d_bench.model.batch import first_frames

@@ -146,10 +146,12 @@ def run(config: EvaluateConfig) -> Evaluation | Refused:
         return _evaluate(config, dataset, predicted, out, f"geo4d-bench report --task {task}")
     checkpoint = config.checkpoint or Path("runs") / task / "nano"
     contender = CheckpointContender(checkpoint, config.seed, config.steps, config.sensor, config.device)
-    follow_up = (
-        f"geo4d-bench rollout --task {task} --policy {contender.policy} --checkpoint {checkpoint} "
-        f"--out {Path('runs') / task / f'rollout_{contender.name}_novel'}"
-    )
+    follow_up = f"geo4d-bench report --task {task}"
+    if contender.policy is not None:
+        follow_up = (
+            f"geo4d-bench rollout --task {task} --policy {contender.policy} --checkpoint {checkpoint} "
+            f"--out {Path('runs') / task / f'rollout_{contender.name}_novel'}"
+        )
     return _evaluate(config, dataset, contender, config.out or checkpoint / "evaluation", follow_up)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -42,11 +41,6 @@ def view_splits(views: Views) -> tuple[ViewSplit, ...]:
     return ("seen", "novel") if views == "both" else (views,)
 
 
-def dataset_identity(dataset: Dataset) -> str:
-    """64 hex digits over the contents of every episode: what a dataset is, wherever it lies."""
-    return hashlib.sha256("".join(entry.sha256 for entry in dataset.manifest.episodes).encode()).hexdigest()
-
-
 def noise_seed(seed: int, views: str, index: int) -> int:
     """The seed of a generator's noise for window ``index``."""
     return derive_seed("evaluation", "eval", seed, f"generate/{views}/{index}")
@@ -82,7 +76,7 @@ class HeldOut:
         from geo4d_bench.dataset.windows import Windows
 
         settings, calibrated = dataset.manifest.settings, setting == "geo4d_calibrated"
-        self.split, self.seed, self.identity = settings.split, seed, dataset_identity(dataset)
+        self.split, self.seed, self.identity = settings.split, seed, dataset.identity
         self._key, self._second_views = f"{settings.task}-{settings.version}", second_views
         # Nothing is remembered: each window is looked at once.
         self._true, self._measured = (

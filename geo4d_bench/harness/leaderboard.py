@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -32,12 +33,15 @@ class BoardRow:
 
     Attributes:
         n, k: episodes and successes.  ci_low, ci_high: 95 % Wilson interval of the success rate k / n.
-        group: policies of one task and one choice of views that share a letter do not differ at 0.05 (exact
+        rig: the one that ``seen`` and ``novel`` refer to; empty where rows are from before it stood in them.
+        group: policies of one task, rig and choice of views that share a letter do not differ at 0.05 (exact
             McNemar on the seeds both have, Holm-corrected).
         sensor: how the depth that the policy saw was measured.
         steps: sampling steps that were asked for, 0 for the checkpoint's own number or where nothing is sampled.
         privileged: whether the policy was handed the simulator.
         rows_sha256: of the episode rows behind the line, wall times left out.
+        settings: 16 hex digits over all that decides the rows but their seeds; the run's id where rows are from
+            before it stood in them.
         failed_after: the last phase that episodes without success reached, and how many of them, most first. Not in
             the CSV, whose columns are fixed; the rows say it too.
     """
@@ -47,6 +51,7 @@ class BoardRow:
     policy: str
     checkpoint: str
     views: str
+    rig: str
     sensor: str
     steps: int
     n: int
@@ -57,6 +62,7 @@ class BoardRow:
     group: str
     privileged: bool
     rows_sha256: str
+    settings: str
     fingerprint: str
     failed_after: tuple[tuple[str, int], ...]
 
@@ -75,11 +81,23 @@ class Unranked:
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """A run that was stopped before its last episode; the long ones are missing more often than the short ones."""
+
+    policy: str
+    views: str
+    missing: int
+    episodes: int
+    source: Path
+
+
+@dataclass(frozen=True)
 class Leaderboard:
     """The board, best first within a task and a choice of views, and what is missing from it."""
 
     rows: tuple[BoardRow, ...]
     unranked: tuple[Unranked, ...]
+    unfinished: tuple[Unfinished, ...]
     out: Path
 
     @property
@@ -95,6 +113,7 @@ class Leaderboard:
         header = (
             "task",
             "views",
+            "rig",
             "policy",
             "checkpoint",
             "sensor",
@@ -110,6 +129,7 @@ class Leaderboard:
             (
                 f"{row.task}-{row.task_version}",
                 row.views,
+                row.rig,
                 row.policy,
                 row.checkpoint[:8],
                 row.sensor,
@@ -133,8 +153,13 @@ class Leaderboard:
             f"{', '.join(map(str, run.seeds))}); see {run.source.parent / 'crashes.log'} and run the same rollout again"
             for run in self.unranked
         ]
-        for key in sorted({(row.task, row.views) for row in self.rows}):
-            there = {row.policy for row in self.rows if (row.task, row.views) == key}
+        notes += [
+            f"NOT COMPLETE: {run.policy} on {run.views} views lacks {run.missing} of {run.episodes} episodes, and "
+            f"those that take long are missing first; run the same rollout again ({run.source.parent})"
+            for run in self.unfinished
+        ]
+        for key in sorted({(row.task, row.views, row.rig) for row in self.rows}):
+            there = {row.policy for row in self.rows if (row.task, row.views, row.rig) == key}
             missing = [policy for policy in FLOOR_AND_CEILING if policy not in there]
             if missing and len(there) > 1:
                 notes.append(
@@ -164,7 +189,7 @@ def find_ledgers(path: Path) -> list[Path]:
 
 
 def read_all(paths: Iterable[Path]) -> dict[EpisodeRow, Path]:
-    """Rows of several ledgers with where they come from; a row given twice counts once.
+    """Rows of several ledgers with where they come from; a row given twice counts once, at whatever commit it was made.
 
     LedgerError where two ledgers tell different outcomes of the same episode of the same run.
     """
@@ -173,7 +198,7 @@ def read_all(paths: Iterable[Path]) -> dict[EpisodeRow, Path]:
     for path in dict.fromkeys(p.resolve() for p in paths):
         for row in Ledger(path).read().rows:
             other = found.get((row.run_id, row.seed))
-            if other is not None and canonical_sha256([other]) != canonical_sha256([row]):
+            if other is not None and canonical_sha256([replace(other, commit=row.commit)]) != canonical_sha256([row]):
                 raise LedgerError(
                     f"{path} and {sources[other]} differ on seed {row.seed} of run {row.run_id}, which must be the "
                     "same everywhere; leave one of them out"
@@ -200,8 +225,8 @@ def compute(rows: dict[EpisodeRow, Path], out: Path) -> Leaderboard:
             ranked[key] = members
     letters = _letters(ranked)
     board = [_board_row(members, letters[key]) for key, members in ranked.items()]
-    board.sort(key=lambda row: (row.task, row.task_version, row.views, -row.success_rate, row.policy))
-    return Leaderboard(tuple(board), tuple(unranked), out)
+    board.sort(key=lambda row: (row.task, row.task_version, row.views, row.rig, -row.success_rate, row.policy))
+    return Leaderboard(tuple(board), tuple(unranked), tuple(_unfinished(rows)), out)
 
 
 def write(board: Leaderboard) -> None:
@@ -217,11 +242,31 @@ def write(board: Leaderboard) -> None:
     fresh.replace(board.out)
 
 
+def _unfinished(rows: dict[EpisodeRow, Path]) -> Iterator[Unfinished]:
+    """Of the ledgers that lie beside their rollout's ``config.json``, which says how many episodes it was to have."""
+    for path in sorted(set(rows.values())):
+        try:
+            config = json.loads((path.parent / "config.json").read_text())
+            first, episodes = int(config["options"]["seed"]), int(config["options"]["episodes"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        there = [row for row, source in rows.items() if source == path and row.run_id == config.get("run_id")]
+        missing = set(range(first, first + episodes)) - {row.seed for row in there}
+        if there and missing:
+            yield Unfinished(there[0].policy, there[0].views, len(missing), episodes, path)
+
+
 def _run_key(row: EpisodeRow) -> tuple[str, ...]:
-    return (
-        row.task, row.task_version, row.views, row.split, row.policy, row.checkpoint, row.sensor, str(row.steps),
-        row.fingerprint,
-    )  # fmt: skip
+    return *_comparable(row), row.policy, row.checkpoint, row.sensor, str(row.steps), _settings(row)
+
+
+def _comparable(row: EpisodeRow) -> tuple[str, ...]:
+    """What runs must share for their seeds to be the same episodes."""
+    return row.task, row.task_version, row.split, row.views, row.rig
+
+
+def _settings(row: EpisodeRow) -> str:
+    return row.settings or row.run_id
 
 
 def _refuse_doubled_seeds(members: Sequence[EpisodeRow]) -> None:
@@ -230,8 +275,8 @@ def _refuse_doubled_seeds(members: Sequence[EpisodeRow]) -> None:
         other = by_seed.setdefault(row.seed, row)
         if other is not row:
             raise LedgerError(
-                f"{row.policy} on {row.views} views has seed {row.seed} twice, in runs {other.run_id} and {row.run_id} "
-                "with different settings; a board row must come from one of them: leave the other out"
+                f"{row.policy} on {row.views} views has seed {row.seed} twice, in runs {other.run_id} and "
+                f"{row.run_id}; an episode counts once: leave one of them out"
             )
 
 
@@ -239,8 +284,8 @@ def _letters(ranked: dict[tuple[str, ...], list[EpisodeRow]]) -> dict[tuple[str,
     from geo4d_bench.evaluation.statistics import significance_groups
 
     letters: dict[tuple[str, ...], str] = {}
-    for setting in sorted({key[:4] for key in ranked}):
-        rivals = {"/".join(key): key for key in ranked if key[:4] == setting}
+    for setting in sorted({_comparable(members[0]) for members in ranked.values()}):
+        rivals = {"/".join(key): key for key, members in ranked.items() if _comparable(members[0]) == setting}
         outcomes = {name: {row.seed: row.success for row in ranked[key]} for name, key in rivals.items()}
         letters |= {rivals[name]: group for name, group in significance_groups(outcomes).items()}
     return letters
@@ -257,6 +302,7 @@ def _board_row(members: Sequence[EpisodeRow], group: str) -> BoardRow:
         policy=first.policy,
         checkpoint=first.checkpoint,
         views=first.views,
+        rig=first.rig,
         sensor=first.sensor,
         steps=first.steps,
         n=n,
@@ -267,6 +313,7 @@ def _board_row(members: Sequence[EpisodeRow], group: str) -> BoardRow:
         group=group,
         privileged=first.privileged,
         rows_sha256=canonical_sha256(members),
+        settings=_settings(first),
         fingerprint=first.fingerprint,
         failed_after=failed_after(members),
     )

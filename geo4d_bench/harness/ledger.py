@@ -18,7 +18,7 @@ from geo4d_bench.errors import LedgerError
 
 Status = Literal["success", "failure", "timeout", "crash"]
 WALL_TIME_COLUMNS = ("wall_s", "generate_ms", "track_ms")
-"""The columns that two runs with one fingerprint may differ in."""
+"""The columns that two runs with one fingerprint may differ in, and ``commit``: not all that is committed is code."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,10 @@ class EpisodeRow:
     """One episode.
 
     Attributes:
-        run_id: 16 hex digits over everything that decides the rows; with ``seed`` it names a row.
+        run_id: 16 hex digits over everything that decides the rows; with ``seed`` it names a row.  settings: the same
+            but for the first seed: rows that share it are of one experiment. Empty in ledgers from before it.
         task, task_version, policy, views, split: what was run; ``views`` is ``seen``, ``novel`` or a rig's name.
+        rig: name of the one that ``seen`` and ``novel`` refer to; empty in ledgers from before it.
         checkpoint: sha256 of the checkpoint's weights and settings, empty for policies without one.
         camera_n, camera_m: the views; view_angle_deg: the larger of their angles to the nearest training camera.
         sensor: how the depth that the policy saw was measured, see ``dataset.sensors``.
@@ -42,11 +44,13 @@ class EpisodeRow:
     """
 
     run_id: str
+    settings: str
     task: str
     task_version: str
     policy: str
     checkpoint: str
     views: str
+    rig: str
     camera_n: str
     camera_m: str
     view_angle_deg: float
@@ -73,7 +77,7 @@ class EpisodeRow:
 
 
 COLUMNS = tuple(f.name for f in dataclasses.fields(EpisodeRow))
-_LATER_COLUMNS: dict[str, object] = {"sensor": "perfect", "steps": 0}
+_LATER_COLUMNS: dict[str, object] = {"sensor": "perfect", "steps": 0, "settings": "", "rig": ""}
 """Columns that older ledgers lack, in the order in which they came, with what held before there was a choice."""
 _OLDER_FORMS = tuple(
     tuple(name for name in COLUMNS if name not in tuple(_LATER_COLUMNS)[known:]) for known in range(len(_LATER_COLUMNS))
@@ -211,7 +215,7 @@ class Ledger:
 
 
 def canonical_sha256(rows: Sequence[EpisodeRow]) -> str:
-    """sha256 of rows sorted by run and seed, wall times left out: equal for two runs with one fingerprint.
+    """sha256 of rows sorted by run and seed, wall times left out: equal for two runs at one commit.
 
     Later columns are left out where they hold their default, so that rows from before them keep their digest.
     """

@@ -22,7 +22,7 @@ from geo4d_bench.errors import DatasetError
 from geo4d_bench.geometry.camera import ViewSplit
 from geo4d_bench.geometry.se3 import transform
 from geo4d_bench.harness.contenders import Prediction
-from geo4d_bench.harness.held_out import HeldOut, dataset_identity
+from geo4d_bench.harness.held_out import HeldOut
 from geo4d_bench.model.config import SETTINGS, GeneratorConfig
 from geo4d_bench.model.video import FirstFrames, Video4D
 
@@ -53,7 +53,7 @@ def manifest_of(dataset: Dataset, views: Sequence[ViewSplit], windows: int, seed
         "version": VERSION,
         "task": settings.task,
         "split": settings.split,
-        "dataset": dataset_identity(dataset),
+        "dataset": dataset.identity,
         "seed": seed,
         "views": list(views),
         "windows": windows,

@@ -90,13 +90,13 @@ class Run:
     """What decides the rows of a rollout, and what stands in each of them.
 
     Attributes:
-        run_id: 16 hex digits over ``settings``.
+        run_id: 16 hex digits over ``settings``.  settings_id: over those but ``seed``.
         settings: task, version, policy, checkpoint, sensor, steps (None: the checkpoint's own), views, seed, split,
             images' size, execute, fingerprint.
-        views: name of the views.
     """
 
     run_id: str
+    settings_id: str
     settings: dict[str, Any]
 
 
@@ -184,8 +184,11 @@ def describe(config: RolloutConfig, factory: PolicyFactory, version: str) -> Run
         "image_size": [height, width] if factory.needs_images else None,
         "fingerprint": fingerprint(),
     }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    return Run(digest[:16], settings)
+    return Run(_digest(settings), _digest({k: v for k, v in settings.items() if k != "seed"}), settings)
+
+
+def _digest(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _rig_identity(name: str) -> str:
@@ -215,6 +218,11 @@ def load_policy(config: RolloutConfig) -> PolicyFactory:
             f"data/{config.task} {train_options(config.policy)} --out {config.checkpoint_folder}', or name one with "
             "--checkpoint"
         ) from None
+    if config.sensor is not None and not factory.needs_checkpoint:
+        raise ConfigError(
+            f"policy '{config.policy}' is given no measured depth, so that --sensor {config.sensor} would change "
+            "nothing; leave it out"
+        )
     if factory.arms not in (None, len(arms)):
         raise ConfigError(
             f"{config.checkpoint_folder} was trained for {factory.arms} arm(s), and {config.task} has {len(arms)} "

@@ -133,6 +133,14 @@ def score(window: Window, video: Video4D | None, tracks: Sequence[HandTrack]) ->
     moved_n, moved_m = (metrics.depth_score(video.points[v], truth.points[v], moved[v]) for v in (0, 1))
     hand = video.parts > 0
     both = metrics.seen_by_both(truth.points[0], truth.points[1], window.K[0])
+    gaps = [
+        100.0 * metrics.view_gap_m(video.points[0], video.points[1], truth.points[1], where, window.K[0])
+        for where in (both, both & (truth.parts[1] > 0))
+    ]
+    shown = (truth.parts > 0).any((0, 2, 3))
+    miou, _ = metrics.cross_view_miou(
+        video.points[0], hand[0], hand[1], inverse(window.T_n_m), window.K[1], expected=shown
+    )
     return Scores(
         **hands,
         abs_rel_n=n.abs_rel,
@@ -151,8 +159,7 @@ def score(window: Window, video: Video4D | None, tracks: Sequence[HandTrack]) ->
         psnr_m_moved_db=metrics.psnr_moved_db(video.rgb[1], truth.rgb[1], moved[1]),
         ssim_n=metrics.ssim(video.rgb[0], truth.rgb[0]),
         ssim_m=metrics.ssim(video.rgb[1], truth.rgb[1]),
-        miou=metrics.cross_view_miou(video.points[0], hand[0], hand[1], inverse(window.T_n_m), window.K[1])[0],
-        view_gap_cm=100.0 * metrics.view_gap_m(video.points[0], video.points[1], both, window.K[0]),
-        hand_view_gap_cm=100.0
-        * metrics.view_gap_m(video.points[0], video.points[1], both & (truth.parts[1] > 0), window.K[0]),
+        miou=miou,
+        view_gap_cm=gaps[0],
+        hand_view_gap_cm=gaps[1],
     )

@@ -22,14 +22,14 @@ _SAVE_EVERY = 16
 
 
 class WindowStore:
-    """``windows.csv`` and ``features.safetensors``. Rows of other settings are dropped, a finished window is kept.
+    """``windows.csv`` and ``features.safetensors``; a finished window is kept.
 
     Args:
         folder: where both lie.
         run_id: of everything that decides a window's row; the number of windows doesn't.
 
     Raises:
-        DatasetError: a file is there and is none of this program's.
+        DatasetError: a file is there and is none of this program's, or holds another evaluation's windows.
     """
 
     def __init__(self, folder: Path, run_id: str) -> None:
@@ -82,8 +82,12 @@ class WindowStore:
 
         rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
         for row in records(read_csv(self._table, "run_id")):
-            if row["run_id"] == self._run_id:
-                rows.setdefault((str(row["views"]), int(row["window"])), []).append(row)
+            if row["run_id"] != self._run_id:
+                raise DatasetError(
+                    f"{self._table}: holds another evaluation, of other options, data, weights or code; give another "
+                    f"--out, or delete {self._table.parent}"
+                )
+            rows.setdefault((str(row["views"]), int(row["window"])), []).append(row)
         if not rows or not self._arrays.is_file():
             return
         try:

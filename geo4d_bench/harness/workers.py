@@ -177,11 +177,13 @@ def _row(config: RolloutConfig, company: Company, episode: Episode) -> EpisodeRo
         phase = "start"
     return EpisodeRow(
         run_id=company.run.run_id,
+        settings=company.run.settings_id,
         task=settings["task"],
         task_version=settings["task_version"],
         policy=settings["policy"],
         checkpoint=settings["checkpoint"],
         views=company.views.name,
+        rig=company.views.training.name,
         camera_n=simulator.cameras[0].name,
         camera_m=simulator.cameras[1].name,
         view_angle_deg=simulator.view_angle_deg,

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from geo4d_bench.dataset.sensors import SensorName
-from geo4d_bench.errors import ConfigError
+from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.model.backbones import AnyConfig, find_config
 
 if TYPE_CHECKING:
+    from geo4d_bench.dataset.reader import Dataset
     from geo4d_bench.dataset.types import Window
     from geo4d_bench.training.data import WindowSource
     from geo4d_bench.training.trainer import Trainer
@@ -145,24 +146,31 @@ def run(config: TrainConfig) -> TrainResult:
 
     Raises:
         ConfigError: the preset's file is missing or says something impossible.  UnknownNameError: no such preset.
-        DatasetError: no dataset, or its images have another size than the preset's.
+        DatasetError: no dataset, one of the eval split, or its images have another size than the preset's.
         CheckpointError: the folder holds another training, or cannot be written.
         KeyboardInterrupt: stopped by Ctrl-C, after saving.
     """
-    preset = find_config(config.preset)
-    source = _open(config, config.data, preset, config.workers)
-    held_out = config.held_out or _eval_of(config.data)
-    watching = config.held_out is not None or held_out.exists()
-    result = train(config, preset, source, _open(config, held_out, preset) if watching else None)
     import torch.distributed
 
+    from geo4d_bench.dataset.reader import Dataset
+
+    preset = find_config(config.preset)
+    data = _train_split(config.data)
+    source = _open(config, data, preset, config.workers)
+    held_out = config.held_out or _eval_of(config.data)
+    watching = config.held_out is not None or held_out.exists()
+    watched = _open(config, Dataset(held_out), preset) if watching else None
+    result = train(config, preset, source, watched, data.identity)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     return result
 
 
-def train(config: TrainConfig, preset: AnyConfig, source: WindowSource, held_out: WindowSource | None) -> TrainResult:
-    """Train on any source of windows; :func:`run` is this on datasets."""
+def train(
+    config: TrainConfig, preset: AnyConfig, source: WindowSource, held_out: WindowSource | None, data_sha256: str = ""
+) -> TrainResult:
+    """Train on any source of windows; :func:`run` is this on a dataset, whose ``identity`` is ``data_sha256``: a
+    training is not resumed on other data."""
     import torch
 
     from geo4d_bench.training.data import fixed_windows
@@ -194,7 +202,7 @@ def train(config: TrainConfig, preset: AnyConfig, source: WindowSource, held_out
             "learning_rate",
             "seed",
         )
-    }
+    } | {"data_sha256": data_sha256}
     if config.preset.endswith(".json"):
         settings["preset"] = f"{config.preset} {hashlib.sha256(preset.to_json().encode()).hexdigest()}"
     preset = dataclasses.replace(preset, setting=config.setting, ablation=config.ablation, sensor=config.sensor)
@@ -245,12 +253,25 @@ def _draw(trainer: Trainer, watched: list[Window], copy_cm: float) -> None:
         draw_samples(trainer.folder / SAMPLES_PICTURE, [true_video(w) for w in shown], videos)
 
 
-def _open(config: TrainConfig, folder: Path, preset: AnyConfig, workers: int = 0) -> WindowSource:
+def _train_split(folder: Path) -> Dataset:
+    from geo4d_bench.dataset.reader import Dataset
+
+    dataset = Dataset(folder)
+    settings = dataset.manifest.settings
+    if settings.split != "train":
+        raise DatasetError(
+            f"{folder}: its episodes are of the '{settings.split}' split, which generators and policies are judged on; "
+            f"train on what 'geo4d-bench datagen --task {settings.task}' makes"
+        )
+    return dataset
+
+
+def _open(config: TrainConfig, data: Dataset, preset: AnyConfig, workers: int = 0) -> WindowSource:
     """Windows of a dataset's seen cameras: novel ones are for evaluation alone. The processes share the memory."""
     from geo4d_bench.dataset.windows import REMEMBER_BYTES, Windows
 
     room = REMEMBER_BYTES // (max(1, workers) * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return Windows(
-        folder, "seen", horizon=preset.frames, dt_s=preset.dt_s, remember_bytes=room, sensor=config.sensor,
+        data, "seen", horizon=preset.frames, dt_s=preset.dt_s, remember_bytes=room, sensor=config.sensor,
         both_poses=config.setting == "geo4d_calibrated",
     )  # fmt: skip

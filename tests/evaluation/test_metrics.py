@@ -121,26 +121,27 @@ def test_miou_by_hand(shift_px: int, expected: float) -> None:
     z = 2.0
     T_m_n = pose(translation=(shift_px * z / K[0, 0], 0.0, 0.0))
     shown = block(slice(2, 4), slice(2, 5))
-    mean, iou = metrics.cross_view_miou(plane(z), block(slice(2, 4), slice(2, 4)), shown, T_m_n, K)
+    mean, iou = metrics.cross_view_miou(plane(z), block(slice(2, 4), slice(2, 4)), shown, T_m_n, K, np.array([True]))
     assert mean == pytest.approx(expected)
     assert iou.shape == (1,)
 
 
 def test_miou_frames_without_a_gripper() -> None:
-    """Neither view shows it: left out. One view alone shows it: 0."""
+    """Neither view shows it: left out, or 0 where it is there in truth. One view alone shows it: 0."""
     full, empty = block(slice(2, 4), slice(2, 4)), block(slice(0, 0), slice(0, 0))
-    n = np.concatenate([full, empty, full, empty])
-    m = np.concatenate([full, empty, empty, full])
-    mean, iou = metrics.cross_view_miou(plane(1.0, 4), n, m, np.eye(4), K)
-    np.testing.assert_array_equal(iou, [1.0, NAN, 0.0, 0.0])
-    assert mean == pytest.approx(1 / 3)
+    n = np.concatenate([full, empty, full, empty, empty])
+    m = np.concatenate([full, empty, empty, full, empty])
+    there = np.array([True, False, True, False, True])
+    mean, iou = metrics.cross_view_miou(plane(1.0, 5), n, m, np.eye(4), K, there)
+    np.testing.assert_array_equal(iou, [1.0, NAN, 0.0, 0.0, 0.0])
+    assert mean == pytest.approx(1 / 4)
 
 
 def test_miou_ignores_lifted_points_that_are_invalid() -> None:
     points = plane(1.0)
     points[0, 2, 2] = NAN
     mask = block(slice(2, 3), slice(2, 4))
-    assert metrics.cross_view_miou(points, mask, mask, np.eye(4), K)[0] == pytest.approx(1 / 2)
+    assert metrics.cross_view_miou(points, mask, mask, np.eye(4), K, np.array([True]))[0] == pytest.approx(1 / 2)
 
 
 def test_splat_fills_gaps_without_growing_the_outline() -> None:
@@ -177,23 +178,32 @@ def test_a_plane_seen_by_two_cameras_is_consistent() -> None:
     assert both.mean() > 0.5
     # A pixel's height on the floor: z / f, stretched by 1 / sin of the angle between ray and floor (> 30 degrees).
     half_diagonal = 0.5 * np.hypot(1, 1 / np.sin(np.radians(30))) * n[..., 2].max() / k[0, 0]
-    assert metrics.view_gap_m(n, m, both, k) < half_diagonal
+    assert metrics.view_gap_m(n, m, m, both, k) < half_diagonal
     # The disc of radius 15 cm about the middle of the floor, as each view shows it.
     T_n_floor = n[0, 30, 40]  # within a pixel of the middle, where both cameras look
     disc_n, disc_m = (np.linalg.norm(p - T_n_floor, axis=-1) < 0.15 for p in (n, m))
-    assert metrics.cross_view_miou(n, disc_n, disc_m, T_m_n, k)[0] > 0.93
+    assert metrics.cross_view_miou(n, disc_n, disc_m, T_m_n, k, np.array([True]))[0] > 0.93
 
 
 def test_view_gap_measures_a_known_offset_and_counts_missing_points_as_the_limit() -> None:
     n = plane(1.0)
     m = n.copy()
-    m[..., 2] += 0.03  # projects to the same pixel: the plane spans 4 pixels about the axis, 0.03 / 1.03 of 4 < 0.5
+    m[..., 2] += 0.03
     everywhere = np.ones((1, H, W), dtype=bool)
-    assert metrics.view_gap_m(n, m, everywhere, K) == pytest.approx(0.03, rel=1e-5)
+    assert metrics.view_gap_m(n, m, n, everywhere, K) == pytest.approx(0.03, rel=1e-5)
     m[0, 0, :] = NAN
-    assert metrics.view_gap_m(n, m, everywhere, K) == pytest.approx((0.03 * 6 + 0.1) / 7, rel=1e-5)
-    assert metrics.view_gap_m(n, n + np.float32(5.0), everywhere, K) == pytest.approx(0.1)
-    assert np.isnan(metrics.view_gap_m(n, n, ~everywhere, K))
+    assert metrics.view_gap_m(n, m, n, everywhere, K) == pytest.approx((0.03 * 6 + 0.1) / 7, rel=1e-5)
+    assert metrics.view_gap_m(n, n + np.float32(5.0), n, everywhere, K) == pytest.approx(0.1)
+    assert np.isnan(metrics.view_gap_m(n, n, n, ~everywhere, K))
+
+
+def test_a_view_that_is_one_point_of_the_other_has_a_gap() -> None:
+    """Each pixel is asked for the surface that it shows in truth: (u, v) steps of 1 / f m on the plane."""
+    n = plane(1.0)
+    m = np.broadcast_to(n[:, H // 2, W // 2], n.shape)
+    expected = np.minimum(np.linalg.norm(n - m, axis=-1), 0.1).mean()
+    assert metrics.view_gap_m(n, m, n, np.ones((1, H, W), dtype=bool), K) == pytest.approx(expected)
+    assert expected > 0.05
 
 
 def test_seen_by_both_excludes_what_an_occluder_hides() -> None:

@@ -112,6 +112,8 @@ def test_poses_without_a_video_are_scored_as_poses(tiny_dataset: Any, tmp_path: 
     assert np.isnan([generated.psnr_n_db, generated.miou, generated.frechet_derivatives_n]).all()
     assert not (tmp_path / "out" / "generated_seen.png").exists()
     assert "--policy pose_regression --checkpoint" in str(result)
+    with pytest.raises(ConfigError, match="samples no video; leave --steps out"):
+        evaluate.run(settings(tmp_path / "poses", tiny_dataset, tmp_path / "steps", views="seen", steps=8))
 
 
 def test_known_generator_gets_its_known_scores(blind: Path, tiny_dataset: Any, tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ def test_known_generator_gets_its_known_scores(blind: Path, tiny_dataset: Any, t
         # No hand is shown: the tracker is always lost, and the pose stays where it was at first.
         assert generated.lost_share == 1.0
         assert generated.gripper_cm == pytest.approx(copied.gripper_cm)
-        assert np.isnan(generated.miou)
+        assert generated.miou == 0.0  # hiding the hands is no consistency
         # The truth against itself; the tracker's own error is left.
         assert (true.abs_rel_n, true.abs_rel_m, true.d1_n, true.d1_m) == (0.0, 0.0, 1.0, 1.0)
         assert (true.psnr_n_db, true.ssim_m) == (np.inf, pytest.approx(1.0))
@@ -201,8 +203,11 @@ def test_rerun_keeps_finished_windows_and_repeats_to_the_bit(blind: Path, tiny_d
     resumed, fresh = (pd.read_csv(folder / "metrics.csv") for folder in (a, b))
     times = [c for c in fresh if c.startswith(("generate_ms", "track_ms"))]
     pd.testing.assert_frame_equal(resumed.drop(columns=times), fresh.drop(columns=times))  # features were kept, too
-    evaluate.run(dataclasses.replace(config, seed=1))
-    other = pd.read_csv(a / "windows.csv")
+    with pytest.raises(DatasetError, match="another evaluation"):
+        evaluate.run(dataclasses.replace(config, seed=1))
+    pd.testing.assert_frame_equal(after, pd.read_csv(a / "windows.csv"))
+    evaluate.run(dataclasses.replace(config, seed=1, out=tmp_path / "c"))
+    other = pd.read_csv(tmp_path / "c" / "windows.csv")
     assert set(other.run_id).isdisjoint(after.run_id)
     assert not other[["start", "camera_n"]].equals(after[["start", "camera_n"]])
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from geo4d_bench.harness.leaderboard import LeaderboardConfig, run
 from geo4d_bench.harness.ledger import EpisodeRow, Ledger
 
 COLUMNS = (
-    "task,task_version,policy,checkpoint,views,sensor,steps,n,k,success_rate,ci_low,ci_high,group,privileged,"
-    "rows_sha256,fingerprint"
+    "task,task_version,policy,checkpoint,views,rig,sensor,steps,n,k,success_rate,ci_low,ci_high,group,privileged,"
+    "rows_sha256,settings,fingerprint"
 )
 
 
@@ -21,7 +22,8 @@ def ledger(folder: Path, policy: str, successes: int, n: int = 20, **changes: ob
     for seed in range(1000, 1000 + n):
         success = seed - 1000 < successes
         row = EpisodeRow(
-            run_id=policy.ljust(16, "0"), task="store_cereal", task_version="v1", policy=policy, checkpoint="",
+            run_id=policy.ljust(16, "0"), settings=policy.ljust(16, "1"), rig="hemisphere16", task="store_cereal",
+            task_version="v1", policy=policy, checkpoint="",
             views="novel", camera_n="cam03", camera_m="cam07", view_angle_deg=20.0, sensor="perfect", steps=0,
             split="eval", seed=seed, episode=seed - 1000, status="success" if success else "timeout", success=success,
             phase="task", plans=9, control_steps=240, wall_s=1.5, generate_ms=0.0, track_ms=0.0,
@@ -90,9 +92,57 @@ def test_a_run_given_twice_counts_once_but_a_contradiction_is_refused(tmp_path: 
     other = ledger(tmp_path / "b", "mine", 4)
     with pytest.raises(LedgerError, match="differ on seed 1003"):
         run(LeaderboardConfig((one, other), tmp_path / "b.csv"))
-    settings = ledger(tmp_path / "c", "mine", 4, run_id="f" * 16)
+    overlapping = ledger(tmp_path / "c", "mine", 4, run_id="f" * 16)
     with pytest.raises(LedgerError, match="seed 1000 twice"):
-        run(LeaderboardConfig((one, settings), tmp_path / "b.csv"))
+        run(LeaderboardConfig((one, overlapping), tmp_path / "b.csv"))
+
+
+def test_a_run_at_another_commit_of_the_same_code_is_the_same_run(tmp_path: Path) -> None:
+    runs = tuple(ledger(tmp_path / commit, "mine", 3, commit=commit) for commit in ("abc", "def+"))
+    assert [(row.k, row.n) for row in run(LeaderboardConfig(runs, tmp_path / "b.csv")).rows] == [(3, 20)]
+
+
+def shifted(folder: Path, by: int) -> None:
+    """The ledger's episodes with other seeds, as a run that began elsewhere."""
+    rows = Ledger(folder / "episodes.csv").read().rows
+    (folder / "episodes.csv").unlink()
+    for row in rows:
+        Ledger(folder / "episodes.csv").append(dataclasses.replace(row, seed=row.seed + by, run_id="f" * 16))
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        ({}, [(18, 40)]),  # one setting, more seeds
+        ({"settings": "e" * 16}, [(15, 20), (3, 20)]),  # say, another --execute
+        ({"rig": "random16", "settings": "e" * 16}, [(15, 20), (3, 20)]),
+        ({"rig": "", "settings": ""}, [(15, 20), (3, 20)]),  # from before they stood in rows: nobody knows
+    ],
+)
+def test_only_runs_of_equal_settings_are_counted_together(
+    tmp_path: Path, changes: dict[str, str], lines: list[tuple[int, int]]
+) -> None:
+    one, other = ledger(tmp_path / "a", "mine", 15), ledger(tmp_path / "b", "mine", 3, **changes)
+    shifted(other, 1000)
+    board = run(LeaderboardConfig((one, other), tmp_path / "b.csv"))
+    assert sorted((row.k, row.n) for row in board.rows) == sorted(lines)
+
+
+def test_runs_from_other_rigs_are_not_paired_by_seed(tmp_path: Path) -> None:
+    one = ledger(tmp_path / "a", "mine", 20)
+    other = ledger(tmp_path / "b", "other", 0, rig="random16")
+    board = run(LeaderboardConfig((one, other), tmp_path / "b.csv"))
+    assert [row.group for row in board.rows] == ["a", "a"]  # the best of each rig, as nothing else is there
+
+
+def test_a_run_that_was_stopped_is_said_to_be_incomplete(tmp_path: Path) -> None:
+    folder = ledger(tmp_path, "mine", 12)
+    options = {"seed": 1000, "episodes": 20}
+    for episodes, noted in ((20, False), (50, True)):
+        config = {"run_id": "mine".ljust(16, "0"), "options": options | {"episodes": episodes}}
+        (folder / "config.json").write_text(json.dumps(config))
+        board = run(LeaderboardConfig((folder,), tmp_path / "b.csv"))
+        assert ("lacks 30 of 50 episodes" in str(board)) == noted
 
 
 def test_nothing_to_rank_is_said(tmp_path: Path) -> None:
@@ -107,7 +157,7 @@ def test_a_missing_floor_is_said(tmp_path: Path) -> None:
 
 def test_a_policy_has_a_line_for_each_sensor(tmp_path: Path) -> None:
     runs = tuple(
-        ledger(tmp_path / sensor, "mine", successes, sensor=sensor, run_id=sensor.ljust(16, "0"))
+        ledger(tmp_path / sensor, "mine", successes, sensor=sensor, run_id=sensor.ljust(16, "0"), settings=sensor)
         for sensor, successes in (("perfect", 15), ("stereo", 5))
     )
     board = run(LeaderboardConfig(runs, tmp_path / "board.csv"))
@@ -116,11 +166,13 @@ def test_a_policy_has_a_line_for_each_sensor(tmp_path: Path) -> None:
 
 def test_a_policy_has_a_line_for_each_number_of_steps(tmp_path: Path) -> None:
     runs = tuple(
-        ledger(tmp_path / str(steps), "mine", successes, steps=steps, run_id=str(steps).ljust(16, "0"))
+        ledger(
+            tmp_path / str(steps), "mine", successes, steps=steps, run_id=str(steps).ljust(16, "0"), settings=str(steps)
+        )
         for steps, successes in ((0, 5), (4, 15))
     )
     board = run(LeaderboardConfig(runs, tmp_path / "board.csv"))
     assert [(row.steps, row.n, row.k, row.group) for row in board.rows] == [(4, 20, 15, "a"), (0, 20, 5, "b")]
     written = list(csv.DictReader((tmp_path / "board.csv").read_text().splitlines()))
     assert [w["steps"] for w in written] == ["4", "0"]
-    assert [line.split()[4:6] for line in board.table()] == [["sensor", "steps"], ["4", "15/20"], ["5/20", "0.25"]]
+    assert [line.split()[5:7] for line in board.table()] == [["sensor", "steps"], ["4", "15/20"], ["5/20", "0.25"]]

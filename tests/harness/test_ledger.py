@@ -11,13 +11,14 @@ import pytest
 from geo4d_bench.errors import LedgerError
 from geo4d_bench.harness.ledger import COLUMNS, WALL_TIME_COLUMNS, EpisodeRow, Ledger, canonical_sha256
 
-OLDER_FORMS = [("steps",), ("sensor", "steps")]
-"""What a ledger lacks that was written before there was a choice of steps, and before there was one of sensors too."""
+OLDER_FORMS = [("settings", "rig"), ("steps", "settings", "rig"), ("sensor", "steps", "settings", "rig")]
+"""What ledgers lack that were written before each of these columns."""
 
 
 def row(seed: int = 1000, **changes: object) -> EpisodeRow:
     base = EpisodeRow(
-        run_id="0123456789abcdef", task="store_cereal", task_version="v1", policy="expert", checkpoint="",
+        run_id="0123456789abcdef", settings="", rig="", task="store_cereal", task_version="v1", policy="expert",
+        checkpoint="",
         views="novel", camera_n="cam03", camera_m="cam07", view_angle_deg=21.125, sensor="perfect", steps=0,
         split="eval", seed=seed, episode=seed - 1000, status="success", success=True, phase="task", plans=12,
         control_steps=240, wall_s=1.5,
@@ -28,7 +29,7 @@ def row(seed: int = 1000, **changes: object) -> EpisodeRow:
 
 def test_columns_are_the_published_ones() -> None:
     assert ",".join(COLUMNS) == (
-        "run_id,task,task_version,policy,checkpoint,views,camera_n,camera_m,view_angle_deg,sensor,steps,split,seed,"
+        "run_id,settings,task,task_version,policy,checkpoint,views,rig,camera_n,camera_m,view_angle_deg,sensor,steps,split,seed,"
         "episode,status,success,phase,plans,control_steps,wall_s,generate_ms,track_ms,privileged,fingerprint,commit"
     )
 
@@ -99,7 +100,7 @@ def test_a_torn_header_is_made_again(tmp_path: Path) -> None:
 def test_other_columns_are_refused(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "episodes.csv")
     ledger.path.write_text("run_id,task,score\n1,2,3\n")
-    with pytest.raises(LedgerError, match=r"missing: task_version.*unknown: score.*--out"):
+    with pytest.raises(LedgerError, match=r"missing: settings, task_version.*unknown: score.*--out"):
         ledger.read()
     with pytest.raises(LedgerError):
         ledger.append(row())
@@ -111,7 +112,7 @@ def test_other_columns_are_refused(tmp_path: Path) -> None:
         (",240,", ",many,", "line 2: column control_steps holds 'many'"),
         (",success,true,", ",success,1,", "line 2: column success holds '1'"),
         (",success,true,", ",won,true,", "line 2: column status holds 'won'"),
-        (",expert,,", ",expert,", "line 2: 24 cells, expected 25"),
+        (",expert,,", ",expert,", "line 2: 26 cells, expected 27"),
     ],
 )
 def test_a_spoilt_line_is_named(tmp_path: Path, old: str, new: str, sentence: str) -> None:
@@ -147,7 +148,7 @@ def test_an_older_ledger_is_read_as_what_held_then_and_is_brought_up_to_date(
         ledger.append(r)
     bring_back(ledger.path, lacking)
     assert ledger.read().rows == rows
-    new = row(1002, sensor="stereo", steps=4)
+    new = row(1002, sensor="stereo", steps=4, settings="fedcba9876543210", rig="hemisphere16")
     ledger.append(new)
     assert ledger.read().rows == (*rows, new)
     assert ledger.path.read_text().splitlines()[0] == ",".join(COLUMNS)
@@ -172,13 +173,11 @@ def test_a_ledger_that_lacks_an_older_column_alone_is_refused(tmp_path: Path) ->
         ledger.read()
 
 
-@pytest.mark.parametrize(
-    ("lacking", "sensor"), [(("steps",), "stereo"), (("sensor", "steps"), "perfect")], ids=["steps", "sensor_and_steps"]
-)
-def test_rows_of_an_older_ledger_keep_their_digest(tmp_path: Path, lacking: tuple[str, ...], sensor: str) -> None:
-    ledger = Ledger(tmp_path / "episodes.csv")
+@pytest.mark.parametrize("lacking", OLDER_FORMS)
+def test_rows_of_an_older_ledger_keep_their_digest(tmp_path: Path, lacking: tuple[str, ...]) -> None:
+    ledger, unusual = Ledger(tmp_path / "episodes.csv"), {"sensor": "stereo", "steps": 4}
     for seed in (1000, 1001):
-        ledger.append(row(seed, sensor=sensor))
+        ledger.append(row(seed, **{k: v for k, v in unusual.items() if k not in lacking}))
     header, *lines = bring_back(ledger.path, lacking)
     blank = [["0.000" if n in WALL_TIME_COLUMNS else c for n, c in zip(header, cells, strict=True)] for cells in lines]
     before = hashlib.sha256("".join(",".join(cells) + "\n" for cells in blank).encode()).hexdigest()
@@ -188,5 +187,6 @@ def test_rows_of_an_older_ledger_keep_their_digest(tmp_path: Path, lacking: tupl
 def test_a_digest_tells_sensors_and_steps_apart() -> None:
     changes: list[dict[str, object]] = [
         {}, {"sensor": "stereo"}, {"sensor": "estimated"}, {"steps": 4}, {"steps": 1}, {"sensor": "stereo", "steps": 4},
+        {"settings": "f" * 16}, {"rig": "random16"},
     ]  # fmt: skip
     assert len({canonical_sha256([row(**change)]) for change in changes}) == len(changes)

@@ -24,7 +24,8 @@ def write_rollout(runs: Path, policy: str, views: str, successes: int, episodes:
     for seed in range(episodes):
         success = seed < successes
         row = EpisodeRow(
-            run_id=f"{policy}-{views}-{steps}", task="store_cereal", task_version="v1", policy=policy, checkpoint="",
+            run_id=f"{policy}-{views}-{steps}", settings=f"{policy}-{views}-{steps}", rig="hemisphere16",
+            task="store_cereal", task_version="v1", policy=policy, checkpoint="",
             views=views, camera_n="cam00", camera_m="cam05", view_angle_deg=0.0, sensor="perfect", steps=steps,
             split="eval", seed=seed, episode=seed, status="success" if success else "timeout", success=success,
             phase="task" if success else "grasped",

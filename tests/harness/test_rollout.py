@@ -19,7 +19,7 @@ from geo4d_bench.policies import ActionChunk, Observation, Policy
 from geo4d_bench.policies.random import Random
 from geo4d_bench.tasks.store_cereal import StoreCereal
 
-VIEW_COLUMNS = ("run_id", "views", "camera_n", "camera_m", "view_angle_deg")
+VIEW_COLUMNS = ("run_id", "settings", "views", "camera_n", "camera_m", "view_angle_deg")
 
 
 def roll(out: Path, **options: object) -> Rollout:
@@ -194,10 +194,19 @@ def test_other_rigs_are_views_and_rows_and_trajectories_tell_their_cameras(tmp_p
 
 @pytest.mark.usefixtures("short_episodes")
 def test_rows_say_through_which_sensor_the_policy_saw(tmp_path: Path) -> None:
-    perfect, stereo = (roll(tmp_path / str(s), episodes=1, sensor=s) for s in (None, "stereo"))
+    from geo4d_bench.model.config import PRESETS
+    from geo4d_bench.model.generator import Generator
+
+    Generator(PRESETS.get("debug")).save_pretrained(tmp_path / "debug")
+    perfect, stereo = (
+        roll(tmp_path / str(s), policy="geo4d", checkpoint=tmp_path / "debug", episodes=1, sensor=s)
+        for s in (None, "stereo")
+    )
     assert [result.rows[0].sensor for result in (perfect, stereo)] == ["perfect", "stereo"]
     assert [result.board.rows[0].sensor for result in (perfect, stereo)] == ["perfect", "stereo"]
     assert perfect.rows[0].run_id != stereo.rows[0].run_id
+    with pytest.raises(ConfigError, match="given no measured depth, so that --sensor stereo would change nothing"):
+        roll(tmp_path / "expert", policy="expert", episodes=1, sensor="stereo")
 
 
 @pytest.mark.usefixtures("short_episodes")

@@ -340,6 +340,16 @@ def test_an_ablation_stands_in_the_name(tmp_path: Path) -> None:
     assert policies.make_policy("geo4d", tmp_path).name == "geo4d-no_mv_attention"
 
 
+@pytest.mark.parametrize("ablation", ["svd", "svd_mv"])
+def test_there_is_no_policy_of_video_without_depth(tmp_path: Path, ablation: str) -> None:
+    from geo4d_bench.model.config import PRESETS
+    from geo4d_bench.model.generator import Generator
+
+    Generator(dataclasses.replace(PRESETS.get("debug"), ablation=ablation)).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=f"trained for {ablation}: its video has no depth"):
+        policies.make_policy("geo4d", tmp_path)
+
+
 def test_images_of_another_size_are_refused(checkpoint: Path) -> None:
     policy = policies.make_policy("geo4d", checkpoint)()
     policy.reset(TASK, 0)

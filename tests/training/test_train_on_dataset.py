@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from contextlib import closing
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +14,7 @@ import pytest
 import torch
 from scipy.spatial import cKDTree
 
+from geo4d_bench.dataset.reader import Dataset
 from geo4d_bench.dataset.windows import Windows
 from geo4d_bench.errors import CheckpointError, DatasetError
 from geo4d_bench.model.batch import first_frames
@@ -60,7 +63,7 @@ def test_the_calibrated_setting_trains_on_a_dataset(tiny_dataset: Tiny, tmp_path
 @pytest.mark.parametrize(("setting", "both"), [("geo4d", False), ("geo4d_calibrated", True)])
 def test_windows_are_scaled_where_the_setting_knows_the_pose(tiny_dataset: Tiny, setting: str, both: bool) -> None:
     config = TrainConfig(data=tiny_dataset.train, setting=setting, sensor="estimated")  # type: ignore[arg-type]
-    windows = _open(config, tiny_dataset.train, PRESETS.get("nano"))
+    windows = _open(config, Dataset(tiny_dataset.train), PRESETS.get("nano"))
     told = Windows(tiny_dataset.train, "seen", sensor="estimated", both_poses=both)
     a, b = (w.sample(np.random.default_rng(1)) for w in (windows, told))
     np.testing.assert_array_equal(a.points, b.points)
@@ -107,6 +110,25 @@ def test_batches_are_the_same_from_any_number_of_processes(tiny_dataset: Tiny) -
 def test_a_preset_of_another_size_is_refused(tiny_dataset: Tiny, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="images are 64 x 80, this preset is for 16 x 24"):
         run(TrainConfig(data=tiny_dataset.train, preset="debug", steps=1, out=tmp_path))
+
+
+def test_a_training_does_not_go_on_with_other_data(tiny_dataset: Tiny, tmp_path: Path) -> None:
+    """Nor is one that ended taken for one on what the folder holds now."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(tiny_dataset.train, data)
+    config = TrainConfig(data=data, steps=1, batch_size=2, out=out, threads=1, watched=0, watches=1)
+    run(config)
+    assert run(config).nothing_to_do
+    manifest = json.loads((data / "manifest.json").read_text())
+    manifest["episodes"].pop()
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="was trained with data_sha256"):
+        run(config)
+
+
+def test_demonstrations_to_judge_on_are_not_trained_on(tiny_dataset: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="'eval' split, which generators and policies are judged on"):
+        run(TrainConfig(data=tiny_dataset.eval, steps=1, out=tmp_path))
 
 
 def test_a_missing_dataset_is_named(tmp_path: Path) -> None:
