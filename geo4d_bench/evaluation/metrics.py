@@ -43,12 +43,15 @@ class DepthScore:
         abs_rel: mean |d' - d| / d (0 is perfect); NaN where no pixel can be scored.
         d1: share of pixels with max(d' / d, d / d') < 1.25 (1 is perfect); NaN likewise.
         pixels: how many pixels were scored.  missing: share of them where the prediction is invalid.
+        extra: share of the pixels that are invalid in the truth where the prediction is valid, which AbsRel and d1 do
+            not see: without it, claiming a surface everywhere would only gain. NaN where there is no such pixel.
     """
 
     abs_rel: float
     d1: float
     pixels: int
     missing: float
+    extra: float
 
 
 def depth_score(predicted: Floats, true: Floats, where: Mask | None = None) -> DepthScore:
@@ -67,18 +70,19 @@ def depth_score(predicted: Floats, true: Floats, where: Mask | None = None) -> D
         predicted depth that is valid but not positive keeps its AbsRel and is wrong for d1.
     """
     d_predicted, d_true = predicted[..., 2].astype(np.float64), true[..., 2].astype(np.float64)
-    scored = _finite(true) & (d_true > MIN_DEPTH_M)
+    scored, empty = _finite(true) & (d_true > MIN_DEPTH_M), ~_finite(true)
     if where is not None:
-        scored &= where
+        scored, empty = scored & where, empty & where
+    extra = float(_finite(predicted)[empty].mean()) if empty.any() else np.nan
     pixels = int(scored.sum())
     if pixels == 0:
-        return DepthScore(np.nan, np.nan, 0, np.nan)
+        return DepthScore(np.nan, np.nan, 0, np.nan, extra)
     d, d_hat, there = d_true[scored], d_predicted[scored], _finite(predicted)[scored]
     relative = np.where(there, np.abs(d_hat - d) / d, INVALID_ABS_REL)
     positive = there & (d_hat > 0)
     d_hat = np.where(positive, d_hat, 1.0)
     close = positive & (np.maximum(d_hat / d, d / d_hat) < D1_RATIO)
-    return DepthScore(float(relative.mean()), float(close.mean()), pixels, float(1.0 - there.mean()))
+    return DepthScore(float(relative.mean()), float(close.mean()), pixels, float(1.0 - there.mean()), extra)
 
 
 def depth_score_paper_compat(predicted_n: Floats, true_m: Floats, T_n_m: npt.ArrayLike) -> DepthScore:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from geo4d_bench import __version__
 from geo4d_bench.errors import ConfigError
+from geo4d_bench.harness import report_rollouts as rollouts
 from geo4d_bench.harness import report_sections as sections
 from geo4d_bench.harness.report_sections import Gap, Page
 
@@ -71,9 +72,9 @@ def run(config: ReportConfig) -> Report:
     out = config.out or runs / "report"
     out.mkdir(parents=True, exist_ok=True)
     page = Page(config.task, out)
-    rows = sections.episodes(runs, config.task)
-    board = sections.add_rollouts(page, rows)
-    sections.add_trajectories(page, rows)
+    rows = rollouts.episodes(runs, config.task)
+    board = rollouts.add_rollouts(page, rows)
+    rollouts.add_trajectories(page, rows)
     sections.add_evaluations(page, runs)
     sections.add_trainings(page, runs)
     sections.add_cameras(page, data)

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geo4d_bench.errors import DatasetError, LedgerError, SceneError
+from geo4d_bench.errors import DatasetError, SceneError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from geo4d_bench.dataset.reader import EpisodeFile
-    from geo4d_bench.harness.figures import ArmPaths
-    from geo4d_bench.harness.leaderboard import BoardRow, Leaderboard
-    from geo4d_bench.harness.ledger import EpisodeRow
 
-STAGES = (
-    ("expert", "oracle_pose", "planning at 0.4 s, interpolation, replanning"),
-    ("oracle_pose", "oracle_video", "tracking the hand in true frames"),
-    ("oracle_video", "geo4d", "generating the frames"),
-)
 COLUMNS = {
     "gripper, cm": ("gripper_cm", 1),
     "frames 1 to 4, cm": ("gripper_cm_frames_1_4", 1),
@@ -33,6 +23,10 @@ COLUMNS = {
     "lost": ("lost_share", 2),
     "AbsRel n": ("abs_rel_n", 3),
     "AbsRel m": ("abs_rel_m", 3),
+    "missing n": ("missing_n", 3),
+    "missing m": ("missing_m", 3),
+    "extra n": ("extra_n", 3),
+    "extra m": ("extra_m", 3),
     "AbsRel n, moved": ("abs_rel_n_moved", 3),
     "AbsRel m, moved": ("abs_rel_m_moved", 3),
     "d1 n": ("d1_n", 3),
@@ -53,6 +47,13 @@ COLUMNS = {
     "FVD m": ("fvd_m", 0),
     "generate, ms": ("generate_ms", 0),
 }
+
+
+_OF_WHAT = {
+    "setting": "setting", "ablation": "ablation", "sensor": "sensor", "sampling steps": "steps",
+    "second views": "second_views", "rig": "rig", "weights": "checkpoint",
+}  # fmt: skip
+_USUAL = ("none", "perfect", "nan", "")
 
 
 @dataclass(frozen=True)
@@ -81,156 +82,6 @@ class Page:
         return path
 
 
-def episodes(runs: Path, task: str) -> dict[EpisodeRow, Path]:
-    from geo4d_bench.harness import leaderboard
-
-    ledgers = leaderboard.find_ledgers(runs) if runs.is_dir() else []
-    return {row: path for row, path in leaderboard.read_all(ledgers).items() if row.task == task}
-
-
-def add_rollouts(page: Page, rows: dict[EpisodeRow, Path]) -> Leaderboard | None:
-    from geo4d_bench.harness import figures, leaderboard
-
-    page.values |= {"cards": [], "board": [], "board_notes": [], "losses": [], "loss_views": [], "fingerprints": []}
-    if not rows:
-        page.absent["rollouts"] = Gap(
-            "rollouts, so no success rates and no leaderboard",
-            f"geo4d-bench rollout --task {page.task} --policy expert --views seen",
-        )
-        return None
-    board = leaderboard.compute(rows, page.out / "leaderboard.csv")
-    leaderboard.write(board)
-    page.values["board"] = [replace(row, policy=_named(row, _steps(row))) for row in board.rows]
-    page.values["board_notes"] = board.notes()
-    page.values["fingerprints"] = sorted({row.fingerprint for row in board.rows})
-    page.values["cards"] = [card for policy in ("geo4d", "expert") for card in _cards(board, policy)]
-    page.values |= _losses(list(rows))
-    if board.rows:
-        import pandas as pd
-
-        path = page.picture("success.png")
-        shown = pd.DataFrame([vars(row) for row in board.rows])
-        shown["policy"] = [
-            _named(row, "" if row.sensor == "perfect" else row.sensor, _steps(row)) for row in board.rows
-        ]
-        figures.success_chart(shown, path)
-        page.pictures["success"] = path.name
-    there = {(row.policy, row.views) for row in board.rows}
-    lacking = [(p, v) for p in figures.LADDER for v in ("seen", "novel") if (p, v) not in there]
-    if lacking:
-        names = ", ".join(f"{p} on {v} views" for p, v in lacking)
-        page.absent["rollouts"] = Gap(
-            f"rungs of the ladder ({names})",
-            f"geo4d-bench rollout --task {page.task} --policy {lacking[0][0]} --views {lacking[0][1]}",
-        )
-    return board
-
-
-def _named(row: BoardRow, *unusual: str) -> str:
-    """``geo4d (stereo, 4 steps)``: a run's policy with what is unusual about the run; empty words are left out."""
-    words = ", ".join(filter(None, unusual))
-    return f"{row.policy} ({words})" if words else row.policy
-
-
-def _steps(row: BoardRow) -> str:
-    """``4 steps`` where a number of sampling steps was asked for, else nothing."""
-    return f"{row.steps} step{'' if row.steps == 1 else 's'}" if row.steps else ""
-
-
-def _cards(board: Leaderboard, policy: str) -> list[dict[str, str]]:
-    return [
-        {
-            "label": f"{policy}, {row.views} views"
-            + ("" if row.sensor == "perfect" else f", {row.sensor} depth")
-            + (f", {_steps(row)}" if row.steps else ""),
-            "kind": row.views,
-            "value": f"{row.success_rate:.0%}",
-            "note": f"{row.k} of {row.n} episodes, 95 % interval {row.ci_low:.0%} to {row.ci_high:.0%}",
-        }
-        for views in ("seen", "novel")
-        for row in board.rows
-        if (row.policy, row.views) == (policy, views)
-    ]
-
-
-def _losses(rows: Sequence[EpisodeRow]) -> dict[str, Any]:
-    """Change of success from each rung to the one below it, on the seeds that both have; with perfect depth and
-    the checkpoint's own sampling steps alone."""
-    outcomes: dict[tuple[str, str], dict[int, bool]] = {}
-    for row in rows:
-        if row.status != "crash" and (row.sensor, row.steps) == ("perfect", 0):
-            outcomes.setdefault((row.policy, row.views), {})[row.seed] = row.success
-    views = [v for v in ("seen", "novel") if any(key[1] == v for key in outcomes)]
-    losses = []
-    for upper, lower, stage in STAGES:
-        change = {}
-        for v in views:
-            a, b = outcomes.get((upper, v), {}), outcomes.get((lower, v), {})
-            seeds = sorted(a.keys() & b.keys())
-            change[v] = "not run"
-            if seeds:
-                lost, gained = sum(a[s] and not b[s] for s in seeds), sum(b[s] and not a[s] for s in seeds)
-                change[v] = f"{100 * (gained - lost) / len(seeds):+.0f} ({lost} lost, {gained} gained of {len(seeds)})"
-        losses.append({"upper": upper, "lower": lower, "stage": stage, "change": change})
-    return {"losses": losses, "loss_views": views}
-
-
-def add_trajectories(page: Page, rows: dict[EpisodeRow, Path]) -> None:
-    """Plans and executed paths of the first success and the first failure of a policy that plans by video."""
-    from geo4d_bench.harness import figures
-
-    for policy in ("geo4d", "oracle_video"):
-        for views in ("seen", "novel"):
-            key = (policy, views, "perfect", 0)
-            mine = sorted((r for r in rows if (r.policy, r.views, r.sensor, r.steps) == key), key=lambda r: r.seed)
-            for success in (True, False):
-                found = [(r, rows[r].parent / "trajectories" / f"{r.seed}.npz") for r in mine if r.success == success]
-                found = [(r, path) for r, path in found if path.is_file()]
-                if not found:
-                    continue
-                row, source = found[0]
-                arms = _read_trajectory(source)
-                outcome = "success" if success else f"{row.status} after '{row.phase}'"
-                title = f"{policy}, {views} views, seed {row.seed}: {outcome}"
-                alike = sum(r.success == success for r in mine)
-                note = (
-                    f"Lowest seed of the {alike} of {len(mine)} episodes that {'succeeded' if success else 'failed'}; "
-                    f"view n is {row.camera_n}, view m {row.camera_m}; {row.plans} plans. World frame."
-                )
-                picture = page.picture(f"trajectory_{policy}_{views}_{'success' if success else 'failure'}.png")
-                figures.trajectory_chart(arms, title, note, picture)
-                page.pictures["trajectories"].append({"file": picture.name, "caption": f"{title}. {note}"})
-        if page.pictures["trajectories"]:
-            return
-    page.absent["trajectories"] = Gap(
-        "trajectories of a policy that plans by video",
-        f"geo4d-bench rollout --task {page.task} --policy geo4d --views novel",
-    )
-
-
-def _read_trajectory(path: Path) -> list[ArmPaths]:
-    """The executed path of each arm, and each whole plan from where it began."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            arms = [name.split("/")[0] for name in arrays.files if name.endswith("/T_world_ee")]
-            return [_arm_paths(arm, arrays) for arm in arms]
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise LedgerError(f"{path}: not a trajectory of a rollout ({error}); run that rollout again") from None
-
-
-def _arm_paths(arm: str, arrays: Mapping[str, Any]) -> ArmPaths:
-    from geo4d_bench.harness.figures import ArmPaths, Path3D
-
-    position, dt_s = arrays[f"{arm}/T_world_ee"][:, :3, 3], float(arrays["dt_s"])
-    waypoints = arrays[f"{arm}/plan_T_world_ee"][:, :, :3, 3]
-    plans = []
-    for step, seconds, plan in zip(arrays["plan_step"], arrays["plan_time_s"], waypoints, strict=True):
-        there = np.isfinite(plan).all(-1)
-        time_s = np.concatenate([[step * dt_s], seconds[there]])
-        plans.append(Path3D(time_s, np.concatenate([position[step : step + 1], plan[there]])))
-    return ArmPaths(arm, Path3D(dt_s * np.arange(len(position)), position), plans)
-
-
 def add_evaluations(page: Page, runs: Path) -> None:
     from geo4d_bench.harness import figures
     from geo4d_bench.harness.example import Example
@@ -245,10 +96,11 @@ def add_evaluations(page: Page, runs: Path) -> None:
         columns = {title: column for title, column in COLUMNS.items() if column[0] in metrics}
         found: dict[str, Any] = {"name": name, "columns": list(columns), "strips": []}
         found["rows"] = _metric_rows(metrics, columns)
-        found["note"] = (
+        found["note"] = _of_what(metrics) + (
             f"{int(metrics['windows'].max())} windows from {int(metrics['episodes'].max())} demonstrations of the "
             f"{metrics['split'].iloc[0]} split a row; in small print 95 % intervals from a bootstrap over "
-            "demonstrations. A pixel that the generator leaves invalid counts as AbsRel 1 and as wrong for d1. "
+            "demonstrations. A pixel that the generator leaves invalid counts as AbsRel 1 and as wrong for d1; missing "
+            "is the share of such pixels, extra that of the pixels without a true surface at which it shows one. "
             "AbsRel m by paper_compat scores invalid pixels as the paper's released code does. PSNR of equal frames "
             "is infinite. 'Moved' counts only pixels that show another surface than in the first frame, PSNR then over "
             "the whole video. Fréchet distances are of sets of that many videos: compare equal numbers only."
@@ -271,6 +123,13 @@ def add_evaluations(page: Page, runs: Path) -> None:
             "an evaluation of generated video",
             f"geo4d-bench evaluate --checkpoint {runs / 'nano'} --data data/{page.task}_eval",
         )
+
+
+def _of_what(metrics: pd.DataFrame) -> str:
+    """What was scored and how, as far as the table says."""
+    first = metrics.iloc[0]
+    words = [f"{title} {first[c]}" for title, c in _OF_WHAT.items() if c in metrics and str(first[c]) not in _USUAL]
+    return f"Scored: {', '.join(words)}. " if words else ""
 
 
 def _metric_rows(metrics: pd.DataFrame, columns: dict[str, tuple[str, int]]) -> list[dict[str, Any]]:

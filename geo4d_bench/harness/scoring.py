@@ -29,8 +29,8 @@ class Scores:
             gripper_cm_undisturbed: NaN where the window is disturbed, since nobody could foresee that.
         rotation_deg: angle between tracked and true orientation.  opening_cm: error of the fingers' distance.
         lost_share: share of frames where the tracker is lost.
-        abs_rel_*, d1_*: depth errors, see ``evaluation.metrics.depth_score``.  missing_*: share of the true pixels
-            that the video leaves invalid.
+        abs_rel_*, d1_*: depth errors, see ``evaluation.metrics.depth_score``.  missing_*: share of the pixels with a
+            true surface that the video leaves invalid.  extra_*: share of those without one at which it shows one.
         psnr_*_db, ssim_*: of RGB.
         abs_rel_*_moved, psnr_*_moved_db: over the pixels that show another surface than in the first frame, the small
             part of a video in which anything happens.
@@ -52,6 +52,8 @@ class Scores:
     d1_m_paper_compat: float
     missing_n: float
     missing_m: float
+    extra_n: float
+    extra_m: float
     abs_rel_n_moved: float
     abs_rel_m_moved: float
     psnr_n_db: float
@@ -151,6 +153,8 @@ def score(window: Window, video: Video4D | None, tracks: Sequence[HandTrack]) ->
         d1_m_paper_compat=compat.d1,
         missing_n=n.missing,
         missing_m=m.missing,
+        extra_n=n.extra,
+        extra_m=m.extra,
         abs_rel_n_moved=moved_n.abs_rel,
         abs_rel_m_moved=moved_m.abs_rel,
         psnr_n_db=metrics.psnr_db(video.rgb[0], truth.rgb[0]),

@@ -33,7 +33,7 @@ class Codec(Protocol):
         ...
 
     def known(self, valid: Tensor) -> Tensor:
-        """(N, C, h, w) float32, 1 where a latent depends on valid pixels (N, 1, H, W) alone within its cell."""
+        """(N, C, h, w) float32 share of a latent's cell that is valid (N, 1, H, W): what it weighs in the loss."""
         ...
 
 
@@ -51,7 +51,8 @@ class Autoencoders(nn.Module):
     @torch.no_grad()
     def encode(self, stream: int, images: Tensor) -> Tensor:
         autoencoder: Any = self.streams[stream]
-        return torch.cat([autoencoder.encode(some).latent_dist.mode() for some in torch.split(images, _CHUNK)])
+        with torch.autocast(images.device.type, enabled=False):  # latents are what training aims at
+            return torch.cat([autoencoder.encode(some).latent_dist.mode() for some in torch.split(images, _CHUNK)])
 
     @torch.no_grad()
     def decode(self, stream: int, latents: Tensor, frames: int) -> Tensor:
@@ -61,9 +62,8 @@ class Autoencoders(nn.Module):
         )
 
     def known(self, valid: Tensor) -> Tensor:
-        # Strict, because one invalid pixel changes the whole cell: only cells without any count.
-        whole = 1.0 - F.max_pool2d((~valid).float(), self.cell)
-        return whole.expand(-1, self.channels, -1, -1)
+        # Not only whole cells: holes lie along silhouettes, where the hands are.
+        return F.avg_pool2d(valid.float(), self.cell).expand(-1, self.channels, -1, -1)
 
     def fit_pointmaps(
         self,
@@ -120,6 +120,32 @@ class Autoencoders(nn.Module):
         state |= {f"{index}/{name}": value for index, of_one in left for name, value in of_one.items()}
         state["log_scale"] = log_scale.detach()
         return rows
+
+
+def filled(points: Tensor, valid: Tensor) -> Tensor:
+    """Points with what is invalid replaced by the mean of the valid ones nearby: an autoencoder mixes neighbours, so
+    that anything made up in a hole would change the latents of the surface beside it.
+
+    Args:
+        points: (N, 3, H, W), anything finite where invalid.
+        valid: (N, 1, H, W) bool.
+
+    Returns:
+        (N, 3, H, W): in each hole the mean over the smallest square of 2, 4, 8 ... pixels, on a fixed grid, that has
+        a valid one; 0 in an image that has none.
+    """
+    height, width = points.shape[-2:]
+    known, size = valid.float(), 1
+    found = points * known
+    result, missing = found, ~valid
+    while size < max(height, width):
+        size *= 2
+        pad = (0, -width % size, 0, -height % size)
+        mean, share = (F.avg_pool2d(F.pad(x, pad), size) for x in (found, known))
+        wide = F.interpolate(mean / share.clamp(min=1e-12), scale_factor=size)[..., :height, :width]
+        here = missing & (F.interpolate(share, scale_factor=size)[..., :height, :width] > 0)
+        result, missing = torch.where(here, wide, result), missing & ~here
+    return result
 
 
 class Pixels(nn.Module):

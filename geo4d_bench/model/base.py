@@ -75,10 +75,13 @@ class BaseGenerator(nn.Module, ABC, Generic[ConfigT]):
             steps: Euler steps, the config's where None.
 
         Raises:
-            ConfigError: images of another size, not as many seeds as conditions, or a generator that draws nothing.
+            ConfigError: images of another size, not as many seeds as conditions, ``steps`` below 1, or a generator that
+                draws nothing.
         """
         if len(conditions) != len(seeds):
             raise ConfigError(f"generate: {len(conditions)} first frames but {len(seeds)} seeds; give one for each")
+        if steps is not None and steps < 1:
+            raise ConfigError(f"generate: steps is {steps}, expected at least 1")
         count = steps or self.config.sample_steps
         return [self._generate_one(first, seed, count) for first, seed in zip(conditions, seeds, strict=True)]
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from geo4d_bench.errors import CheckpointError, ConfigError
@@ -30,8 +31,7 @@ def checkpoint_sha256(folder: Path) -> str:
 
 def save_checkpoint(folder: Path, config: GeneratorConfig | LatentConfig, weights: dict[str, Tensor]) -> None:
     """Write a checkpoint; CheckpointError where the disk refuses, and what was there stays."""
-    apart = {k: v.detach().cpu().clone() for k, v in weights.items()}  # two names may share one tensor
-    write_aside(folder / WEIGHTS_NAME, save(apart))
+    write_tensors(folder / WEIGHTS_NAME, weights)
     write_aside(folder / CONFIG_NAME, config.to_json().encode())
 
 
@@ -85,17 +85,34 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def write_aside(path: Path, content: bytes) -> None:
     """Write a file so that it appears whole or not at all; CheckpointError where it cannot be written."""
+    _write_aside(path, lambda aside: aside.write_bytes(content))
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file like :func:`write_aside`, from the tensors' own memory where they are on the CPU."""
+    apart: dict[str, Tensor] = {}
+    owners: set[int] = set()
+    for name, tensor in tensors.items():
+        there = tensor.detach().cpu().contiguous()
+        storage = there.untyped_storage().data_ptr()
+        apart[name] = there.clone() if storage in owners else there  # two names may share one tensor
+        owners.add(storage)
+    _write_aside(path, lambda aside: save_file(apart, aside, metadata))
+
+
+def _write_aside(path: Path, write: Callable[[Path], object]) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
+        write(aside)
+        with aside.open("rb") as file:
             os.fsync(file.fileno())
         aside.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # a full disk is of the second kind where tensors are written
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path}: cannot be written ({reason}); free space and run again") from None
+    finally:
         aside.unlink(missing_ok=True)
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror}); free space and run again") from None
 
 
 def _backbone(text: str) -> str:

@@ -36,8 +36,9 @@ class ClipEmbedding(nn.Module):
     @torch.no_grad()
     def forward(self, first: Tensor) -> Tensor:
         """(N, 8, H, W) -> (N, 1, D)."""
-        rgb = _squeezed(first[:, :3], self.size)
-        embedding: Tensor = self.encoder(((rgb + 1) / 2 - self.mean) / self.std).image_embeds
+        with torch.autocast(first.device.type, enabled=False):  # the same in training as when generating
+            rgb = _squeezed(first[:, :3], self.size)
+            embedding: Tensor = self.encoder(((rgb + 1) / 2 - self.mean) / self.std).image_embeds
         return embedding[:, None]
 
 

@@ -7,7 +7,7 @@ the middle of the cube in which hands work and scaled alike.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,6 +46,10 @@ class Foresight(nn.Module):
         # View m alone cannot know where camera n is: a guess that fits the training's cameras best is all there is.
         alone = not c.cross_view_attention and not c.calibrated
         self.usual_n = nn.Parameter(torch.tensor([*_UPRIGHT, 0, 0, 0])) if alone else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the searchable map, which cannot be copied and is made again from ``scene_points``."""
+        return self.__dict__ | {"_map": None}
 
     def forward(self, condition: Tensor, anchor: Tensor, opening: Tensor, cameras: Poses) -> Hands:
         """What each view says of the hands, in camera n's frame (in its own where there is no shared one): one thing

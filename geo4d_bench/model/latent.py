@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.model.ablations import T_n_cam, as_told
-from geo4d_bench.model.autoencoders import POINTS, RGB, Autoencoders, Codec, Pixels, random_autoencoder
+from geo4d_bench.model.autoencoders import POINTS, RGB, Autoencoders, Codec, Pixels, filled, random_autoencoder
 from geo4d_bench.model.base import BaseGenerator, Loss
 from geo4d_bench.model.conditioning import ClipEmbedding, LearnedEmbedding, Readout, random_image_encoder
 from geo4d_bench.model.diffusion import make_diffusion, sample
@@ -72,7 +72,7 @@ class LatentGenerator(BaseGenerator[LatentConfig]):
             self.codec = Pixels(c.patch)
             self.embedding: nn.Module = LearnedEmbedding(c.unet.cross_attention_dim)
             self.network.write_out_attention()
-            # Untrained, the model copies the first frame.
+            # Untrained, the model copies the first frame (where the output is the clean latent).
             for name, parameter in self.network.decoders.named_parameters():
                 if "conv_out" in name:
                     nn.init.zeros_(parameter)
@@ -211,7 +211,7 @@ class LatentGenerator(BaseGenerator[LatentConfig]):
         given = torch.cat([scaled, condition.expand(-1, -1, -1, c.frames, -1, -1, -1)], 4)
         # The network wants views and streams first: (B, V, S, ...) -> (V, S, B, ...).
         output = self.network(given.movedim(0, 2), told, context.transpose(0, 1), told_besides).movedim(2, 0).float()
-        if c.pixels:
+        if c.pixels and c.diffusion == "rectified_flow":
             output = output + condition
         return self.diffusion.denoised(output, x, level)
 
@@ -230,17 +230,27 @@ class LatentGenerator(BaseGenerator[LatentConfig]):
         valid = batch["first_valid"][..., None].float() * (not self.config.rgb_only)
         hand = torch.zeros_like(valid)
         hand[:, 0, ..., 0] = batch["hand_mask"].float()
-        return torch.cat([rgb, self._normalise(batch["first_points"]) * valid, valid, hand], -1).movedim(-1, 2)
+        points = self._without_holes(self._normalise(batch["first_points"]).movedim(-1, 2), valid.movedim(-1, 2))
+        return torch.cat([rgb.movedim(-1, 2), points, valid.movedim(-1, 2), hand.movedim(-1, 2)], 2)
 
     def _targets(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Colours and normalised points (B, V, T, 3, H, W), 0 where invalid, and validity (B, V, T, 1, H, W) bool."""
+        """Colours and normalised points (B, V, T, 3, H, W), see ``_without_holes``, and validity (B, V, T, 1, H, W)
+        bool."""
         points, valid = batch["points"], batch["valid"]
         if self.config.calibrated:
             own = _transform(torch.linalg.inv(_T_n_m(batch))[:, None, None, None], points[:, 1])
             points = torch.stack([points[:, 0], own], 1)
-        normalised = self._normalise(points) * (valid[..., None] & (not self.config.rgb_only))
+        there = valid[:, :, :, None] & (not self.config.rgb_only)
         rgb = batch["rgb"].float() / 127.5 - 1.0
-        return rgb.movedim(-1, 3), normalised.movedim(-1, 3), valid[:, :, :, None]
+        normalised = self._without_holes(self._normalise(points).movedim(-1, 3), there)
+        return rgb.movedim(-1, 3), normalised, valid[:, :, :, None]
+
+    def _without_holes(self, points: Tensor, valid: Tensor) -> Tensor:
+        """Normalised points (..., 3, H, W) where invalid (..., 1, H, W): 0, or what is nearby for an autoencoder."""
+        if self.config.pixels:
+            return points * valid
+        flat = filled(points.flatten(0, -4), valid.flatten(0, -4).bool())
+        return flat.view(points.shape)
 
     def _latents(self, rgb: Tensor, points: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled latents (B, V, S, T, C, h, w) of the targets, and 1 where they are known, else 0."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, takewhile
 from typing import Protocol
@@ -67,10 +70,12 @@ def batches(
         return
     wanted = True
     # Started afresh, never forked: threads of this process would be lost in a copy.
-    stream = iter(DataLoader(
+    loader = DataLoader(
         _Steps(source, size, seed, part, further), batch_size=None, sampler=takewhile(lambda _: wanted, count(start)),
         num_workers=workers, prefetch_factor=ahead, multiprocessing_context="spawn",
-    ))  # fmt: skip
+    )  # fmt: skip
+    with _ctrl_c_ignored():
+        stream = iter(loader)
     try:
         yield from stream
     finally:
@@ -78,6 +83,19 @@ def batches(
         wanted = False
         for _ in stream:
             pass
+
+
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    """For processes that are started now: a terminal sends Ctrl-C to all, and it is this one that ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _in_a_thread(steps: _Steps, start: int, ahead: int) -> Generator[dict[str, Tensor], None, None]:

@@ -10,11 +10,10 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from geo4d_bench.errors import CheckpointError
-from geo4d_bench.model.checkpoint import read_tensors, write_aside
+from geo4d_bench.model.checkpoint import read_tensors, write_tensors
 from geo4d_bench.training.optimizer import Optimizers
 
 STATE_NAME = "trainer.safetensors"
@@ -86,7 +85,7 @@ def save_state(
         "finished": str(int(progress.finished)),
         "fitted": str(progress.fitted),
     }
-    write_aside(folder / STATE_NAME, save({k: v.detach().cpu().clone() for k, v in tensors.items()}, metadata=meta))
+    write_tensors(folder / STATE_NAME, tensors, meta)
 
 
 def read_progress(folder: Path) -> tuple[dict[str, Any], Progress] | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.model.backbones import AnyConfig, find_config
+from geo4d_bench.model.latent_config import LatentConfig
 
 if TYPE_CHECKING:
     from geo4d_bench.dataset.reader import Dataset
@@ -90,9 +91,11 @@ class TrainConfig:
             raise ConfigError(f"train: --steps is {self.steps}, expected at least 1")
         if self.autoencoder_steps is not None and self.autoencoder_steps < 1:
             raise ConfigError(f"train: --autoencoder-steps is {self.autoencoder_steps}, expected at least 1")
-        if min(self.batch_size, self.watches) < 1 or min(self.watched, self.workers) < 0 or not self.highest_rate > 0:
+        positive = (self.batch_size, self.watches, 1 if self.threads is None else self.threads)
+        if min(positive) < 1 or min(self.watched, self.workers) < 0 or not self.highest_rate > 0:
             raise ConfigError(
-                "train: --batch-size, --watches, --learning-rate must be positive, --watched, --workers not negative"
+                "train: --batch-size, --watches, --threads, --learning-rate must be positive, --watched, --workers not "
+                "negative"
             )
 
     @property
@@ -108,7 +111,7 @@ class TrainConfig:
         sensor = "" if self.sensor == "perfect" else f"_{self.sensor}"
         left_out = "" if self.ablation == "none" else f"-{self.ablation}"
         name = Path(self.preset).stem + self.setting.removeprefix("geo4d") + sensor + left_out
-        return self.out or Path("runs") / self.data.name / name
+        return self.out or Path("runs") / self.data.absolute().name / name
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,11 @@ def run(config: TrainConfig) -> TrainResult:
     from geo4d_bench.dataset.reader import Dataset
 
     preset = find_config(config.preset)
+    if isinstance(preset, LatentConfig) and not preset.pixels and config.pretrained is None:
+        raise ConfigError(
+            f"train: --preset {config.preset} works on the latents of a pretrained autoencoder, which would be random "
+            "and stay so; name Stable Video Diffusion's folder or hub id with --pretrained"
+        )
     data = _train_split(config.data)
     source = _open(config, data, preset, config.workers)
     held_out = config.held_out or _eval_of(config.data)
@@ -198,6 +206,7 @@ def train(
             "autoencoder_steps",
             "minutes",
             "steps",
+            "precision",
             "batch_size",
             "learning_rate",
             "seed",
@@ -219,7 +228,7 @@ def train(
         try:
             trainer.run(lambda t: _draw(t, watched, copy_cm))
         except KeyboardInterrupt:
-            if trainer.first:
+            if trainer.first and trainer.saved:
                 print(f"\nstopped and saved in {config.folder}; the same command goes on from there")
             raise
     held_out_cm = [float(r["held_out_cm"]) for r in trainer.rows if r["held_out_cm"]]
@@ -238,6 +247,7 @@ def train(
 
 def _eval_of(data: Path) -> Path:
     """Where datagen puts the demonstrations of the eval split that belong to ``data``."""
+    data = data.absolute() if not data.name else data
     return data.with_name(data.name + "_eval")
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, parse_flag_from_env
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, parse_flag_from_env
 from torch import Tensor, nn
 
 from geo4d_bench.dataset.types import Window
@@ -109,6 +109,7 @@ class Trainer:
         self.rows: list[dict[str, str]] = []
         self.fit_rows: list[dict[str, str]] = []
         self.fit_state: dict[str, Tensor] = {}
+        self.saved = False
         self._resume()
 
     @property
@@ -209,6 +210,7 @@ class Trainer:
         save_state(
             self.folder, self.settings, self.progress, self.generator, self.average, self.optimizers, self.fit_state
         )
+        self.saved = True
 
     def _resume(self) -> None:
         saved = read_progress(self.folder)
@@ -293,7 +295,8 @@ def _accelerator() -> Accelerator:
     """
     cpu = not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
     patient = InitProcessGroupKwargs(timeout=timedelta(hours=2))  # the first process draws and saves for long
-    return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[patient])
+    in_place = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # gradients are not held twice
+    return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[patient, in_place])
 
 
 def computes_in_bf16(device: torch.device, precision: str = "auto") -> bool:
@@ -314,7 +317,8 @@ def _csv(rows: Sequence[dict[str, str]]) -> str:
     if not rows:
         return "step\n"
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    columns = dict.fromkeys(name for row in rows for name in row)  # a resumed log may be of another version
+    writer = csv.DictWriter(out, list(columns), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()

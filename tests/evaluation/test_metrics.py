@@ -46,6 +46,17 @@ def test_predicting_nothing_is_never_better_than_predicting() -> None:
     assert metrics.depth_score(true * np.float32(1.9), true).abs_rel < nothing.abs_rel
 
 
+def test_a_surface_claimed_where_there_is_none_is_told_though_abs_rel_does_not_see_it() -> None:
+    true = plane(1.0)
+    true[0, :2] = NAN
+    everywhere, half = plane(1.0), plane(1.0)
+    half[0, 0] = NAN
+    for predicted, extra in ((true, 0.0), (half, 0.5), (everywhere, 1.0)):
+        score = metrics.depth_score(predicted, true)
+        assert (score.abs_rel, score.missing, score.extra) == (0.0, 0.0, extra)
+    assert np.isnan(metrics.depth_score(everywhere, everywhere).extra)
+
+
 def test_d1_boundary_is_symmetric_and_open() -> None:
     true = points_of_depth([1.0, 1.0, 1.0, 1.0])
     score = metrics.depth_score(points_of_depth([1.249, 1.251, 1 / 1.249, 1 / 1.251]), true)

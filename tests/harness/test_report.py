@@ -18,14 +18,16 @@ from geo4d_bench.harness.scoring import METRICS
 SUCCESSES = {"random": 0, "geo4d": 2, "oracle_video": 5, "oracle_pose": 6, "expert": 6}
 
 
-def write_rollout(runs: Path, policy: str, views: str, successes: int, episodes: int = 6, steps: int = 0) -> Path:
-    folder = runs / f"rollout_{policy}_{views}_{steps}"
+def write_rollout(
+    runs: Path, policy: str, views: str, successes: int, episodes: int = 6, steps: int = 0, checkpoint: str = ""
+) -> Path:
+    folder = runs / f"rollout_{policy}_{views}_{steps}{checkpoint[:2]}"
     folder.mkdir(parents=True)
     for seed in range(episodes):
         success = seed < successes
         row = EpisodeRow(
-            run_id=f"{policy}-{views}-{steps}", settings=f"{policy}-{views}-{steps}", rig="hemisphere16",
-            task="store_cereal", task_version="v1", policy=policy, checkpoint="",
+            run_id=f"{policy}-{views}-{steps}{checkpoint}", settings=f"{policy}-{views}-{steps}{checkpoint}",
+            rig="hemisphere16", task="store_cereal", task_version="v1", policy=policy, checkpoint=checkpoint,
             views=views, camera_n="cam00", camera_m="cam05", view_angle_deg=0.0, sensor="perfect", steps=steps,
             split="eval", seed=seed, episode=seed, status="success" if success else "timeout", success=success,
             phase="task" if success else "grasped",
@@ -184,6 +186,22 @@ def test_runs_with_another_number_of_steps_are_named_and_kept_apart(
     assert list(zip(board.policy, board.steps, strict=True)) == [
         ("oracle_video", 0), ("geo4d", 4), ("geo4d", 1), ("geo4d", 0),
     ]  # fmt: skip
+
+
+def test_checkpoints_of_one_policy_are_kept_apart(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_rollout(runs, "oracle_video", "novel", 6)
+    for checkpoint, successes in (("a" * 64, 5), ("b" * 64, 0)):
+        write_rollout(runs, "geo4d", "novel", successes, checkpoint=checkpoint)
+    text = report.run(report.ReportConfig(runs=runs, data=tmp_path / "data")).page.read_text()
+    table = re.findall(r'<tr><td class="text novel">novel</td><td class="text">([^<]*)</td>', text)
+    assert table == ["oracle_video *", "geo4d (aaaaaaaa)", "geo4d (bbbbbbbb)"]
+    assert "geo4d, novel views, aaaaaaaa<" in text
+    for checkpoint, change in (
+        ("aaaaaaaa", "-17 (1 lost, 0 gained of 6)"),
+        ("bbbbbbbb", "-100 (6 lost, 0 gained of 6)"),
+    ):
+        assert re.search(rf"geo4d \({checkpoint}\).*?{re.escape(change)}", text, re.DOTALL)
 
 
 def test_a_damaged_table_is_a_dataset_error(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from synthetic_windows import window
 from geo4d_bench.errors import CheckpointError, ConfigError
 from geo4d_bench.geometry import transform
 from geo4d_bench.model.ablations import as_told
-from geo4d_bench.model.autoencoders import POINTS, RGB, Autoencoders, Pixels
+from geo4d_bench.model.autoencoders import POINTS, RGB, Autoencoders, Pixels, filled
 from geo4d_bench.model.backbones import PRESETS, load_generator, make_generator
 from geo4d_bench.model.batch import batch_from_windows, fake_batch, first_frames, input_spec
 from geo4d_bench.model.config import PRESETS as TOKEN_PRESETS
@@ -120,17 +120,41 @@ def test_the_latent_loss_of_the_truth_is_zero(
     assert parts["latent"] >= 0.999
 
 
-def test_a_latent_is_known_where_all_its_pixels_are() -> None:
+def test_a_latent_counts_by_the_share_of_its_pixels_that_is_valid() -> None:
     valid = torch.ones(1, 1, 8, 12, dtype=torch.bool)
     valid[0, 0, 5, 6] = False
+    valid[0, 0, :4, :4] = False
     codec = Autoencoders(build(LATENT).codec.streams[0])
     expected = torch.ones(1, 4, 2, 3)
-    expected[:, :, 1, 1] = 0
+    expected[:, :, 1, 1], expected[:, :, 0, 0] = 15 / 16, 0
     assert torch.equal(codec.known(valid), expected)
     pixels = Pixels(4)
     assert torch.equal(pixels.decode(POINTS, pixels.known(valid), 1), valid.expand(-1, 3, -1, -1).float())
     images = torch.rand(2, 3, 8, 12)
     assert torch.equal(pixels.decode(RGB, pixels.encode(RGB, images), 1), images)
+
+
+def test_holes_are_filled_by_the_mean_of_what_is_valid_nearby() -> None:
+    rng = torch.Generator().manual_seed(0)
+    points, valid = torch.randn(3, 3, 5, 7, generator=rng), torch.rand(3, 1, 5, 7, generator=rng) > 0.5
+    valid[1] = False
+    valid[2], valid[2, :, 2, 3] = False, True
+    valid[0, :, :2, :2] = torch.tensor([[True, False], [False, True]])
+    found = filled(points, valid)
+    there = valid.expand_as(points)
+    assert torch.equal(found[there], points[there])
+    torch.testing.assert_close(found[0, :, 0, 1], (points[0, :, 0, 0] + points[0, :, 1, 1]) / 2)
+    assert not found[1].any()
+    torch.testing.assert_close(found[2], points[2, :, 2:3, 3:4].expand(3, 5, 7))  # the only one
+    assert torch.equal(filled(torch.where(there, points, 9.0), valid), found)
+
+
+def test_latents_do_not_depend_on_the_precision_that_is_trained_in(batch: dict[str, torch.Tensor]) -> None:
+    generator = build(LATENT)
+    exact = generator._latents(*generator._targets(batch))[0], *generator._condition(generator._first(batch))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = generator._latents(*generator._targets(batch))[0], *generator._condition(generator._first(batch))
+    assert all(torch.equal(a, b) for a, b in zip(exact, mixed, strict=True))
 
 
 @BOTH
