@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -67,6 +68,17 @@ def trained(batch: dict[str, torch.Tensor]) -> Generator:
     generator = build()
     train(generator, batch, 60)
     return generator.eval()
+
+
+def test_a_generator_that_has_found_cameras_can_be_copied(batch: dict[str, torch.Tensor]) -> None:
+    generator = build().eval()
+    windows = [window(i) for i in range(4)]
+    generator.know(hand_clouds(windows), scene_points(windows))
+    (video,) = generator.generate([first(0)], [0])
+    (again,) = copy.deepcopy(generator).generate([first(0)], [0])
+    np.testing.assert_array_equal(video.points, again.points)
+    with pytest.raises(ConfigError, match="steps is 0, expected at least 1"):
+        generator.generate([first(0)], [0], 0)
 
 
 def test_loss_falls(batch: dict[str, torch.Tensor]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.torch import load_file
 from synthetic_windows import window
 
@@ -168,6 +169,40 @@ def test_a_finished_run_says_so_and_does_nothing(tmp_path: Path) -> None:
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
+def test_ctrl_c_that_reaches_the_reading_processes_too_is_a_polite_request(tmp_path: Path) -> None:
+    said = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "ctrl_c.py"), str(tmp_path / "run")], start_new_session=True,
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert (said.returncode, said.stdout.split()[-1]) == (0, "interrupted"), said.stderr
+    assert "stopped and saved" in said.stdout
+    with safe_open(tmp_path / "run" / "trainer.safetensors", "pt") as file:
+        assert file.metadata()["step"] == log(tmp_path / "run")[-1]["step"]
+
+
+def test_a_second_ctrl_c_does_not_claim_to_have_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Impatient(Made):
+        def sample(self, rng: np.random.Generator) -> Window:
+            if self.made > 60:
+                raise KeyboardInterrupt  # as the second one does, wherever the training is
+            return super().sample(rng)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config(tmp_path / "run", steps=1000, watches=1), Impatient())
+    assert "saved" not in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_log_may_lack_a_column(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(config(tmp_path, steps=6), Made(interrupt_at=32 + 4 * 8))
+    path = tmp_path / "training_log.csv"
+    rows = [{k: v for k, v in row.items() if k != "peak_mib"} for row in log(tmp_path)]
+    path.write_text("\n".join([",".join(rows[0]), *(",".join(row.values()) for row in rows)]) + "\n")
+    run(config(tmp_path, steps=6))
+    assert [bool(row["peak_mib"]) for row in log(tmp_path)] == [i >= len(rows) for i in range(6)]
+
+
 def test_minutes_are_kept_and_resumed_time_counts(tmp_path: Path) -> None:
     settings = config(tmp_path, steps=None, minutes=0.05)
     with pytest.raises(KeyboardInterrupt):
@@ -198,6 +233,8 @@ def test_contradictory_options() -> None:
         TrainConfig(minutes=1.0, steps=3)
     with pytest.raises(ConfigError, match="more than 0"):
         TrainConfig(minutes=0.0)
+    with pytest.raises(ConfigError, match="--threads"):
+        TrainConfig(threads=0)
     assert TrainConfig(data=Path("data/store_cereal")).folder == Path("runs/store_cereal/nano")
 
 

@@ -27,6 +27,7 @@ from geo4d_bench.training.heldout import hand_error_cm
 from geo4d_bench.training.optimizer import Optimizers
 from geo4d_bench.training.state import Average
 from geo4d_bench.training.train import TrainConfig, TrainResult, train
+from geo4d_bench.training.train import run as of_dataset
 
 SMALL_SVD = dataclasses.replace(SVD, height=64, width=64, sample_steps=2)
 
@@ -78,6 +79,11 @@ def test_a_stopped_run_goes_on_exactly(tmp_path: Path) -> None:
     assert 0 < len(log(tmp_path / "parts" / "training_log.csv")) < 6
     assert run(tmp_path / "parts", DEBUG_UNET, Made(), **changes).steps == 6
     assert_same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_latents_of_a_random_autoencoder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--preset svd works on the latents of a pretrained autoencoder"):
+        of_dataset(TrainConfig(preset="svd", data=tmp_path, out=tmp_path / "out"))
 
 
 def test_a_stopped_fitting_of_the_autoencoder_goes_on_exactly(
