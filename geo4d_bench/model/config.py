@@ -164,8 +164,11 @@ class GeneratorConfig(Told):
                 f"generator: {self.height} x {self.width} pixels don't divide into patches of {self.patch}; "
                 "choose multiples of the patch"
             )
-        if self.dim % self.heads:
-            raise ConfigError(f"generator: dim {self.dim} does not divide into {self.heads} heads")
+        if self.dim % self.heads or self.dim % 2:
+            raise ConfigError(
+                f"generator: dim {self.dim} does not divide into {self.heads} heads, or is not even: half of what a "
+                "noise level is told by are sines"
+            )
         if (
             min(self.frames, self.arms, self.decoder_layers, self.sample_steps, self.loss_frames) < 1
             or self.trunk_layers < 0
@@ -178,9 +181,11 @@ class GeneratorConfig(Told):
         if (
             min(self.dt_s, self.point_scale_m, self.motion_scale_m, self.work_half_m, self.part_weight, self.part_odds)
             <= 0
-            or self.hand_weight < 0
+            or min(self.hand_weight, self.hand_dilation) < 0
         ):
-            raise ConfigError("generator: dt_s, scales and weights must be positive")
+            raise ConfigError(
+                "generator: dt_s, scales and weights must be positive, hand_weight and hand_dilation at least 0"
+            )
         if len(self.point_mean_m) != 3 or len(self.work_centre_m) != 3:
             raise ConfigError("generator: point_mean_m and work_centre_m must have 3 numbers each")
         if self.scene_cells < 8 or self.scene_cells % 8:
@@ -235,7 +240,8 @@ def checked(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
         many = name.startswith("tuple[")
         accepted = _ACCEPTED.get(name.removeprefix("tuple[").split(",")[0])
         each = value if many and isinstance(value, tuple) else (value,)
-        if accepted and not all(isinstance(v, accepted) and isinstance(v, bool) == (accepted is bool) for v in each):
+        wrong = not all(isinstance(v, accepted) and isinstance(v, bool) == (accepted is bool) for v in each if accepted)
+        if wrong or many != isinstance(value, tuple):
             raise ConfigError(f"generator config: {field.name} is {value!r}, expected {name}")
     return values
 

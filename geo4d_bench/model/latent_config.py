@@ -123,6 +123,20 @@ class LatentConfig(Told):
             raise ConfigError(
                 "latent generator: frames, arms and sample_steps must be at least 1, dt_s and point_scale_m positive"
             )
+        if len(self.point_mean_m) != 3:
+            raise ConfigError("latent generator: point_mean_m must have 3 numbers")
+        sizes = self.unet
+        if len(sizes.num_attention_heads) != len(sizes.block_out_channels) or sizes.cross_view_heads < 0:
+            raise ConfigError(
+                f"latent generator: {len(sizes.block_out_channels)} block_out_channels, "
+                f"{len(sizes.num_attention_heads)} num_attention_heads and cross_view_heads {sizes.cross_view_heads}; "
+                "give each level a number of heads, and 0 or more heads between the views"
+            )
+        if any(width % 32 or width < 32 for width in sizes.block_out_channels):
+            raise ConfigError(
+                f"latent generator: block_out_channels are {sizes.block_out_channels}; the U-Net's norms are over 32 "
+                "groups, give multiples of 32"
+            )
         if not 0.0 <= self.condition_dropout < 1.0 or min(self.hand_weight, self.hand_dilation) < 0:
             raise ConfigError(
                 "latent generator: condition_dropout must be in 0..1, hand_weight and hand_dilation not negative"

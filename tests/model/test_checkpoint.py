@@ -120,6 +120,8 @@ def test_config_travels_as_json() -> None:
         ({"height": 60}, "don't divide into patches"),
         ({"heads": 5}, "does not divide into 5 heads"),
         ({"frames": 0}, "at least 1"),
+        ({"dim": 33, "heads": 3}, "is not even"),
+        ({"hand_dilation": -1}, "hand_dilation at least 0"),
         ({"pure_noise_share": 1.5}, "expected 0 to 1"),
         ({"point_scale_m": 0.0}, "must be positive"),
     ],
@@ -141,7 +143,14 @@ def test_a_config_is_found_by_name_or_in_a_file(preset: str, tmp_path: Path) -> 
     assert find_config(str(tmp_path / "mine.json")) == changed != find_config(preset)
     with pytest.raises(ConfigError, match=r"theirs.json: cannot be read \(No such file"):
         find_config(str(tmp_path / "theirs.json"))
-    for name, wrong in (("height", "64"), ("patch", 0), ("frames", 3.5), ("point_mean_m", None), ("sensor", True)):
+    for name, wrong in (
+        ("height", "64"),
+        ("patch", 0),
+        ("frames", 3.5),
+        ("point_mean_m", None),
+        ("point_mean_m", 0.5),
+        ("sensor", True),
+    ):
         (tmp_path / "mine.json").write_text(json.dumps(json.loads(changed.to_json()) | {name: wrong}))
         with pytest.raises(ConfigError, match=rf"mine.json: .*{name}"):
             find_config(str(tmp_path / "mine.json"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -377,10 +378,13 @@ def test_wrong_inputs_get_one_sentence(trained: LatentGenerator) -> None:
         ({"diffusion": "ddpm"}, "expected edm or rectified_flow"),
         ({"frames": 0}, "at least 1"),
         ({"condition_dropout": 1.0}, "must be in 0..1"),
+        ({"point_mean_m": (0.0, 0.8)}, "point_mean_m must have 3 numbers"),
+        ({"unet": dataclasses.replace(DEBUG_UNET.unet, num_attention_heads=(1,))}, "2 block_out_channels, 1 num"),
+        ({"unet": dataclasses.replace(DEBUG_UNET.unet, block_out_channels=(48, 64))}, "give multiples of 32"),
         ({"latent": "autoencoder", "width": 64, "height": 64}, "gives 1024 numbers, the U-Net expects 16"),
     ],
 )
-def test_contradictions_are_refused(change: dict[str, float], message: str) -> None:
+def test_contradictions_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(DEBUG_UNET, **change)
 
