@@ -34,8 +34,7 @@ from geo4d_bench.model.video import FirstFrames, Video4D
 
 _MOTION, _NOISE = 127.0, 0.0
 """Stable Video Diffusion's usual motion bucket; and no noise is added to the first frames."""
-_READ_FRAMES = 2  # a training step reads so many frames, drawn anew each time: neighbours say nearly the same
-_READ_NOISE = 0.05  # generated frames are not as crisp as true ones
+_READ_NOISE = 0.05  # added to the true frame that a training step reads
 _PART_WEIGHT, _PART_ODDS = 16.0, 3.0  # as in the token generator: hands are less than 1 % of an image
 
 
@@ -112,7 +111,7 @@ class LatentGenerator(BaseGenerator[LatentConfig]):
         share = known.mean((0, 1, 3, 4, 5, 6)).clamp(min=1e-6)
         latent = (weight * error).sum() / mean_over_processes(known.sum()).clamp(min=1.0)
         errors = (error.detach().mean((0, 1, 3, 4, 5, 6)) / share).tolist()
-        valid_loss, parts_loss = self._read_loss(rgb, points, valid, batch["parts"], first, rng)
+        valid_loss, parts_loss = self._read_loss(rgb, points, valid, batch["parts"], first, denoised.detach(), rng)
         return Loss(
             total=latent + 0.5 * valid_loss + 2.0 * parts_loss,
             parts={
@@ -167,12 +166,9 @@ class LatentGenerator(BaseGenerator[LatentConfig]):
         views = len(frames.rgb)
         noise = self._noise(seed, views).to(device)
         z = sample(self.diffusion, lambda x, level: self._denoise(x, level, condition, context), noise, steps)
-        decoded = [
-            self.codec.decode(stream, (z[:, :, stream] / self.codec.scale).flatten(0, 2), c.frames)
-            for stream in self.streams
-        ]  # (V * T, 3, H, W)
-        rgb, points = decoded[0], torch.zeros_like(decoded[0]) if c.rgb_only else decoded[1]
-        valid_logit, parts_logit = self.readout(torch.cat([rgb, points], 1), first[0].repeat_interleave(c.frames, 0))
+        decoded = self._decode(z).flatten(0, 2)  # (V * T, 6, H, W)
+        rgb, points = decoded.split(3, 1)
+        valid_logit, parts_logit = self.readout(decoded, first[0].repeat_interleave(c.frames, 0))
         parts_logit[:, 1:] += math.log(_PART_ODDS / self._part_weight)
         parts = parts_logit.argmax(1)
         metres = points.movedim(1, -1).view(views, c.frames, c.height, c.width, 3)
@@ -194,6 +190,13 @@ class LatentGenerator(BaseGenerator[LatentConfig]):
             K=frames.K,
             dt_s=c.dt_s,
         )
+
+    def _decode(self, z: Tensor) -> Tensor:
+        """(B, V, T, 6, H, W) colours and normalised points of latents (B, V, S, T, C, h, w); RGB alone: 0."""
+        frames = z.shape[3]
+        streams = [self.codec.decode(s, (z[:, :, s] / self.codec.scale).flatten(0, 2), frames) for s in self.streams]
+        both = torch.cat(streams if len(streams) > 1 else [*streams, torch.zeros_like(streams[0])], 1)
+        return both.view(*z.shape[:2], frames, *both.shape[1:])
 
     def _noise(self, seed: int, views: int) -> Tensor:
         """(1, V, S, T, C, h, w); that of a view is the same however many follow."""
@@ -268,15 +271,22 @@ class LatentGenerator(BaseGenerator[LatentConfig]):
         return near.view(*parts.shape[:2], 1, parts.shape[2], 1, *near.shape[-2:])
 
     def _read_loss(
-        self, rgb: Tensor, points: Tensor, valid: Tensor, parts: Tensor, first: Tensor, rng: torch.Generator
+        self, rgb: Tensor, points: Tensor, valid: Tensor, parts: Tensor, first: Tensor, z: Tensor, rng: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Of the read-out's validity and parts on some true frames."""
-        chosen = torch.randperm(rgb.shape[2], generator=rng)[:_READ_FRAMES].sort().values.to(rgb.device)
+        """Of the read-out's validity and parts on a true frame and on one of the generated latents z.
+
+        True frames alone would not teach it what is generated where there is no surface: something smooth.
+        """
+        chosen = torch.randint(rgb.shape[2], (2,), generator=rng).to(rgb.device)
+        generated = self._decode(z[:, :, :, chosen[1:]])  # (B, V, 1, 6, H, W)
         rgb, points, valid, parts = (x[:, :, chosen] for x in (rgb, points, valid, parts))
-        filled, added = (own_rows(torch.randn, points.shape, rng).to(points.device) for _ in range(2))
-        # What is generated at invalid pixels is anything; of RGB alone there is nothing anywhere.
-        points = torch.zeros_like(points) if self.config.rgb_only else torch.where(valid, points, filled)
-        frames = torch.cat([rgb, points], 3) + _READ_NOISE * added.repeat(1, 1, 1, 2, 1, 1)
+        anything, added = (own_rows(torch.randn, points[:, :, :1].shape, rng).to(points.device) for _ in range(2))
+        # Of RGB alone there are no points anywhere.
+        shown = (
+            torch.zeros_like(anything) if self.config.rgb_only else points[:, :, :1].where(valid[:, :, :1], anything)
+        )
+        true = torch.cat([rgb[:, :, :1], shown], 3) + _READ_NOISE * added.repeat(1, 1, 1, 2, 1, 1)
+        frames = torch.cat([true, generated], 2)
         each = first[:, :, None].expand(-1, -1, len(chosen), -1, -1, -1)
         valid_logit, parts_logit = self.readout(frames.flatten(0, 2), each.flatten(0, 2))
         labels = parts.flatten(0, 2).long()
