@@ -48,9 +48,10 @@ def test_distances_by_hand_and_their_columns(tmp_path: Path) -> None:
     assert "frechet_derivatives_n_paper_compat" not in rows
 
 
-def test_other_settings_and_half_written_windows_are_dropped(tmp_path: Path) -> None:
+def test_other_settings_are_refused_and_half_written_windows_are_dropped(tmp_path: Path) -> None:
     filled(tmp_path)
-    assert ("seen", 0) not in WindowStore(tmp_path, "another")
+    with pytest.raises(DatasetError, match=r"windows\.csv: holds another evaluation"):
+        WindowStore(tmp_path, "another")
     rows = pd.read_csv(tmp_path / "windows.csv")
     rows[~((rows.window == 3) & (rows.source == "generated"))].to_csv(tmp_path / "windows.csv", index=False)
     store = WindowStore(tmp_path, "one")
