@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from geo4d_bench.errors import DatasetError
 from geo4d_bench.harness.summary import add_set_metrics
 from geo4d_bench.harness.window_store import SOURCES, WindowStore
 
