@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -18,6 +15,7 @@ from geo4d_bench.dataset.manifest import DamagedManifestError, Manifest, Setting
 from geo4d_bench.dataset.schema import EPISODES, MANIFEST, episode_name
 from geo4d_bench.errors import ConfigError, DatasetError, WorkerError
 from geo4d_bench.geometry.rig import AnyRig, DrawnRig
+from geo4d_bench.training.interrupt import deaf_to_ctrl_c
 
 J = TypeVar("J")
 
@@ -264,7 +262,7 @@ def in_processes(work: Callable[[J], str], jobs: list[J], workers: int, cluster:
     # One thread each: the work is one MuJoCo step after another, and more threads only take turns.
     try:
         with Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered", batch_size=1) as parallel:
-            with _deaf_to_ctrl_c():
+            with deaf_to_ctrl_c():
                 results = parallel(delayed(work)(job) for job in jobs)
             yield from results
     except TerminatedWorkerError as error:
@@ -272,17 +270,3 @@ def in_processes(work: Callable[[J], str], jobs: list[J], workers: int, cluster:
             f"the system ended one of {workers} worker processes (memory full?); finished episodes are kept: "
             "run the same command again, with a smaller --workers if memory is short"
         ) from error
-
-
-@contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes that are started meanwhile never hear Ctrl-C: it is for this one, which ends them. Raised in their
-    imports, each would tell it in a traceback."""
-    if threading.current_thread() is not threading.main_thread():  # which alone may say so
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -167,7 +167,7 @@ class LatentGenerator(BaseGenerator[LatentConfig]):
         noise = self._noise(seed, views).to(device)
         z = sample(self.diffusion, lambda x, level: self._denoise(x, level, condition, context), noise, steps)
         decoded = self._decode(z).flatten(0, 2)  # (V * T, 6, H, W)
-        rgb, points = decoded.split(3, 1)
+        rgb, points = torch.split(decoded, 3, dim=1)
         valid_logit, parts_logit = self.readout(decoded, first[0].repeat_interleave(c.frames, 0))
         parts_logit[:, 1:] += math.log(_PART_ODDS / self._part_weight)
         parts = parts_logit.argmax(1)

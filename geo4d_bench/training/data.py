@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, takewhile
 from typing import Protocol
@@ -19,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from geo4d_bench.dataset.types import Window
 from geo4d_bench.model.batch import MORE, batch_from_windows, hands_from_windows
 from geo4d_bench.seeding import generator
+from geo4d_bench.training.interrupt import deaf_to_ctrl_c
 
 FURTHER = 3
 """Where hands go is told from a few small pictures, which cost little: four minutes of ``nano`` on two cores made 351
@@ -74,7 +72,7 @@ def batches(
         _Steps(source, size, seed, part, further), batch_size=None, sampler=takewhile(lambda _: wanted, count(start)),
         num_workers=workers, prefetch_factor=ahead, multiprocessing_context="spawn",
     )  # fmt: skip
-    with _ctrl_c_ignored():
+    with deaf_to_ctrl_c():
         stream = iter(loader)
     try:
         yield from stream
@@ -83,19 +81,6 @@ def batches(
         wanted = False
         for _ in stream:
             pass
-
-
-@contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    """For processes that are started now: a terminal sends Ctrl-C to all, and it is this one that ends them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _in_a_thread(steps: _Steps, start: int, ahead: int) -> Generator[dict[str, Tensor], None, None]:
