@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from geo4d_bench import __version__
 from geo4d_bench.errors import Geo4DError
@@ -55,8 +56,9 @@ for _name, _entry in _TABLE.items():
     COMMANDS.register(_name, _entry)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+def main(argv: Sequence[str] | None = None, *, own_process: bool = False) -> int:
+    """Run one command and return its exit code. With ``own_process`` it may also set what holds for the whole process,
+    such as how threads wait."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         print(_usage())
@@ -67,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Set before anything imports mujoco: most machines that run a benchmark have no screen.
     os.environ.setdefault("MUJOCO_GL", "egl")
     try:
-        return _run(args[0], args[1:])
+        return _run(args[0], args[1:], own_process)
     except Geo4DError as error:
         print(f"geo4d-bench {args[0]}: {error}", file=sys.stderr)
         return 2
@@ -81,8 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _run(name: str, args: list[str]) -> int:
+def _run(name: str, args: list[str], own_process: bool) -> int:
     entry = COMMANDS.get(name)
+    if own_process:
+        from geo4d_bench.process import set_openmp_waits
+
+        set_openmp_waits()
     import tyro
 
     module = importlib.import_module(f"geo4d_bench.{entry.module}")
@@ -92,10 +98,21 @@ def _run(name: str, args: list[str]) -> int:
         description=f"{entry.help[0].upper()}{entry.help[1:]}.",
         args=args,
     )
+    if own_process:
+        _set_process(name, config)
     result = module.run(config)
     if text := str(result):
         print(text)
     return int(getattr(result, "exit_code", 0))
+
+
+def _set_process(name: str, config: Any) -> None:
+    from geo4d_bench import process
+
+    if name == "train" and config.threads is None:
+        process.bind_openmp_threads()
+    if name in ("train", "bench"):
+        process.keep_freed_memory()
 
 
 def _usage() -> str:
@@ -117,4 +134,4 @@ def _sentence(error: OSError) -> str:
 
 def console() -> None:
     """The ``geo4d-bench`` script."""
-    sys.exit(main())
+    sys.exit(main(own_process=True))

@@ -22,7 +22,7 @@ def bridge_poses(T: Array, lost: npt.NDArray[np.bool_]) -> None:
     Positions follow the cubic that leaves with the velocity that the hand had and arrives with the one that it has
     afterwards: a hand that goes in and comes out again has been further in meanwhile. Rotations go the short way.
     """
-    found = np.flatnonzero(~lost)
+    found = np.flatnonzero(~lost).tolist()
     for before, after in itertools.pairwise(found):
         between = np.arange(before + 1, after)
         if len(between) == 0:

@@ -5,8 +5,11 @@ Importing this package is cheap; robosuite is imported when a task is made.
 
 from __future__ import annotations
 
+import importlib.metadata
+
 import gymnasium
 
+from geo4d_bench.errors import ConfigError
 from geo4d_bench.registry import Registry
 from geo4d_bench.tasks.apple_to_bin import AppleToBin
 from geo4d_bench.tasks.base import Command, Expert, Task, TaskSpec
@@ -16,7 +19,9 @@ from geo4d_bench.tasks.spatula_on_table import SpatulaOnTable
 from geo4d_bench.tasks.stack_blocks import StackBlocks
 from geo4d_bench.tasks.store_cereal import StoreCereal
 
-__all__ = ["TASKS", "Command", "Expert", "Task", "TaskSpec", "make", "names", "spec"]
+__all__ = ["TASKS", "Command", "Expert", "Task", "TaskSpec", "make", "names", "require_robosuite", "spec"]
+
+ROBOSUITE = "1.5.2"
 
 TASKS: Registry[type[Task]] = Registry("task")
 
@@ -42,8 +47,27 @@ def spec(id: str) -> TaskSpec:
 
 
 def make(id: str) -> Task:
-    """A new simulation of the task (seconds: robosuite is imported and a model compiled); UnknownNameError."""
-    return _task(id)()
+    """A new simulation of the task (seconds: robosuite is imported and a model compiled).
+
+    Raises:
+        UnknownNameError: no such task.  ConfigError: robosuite is not installed.
+    """
+    task = _task(id)
+    require_robosuite()
+    return task()
+
+
+def require_robosuite() -> None:
+    """ConfigError where robosuite, which pip does not install with this package, is missing or another version."""
+    try:
+        found = importlib.metadata.version("robosuite")
+    except importlib.metadata.PackageNotFoundError:
+        found = "missing"
+    if found != ROBOSUITE:
+        raise ConfigError(
+            f"robosuite {ROBOSUITE} simulates the tasks, and here it is {found}; type: "
+            f"pip install --no-deps robosuite=={ROBOSUITE}"
+        )
 
 
 def _task(id: str) -> type[Task]:

@@ -36,6 +36,8 @@ with warnings.catch_warnings():
     from geo4d_bench.tasks.osc import WorldFrameOSC
 
 KP = 300.0
+CONTACT_MEMORY = "64M"
+"""Of contacts and constraints in a simulation. Tasks use 0.3 MB, robosuite's limits of 5,000 reserve 1.2 GB."""
 _SIDE = "right"
 """robosuite's name for the only arm of a Panda."""
 _ACTION = 7
@@ -103,6 +105,9 @@ class World(ManipulationEnv):  # type: ignore[misc]
             mujoco_robots=[robot.robot_model for robot in self.robots],
             mujoco_objects=self._objects,
         )
+        size = self.model.root.find("size")
+        size.attrib.clear()
+        size.set("memory", CONTACT_MEMORY)
 
     def _setup_observables(self) -> dict[str, Any]:
         return {}

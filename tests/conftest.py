@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import gc
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests and the processes that they start share the processors
+os.environ.setdefault("MUJOCO_GL", "egl")  # before a test imports mujoco: test machines have no screen
+
 from geo4d_bench.geometry import Rig
 
-os.environ.setdefault("MUJOCO_GL", "egl")  # before a test imports mujoco: test machines have no screen
 sys.path.insert(0, str(Path(__file__).parent))  # two_arms.py is there for the tests of several packages
 
 
@@ -82,3 +87,49 @@ def _datagen(task: str, rig: Rig, root: Path) -> TinyDataset:
         config = DatagenConfig(task=task, split=split, disturbed_share=0.5)  # type: ignore[arg-type]
         make_dataset(folder, dataclasses.replace(settings_of(config), rig=rig), episodes)
     return made
+
+
+MOST_RESIDENT_GIB, MOST_VIRTUAL_GIB = 3.0, 8.0
+"""Of each process that runs tests, so that they pass on a machine with 8 GB."""
+_PEAKS = pytest.StashKey[list[tuple[float, float]]]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Of pytest-xdist: one of the processes has ended."""
+    if (peaks := getattr(node, "workeroutput", {}).get("peaks_gib")) is not None:  # else it crashed
+        node.config.stash.setdefault(_PEAKS, []).append(tuple(peaks))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """After a file of tests, give back what its simulations held: they refer to themselves, 100 MB each."""
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+            trim(0)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run where a process took more memory than a small machine can give."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["peaks_gib"] = _peaks_gib()
+        return
+    for resident, virtual in session.config.stash.get(_PEAKS, [_peaks_gib()]):
+        print(f"\ntests held at most {resident:.1f} GiB and mapped {virtual:.1f} GiB in a process")
+        if resident > MOST_RESIDENT_GIB or virtual > MOST_VIRTUAL_GIB:
+            print(f"that is more than {MOST_RESIDENT_GIB:.0f} and {MOST_VIRTUAL_GIB:.0f} GiB")
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _peaks_gib() -> tuple[float, float]:
+    """Resident and virtual memory of this process; 0 where the system does not tell. A CUDA build of torch maps
+    gigabytes of libraries by itself, so that its virtual memory counts as 0."""
+    torch = sys.modules.get("torch")
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0.0, 0.0
+    peaks = {line.split()[0]: int(line.split()[1]) / 2**20 for line in status.splitlines() if line.startswith("Vm")}
+    cuda = torch is not None and torch.version.cuda is not None
+    return peaks.get("VmHWM:", 0.0), 0.0 if cuda else peaks.get("VmPeak:", 0.0)

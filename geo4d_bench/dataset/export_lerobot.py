@@ -18,6 +18,7 @@ import numpy.typing as npt
 from geo4d_bench.dataset.export_rows import Rows, dataset_rows
 from geo4d_bench.dataset.reader import Dataset
 from geo4d_bench.errors import ConfigError, DatasetError
+from geo4d_bench.films import Film
 
 VERSION = "v3.0"
 FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
@@ -160,21 +161,16 @@ def _write_tasks(dataset: Dataset, path: Path) -> None:
 
 def _write_video(dataset: Dataset, camera: str, path: Path) -> list[npt.NDArray[np.int64]]:
     """All episodes of a camera in one film; returns each episode's counts (3, 256) of red, green and blue values."""
-    import imageio.v2
     from tqdm import tqdm
 
     counts = []
-    writer = imageio.v2.get_writer(
-        path, format="FFMPEG", fps=dataset.manifest.settings.video_hz, codec="libx264", pixelformat="yuv420p",
-        quality=None, macro_block_size=2,
-        # Every second frame stands alone, and none is told by a later one: any frame is found at once.
-        ffmpeg_params=["-crf", str(CRF), "-g", "2", "-bf", "0"],
-    )  # fmt: skip
-    with writer:
+    # Every second frame stands alone, and none is told by a later one: any frame is found at once.
+    film = Film(path, dataset.manifest.settings.video_hz, CRF, ["-g", "2", "-bf", "0"])
+    with film:
         for episode in tqdm(dataset.episodes, desc=camera, leave=False):
             count = np.zeros((3, 256), dtype=np.int64)
             for image in _images(episode, camera):
-                writer.append_data(image)
+                film.append(image)
                 count += np.stack([np.bincount(image[..., c].ravel(), minlength=256) for c in range(3)])
             counts.append(count)
             episode.close()

@@ -35,9 +35,10 @@ def frechet_distance(a: Features, b: Features) -> float:
             f"Fréchet distance of sets of shape {a.shape} and {b.shape}, expected (N, D) and (M, D) with 2 videos or "
             "more; score more windows"
         )
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    shift = a.mean(0) - b.mean(0)
-    root_a, root_b = _root(a), _root(b)
+    a64: npt.NDArray[np.float64] = a.astype(np.float64)
+    b64: npt.NDArray[np.float64] = b.astype(np.float64)
+    shift = a64.mean(0) - b64.mean(0)
+    root_a, root_b = _root(a64), _root(b64)
     common = float(svdvals(root_a.T @ root_b).sum())
     distance = float(shift @ shift) + float((root_a**2).sum()) + float((root_b**2).sum()) - 2.0 * common
     return max(distance, 0.0)  # rounding only: the exact value is not negative

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation, Slerp
 
 Array = npt.NDArray[np.float64]
+Float = TypeVar("Float", bound=np.floating[Any])
 
 
 def pose(rotation: npt.ArrayLike | None = None, translation: npt.ArrayLike = (0.0, 0.0, 0.0)) -> Array:
@@ -31,10 +32,11 @@ def inverse(T: npt.ArrayLike) -> Array:
     return out
 
 
-def transform(T_a_b: npt.ArrayLike, points_b: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
+def transform(T_a_b: npt.ArrayLike, points_b: npt.NDArray[Float]) -> npt.NDArray[Float]:
     """Points (..., 3) in b to frame a, by one (4, 4) pose; dtype is kept and NaN stays NaN."""
     T = np.asarray(T_a_b, dtype=points_b.dtype)
-    return points_b @ T[:3, :3].T + T[:3, 3]  # type: ignore[no-any-return]
+    points_a: npt.NDArray[Float] = points_b @ T[:3, :3].T + T[:3, 3]
+    return points_a
 
 
 def rotation_angle(R_a: npt.ArrayLike, R_b: npt.ArrayLike) -> Array:

@@ -42,10 +42,14 @@ class BenchConfig:
     """Windows in a training step of preset."""
     device: Device = "cpu"
     """Where preset and generate run."""
+    busy: int | None = None
+    """Measure, for train, how it runs beside so many programs that keep a processor busy each."""
 
     def __post_init__(self) -> None:
         if self.repeats < 5:
             raise ConfigError(f"--repeats is {self.repeats}, expected at least 5: a median of fewer says little")
+        if self.busy is not None and (self.what != "train" or self.busy < 1):
+            raise ConfigError(f"--busy is of 'bench train' and at least 1, got {self.busy} for 'bench {self.what}'")
         if self.batch_size < 1:
             raise ConfigError(f"--batch-size is {self.batch_size}, expected at least 1")
 
@@ -71,12 +75,13 @@ def run(config: BenchConfig) -> Bench:
     Raises:
         ConfigError: too few repeats.  DatasetError, CheckpointError: ``load`` or ``generate`` lacks its input.
     """
-    from geo4d_bench.harness import bench_load, bench_model, bench_scene
+    from geo4d_bench.harness import bench_busy, bench_load, bench_model, bench_scene
 
     os.environ.setdefault("MUJOCO_GL", "egl")
     measure = {
         "render": bench_scene.render, "rollout": bench_scene.rollout, "track": bench_scene.track,
-        "load": bench_load.load, "generate": bench_model.generate, "train": bench_model.train,
+        "load": bench_load.load, "generate": bench_model.generate,
+        "train": bench_model.train if config.busy is None else bench_busy.busy,
         "preset": bench_model.preset,
     }[config.what]  # fmt: skip
     rows = tuple(dataclasses.replace(row, command=_command(config)) for row in measure(config))
@@ -87,7 +92,7 @@ def run(config: BenchConfig) -> Bench:
 
 def _command(config: BenchConfig) -> str:
     options = {
-        "load": ("task", "data", "robomimic"), "generate": ("task", "checkpoint", "device"), "train": (),
+        "load": ("task", "data", "robomimic"), "generate": ("task", "checkpoint", "device"), "train": ("busy",),
         "preset": ("preset", "batch_size", "device"),
     }.get(config.what, ("task",))  # fmt: skip
     given = {name: getattr(config, name) for name in options}

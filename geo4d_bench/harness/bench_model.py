@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -91,13 +90,8 @@ def preset(config: BenchConfig) -> list[Measurement]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from geo4d_bench.model.backbones import check_device, find_config, make_generator
-    from geo4d_bench.model.batch import fake_batch
-    from geo4d_bench.training.data import FURTHER
-    from geo4d_bench.training.memory import keep_freed_memory, peak_mib
-    from geo4d_bench.training.optimizer import Optimizers
-    from geo4d_bench.training.state import Average
-    from geo4d_bench.training.trainer import computes_in_bf16
+    from geo4d_bench.model.backbones import check_device, find_config
+    from geo4d_bench.training.device import peak_mib
 
     c = find_config(config.preset)
     if not c.draws:
@@ -105,36 +99,20 @@ def preset(config: BenchConfig) -> list[Measurement]:
     check_device(config.device)
     device = torch.device(config.device)
     torch.set_num_threads(os.cpu_count() or 1)
-    keep_freed_memory()
-    torch.manual_seed(0)
-    generator = make_generator(c).to(device)
-    further = config.batch_size * FURTHER if c.foresees else 0
-    batch = {k: v.to(device) for k, v in fake_batch(c, config.batch_size, further).items()}
-    optimizers, average, bf16 = Optimizers(generator, 1e-4, 0.01), Average(generator, 0.99), computes_in_bf16(device)
-    numbers = itertools.count(1)
-
-    def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            total = generator.loss(batch, torch.Generator().manual_seed(0)).total
-        optimizers.zero_grad()
-        torch.autograd.backward(total)
-        torch.nn.utils.clip_grad_norm_(generator.parameters(), c.gradient_clip)
-        optimizers.step()
-        average.update(generator, next(numbers))
-
+    step = TrainingStep(c, config.batch_size, device)
     with FlopCounterMode(display=False) as counter:
         step()
     step()
     memory_gib = peak_mib(device) / 1024
     factor = torch.randn(_PRODUCT[device.type], _PRODUCT[device.type], device=device)
-    factor = factor.bfloat16() if bf16 else factor
+    factor = factor.bfloat16() if step.bf16 else factor
     works = (step, lambda: factor @ factor)
     step_s, product_s = median_seconds(config.repeats, *(functools.partial(_finished, device, w) for w in works))
     by_steps = plan_seconds(
-        average.module(generator), _fake_first_frames(c), functools.partial(median_seconds, config.repeats)
+        step.averaged_generator(), _fake_first_frames(c), functools.partial(median_seconds, config.repeats)
     )
     on = f"{config.preset} ({c.setting}, {c.height}x{c.width}) on {_name(device)}"
-    size = f"batch {config.batch_size}, {'bfloat16' if bf16 else 'float32'}"
+    size = f"batch {config.batch_size}, {'bfloat16' if step.bf16 else 'float32'}"
     return [
         Measurement(f"train {on}, {size}", config.batch_size / step_s, "samples/s"),
         compared(
@@ -145,6 +123,42 @@ def preset(config: BenchConfig) -> list[Measurement]:
         Measurement(f"peak memory of training {on}, {size}", memory_gib, "GiB"),
         *_plans(by_steps, f"{c.frames} frames x 2 views, {on}"),
     ]  # fmt: skip
+
+
+class TrainingStep:
+    """A call is one training step of an untrained generator on noise, as the trainer takes it."""
+
+    def __init__(self, c: AnyConfig, batch_size: int, device: torch.device) -> None:
+        import torch
+
+        from geo4d_bench.model.backbones import make_generator
+        from geo4d_bench.model.batch import fake_batch
+        from geo4d_bench.training.data import FURTHER
+        from geo4d_bench.training.device import computes_in_bf16
+        from geo4d_bench.training.optimizer import Optimizers
+        from geo4d_bench.training.state import Average
+
+        torch.manual_seed(0)
+        self._generator = make_generator(c).to(device)
+        further = batch_size * FURTHER if c.foresees else 0
+        self._batch = {k: v.to(device) for k, v in fake_batch(c, batch_size, further).items()}
+        self._optimizers, self._average = Optimizers(self._generator, 1e-4, 0.01), Average(self._generator, 0.99)
+        self._device, self._taken, self.bf16 = device, 0, computes_in_bf16(device)
+
+    def __call__(self) -> None:
+        import torch
+
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.bf16):
+            total = self._generator.loss(self._batch, torch.Generator().manual_seed(0)).total
+        self._optimizers.zero_grad()
+        torch.autograd.backward(total)
+        torch.nn.utils.clip_grad_norm_(self._generator.parameters(), self._generator.config.gradient_clip)
+        self._optimizers.step()
+        self._taken += 1
+        self._average.update(self._generator, self._taken)
+
+    def averaged_generator(self) -> Any:
+        return self._average.module(self._generator)
 
 
 def _plans(by_steps: dict[int, float], what: str) -> list[Measurement]:
@@ -233,11 +247,9 @@ def training_seconds(preset: str, seconds: Seconds) -> dict[str, tuple[float, fl
     from geo4d_bench.model.config import PRESETS
     from geo4d_bench.model.generator import Generator
     from geo4d_bench.training.data import FURTHER
-    from geo4d_bench.training.memory import keep_freed_memory
-    from geo4d_bench.training.trainer import computes_in_bf16
+    from geo4d_bench.training.device import computes_in_bf16
 
     torch.set_num_threads(os.cpu_count() or 1)
-    keep_freed_memory()
     torch.manual_seed(0)
     c, bf16 = PRESETS.get(preset), computes_in_bf16(torch.device("cpu"))
     generator, both = Generator(c), fake_batch(c, BATCH, FURTHER * BATCH)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geo4d_bench.dataset.reader import EpisodeFile
+from geo4d_bench.films import Film
 from geo4d_bench.harness.figures import DPI, VIEW_COLOURS, figure, write_whole
 from geo4d_bench.harness.pictures import Image, colour_depth, image_axes
 
@@ -65,8 +66,6 @@ def episode_sheet(episode: EpisodeFile, frame: int, path: Path) -> None:
 
 def episode_film(episode: EpisodeFile, cameras: Sequence[str], path: Path) -> None:
     """The named cameras side by side, colour above depth, at the video's rate, written to ``path`` (MP4) when whole."""
-    import imageio.v2
-
     count = len(episode.steps)
     shown = [episode.frames(name, np.arange(count)) for name in cameras]
     limits = _limits([s.depth[:: max(1, count // 8)] for s in shown])
@@ -75,11 +74,11 @@ def episode_film(episode: EpisodeFile, cameras: Sequence[str], path: Path) -> No
     )
 
     def write(part: Path) -> None:
-        with imageio.v2.get_writer(part, format="FFMPEG", fps=episode.attrs["video_hz"], macro_block_size=2) as film:
+        with Film(part, episode.attrs["video_hz"]) as film:
             for k in range(count):
                 colour = np.concatenate([_fit(s.rgb[k]) for s in shown], axis=1)
                 depth = np.concatenate([_fit(colour_depth(s.depth[k], limits)) for s in shown], axis=1)
-                film.append_data(_even(np.concatenate([captions, colour, depth])))
+                film.append(_even(np.concatenate([captions, colour, depth])))
 
     write_whole(write, path)
 

@@ -158,12 +158,27 @@ class Leaderboard:
             f"those that take long are missing first; run the same rollout again ({run.source.parent})"
             for run in self.unfinished
         ]
+        notes += self._like_random()
         for key in sorted({(row.task, row.views, row.rig) for row in self.rows}):
             there = {row.policy for row in self.rows if (row.task, row.views, row.rig) == key}
             missing = [policy for policy in FLOOR_AND_CEILING if policy not in there]
             if missing and len(there) > 1:
                 notes.append(
                     f"no {' and no '.join(missing)} row on {key[1]} views: the board lacks its floor or ceiling"
+                )
+        return notes
+
+    def _like_random(self) -> list[str]:
+        """Trained policies whose interval overlaps that of ``random``, with what would tell them apart."""
+        floors = {(row.task, row.task_version, row.views, row.rig): row for row in self.rows if row.policy == "random"}
+        notes = []
+        for row in self.rows:
+            floor = floors.get((row.task, row.task_version, row.views, row.rig))
+            if row.checkpoint and floor is not None and row.ci_low <= floor.ci_high:
+                mine, chance = (f"{r.k}/{r.n}, {r.ci_low:.2f} to {r.ci_high:.2f}" for r in (row, floor))
+                notes.append(
+                    f"the intervals of {row.policy} on {row.views} views ({mine}) and random ({chance}) overlap: train "
+                    f"longer, or play more than {min(row.n, floor.n)} episodes"
                 )
         return notes
 

@@ -84,7 +84,7 @@ def write_condition(path: Path, condition: FirstFrames) -> None:
 
 def write_prediction(path: Path, video: Video4D) -> None:
     """A window's prediction; what is not finite is written as invalid, with 0 in place of its point."""
-    valid = np.isfinite(video.points).all(-1)
+    valid = np.asarray(np.isfinite(video.points).all(-1))
     points = np.where(valid[..., None], video.points, np.float32(0.0))
     _write(path, {"rgb": video.rgb, "points": points, "valid": valid, "parts": video.parts})
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from geo4d_bench.films import Film as FilmFile
 from geo4d_bench.geometry.se3 import Array
 from geo4d_bench.harness.simulator import Simulator
 from geo4d_bench.model.video import Video4D
@@ -52,7 +53,7 @@ def save_trajectory(path: Path, simulator: Simulator) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".part")
     with fresh.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # as if one were named allow_pickle
     fresh.replace(path)
 
 
@@ -87,14 +88,12 @@ class Film:
 
     def save(self, path: Path) -> None:
         """Write an MP4: above, what happened in views n and m; below, what was planned (black where nothing was)."""
-        import imageio.v2
-
         path.parent.mkdir(parents=True, exist_ok=True)
         planned = any(frame[FILM_SIZE[0] :].any() for frame in self._frames)
         fresh = path.with_name(f".{path.name}")
-        with imageio.v2.get_writer(fresh, format="FFMPEG", fps=FILM_HZ, macro_block_size=16) as writer:
+        with FilmFile(fresh, FILM_HZ) as film:
             for frame in self._frames:
-                writer.append_data(frame if planned else frame[: FILM_SIZE[0]])
+                film.append(frame if planned else frame[: FILM_SIZE[0]])
         fresh.replace(path)
 
     def _planned(self) -> npt.NDArray[np.uint8]:

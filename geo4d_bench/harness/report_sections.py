@@ -161,9 +161,7 @@ def add_trainings(page: Page, runs: Path) -> None:
         caption = f"{name}: {steps} steps in {minutes:.1f} minutes."
         page.values["trainings"].append({"file": picture.name, "caption": caption})
     if not page.values["trainings"]:
-        page.absent["training"] = Gap(
-            "a trained generator", f"geo4d-bench train --data data/{page.task} --preset nano --minutes 10"
-        )
+        page.absent["training"] = Gap("a trained generator", f"geo4d-bench train --data data/{page.task} --preset nano")
 
 
 def add_cameras(page: Page, data: Path) -> None:

@@ -79,7 +79,7 @@ def copied_first_frame(window: Window) -> Video4D:
     future = window.rgb.shape[1] - 1
     first = np.stack([window.points[0, 0], transform(window.T_n_m, window.points[1, 0])])
 
-    def repeat(images: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def repeat(images: np.ndarray) -> np.ndarray:
         return np.repeat(images[:, None], future, axis=1)
 
     return Video4D(repeat(window.rgb[:, 0]), repeat(first), repeat(window.parts[:, 0]), window.K, window.dt_s)
@@ -139,7 +139,7 @@ def score(window: Window, video: Video4D | None, tracks: Sequence[HandTrack]) ->
         100.0 * metrics.view_gap_m(video.points[0], video.points[1], truth.points[1], where, window.K[0])
         for where in (both, both & (truth.parts[1] > 0))
     ]
-    shown = (truth.parts > 0).any((0, 2, 3))
+    shown = np.asarray((truth.parts > 0).any((0, 2, 3)))
     miou, _ = metrics.cross_view_miou(
         video.points[0], hand[0], hand[1], inverse(window.T_n_m), window.K[1], expected=shown
     )

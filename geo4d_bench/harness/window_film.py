@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from geo4d_bench.films import Film
 from geo4d_bench.harness.pictures import Image
 from geo4d_bench.model.video import Video4D
 from geo4d_bench.training.pictures import KINDS, colours_of
@@ -24,14 +25,12 @@ def write_film(path: Path, true: Video4D, generated: Video4D, title: str) -> Non
         path: of the file, written aside and renamed.
         true, generated: 1 + T frames, frame 0 being what the generator was given.
     """
-    import imageio.v2
-
     fresh = path.with_name(f".{path.name}")
     frames = true.rgb.shape[1]
-    with imageio.v2.get_writer(fresh, format="FFMPEG", fps=_FPS, quality=8, macro_block_size=2) as writer:
+    with Film(fresh, _FPS, crf=10) as film:
         for t, picture in enumerate(film_frames(true, generated, title)):
             for _ in range(round(_FPS * (_HOLD_LAST_S if t == frames - 1 else _HOLD_S))):
-                writer.append_data(picture)
+                film.append(picture)
     fresh.replace(path)
 
 

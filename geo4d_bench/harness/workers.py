@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
+import gc
 import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.context import ForkContext, SpawnContext
 from typing import TYPE_CHECKING, Any
 
 from geo4d_bench.errors import Geo4DError, PolicyError
@@ -17,45 +18,42 @@ from geo4d_bench.harness.episodes import Episode, play
 from geo4d_bench.harness.ledger import EpisodeRow, Ledger
 from geo4d_bench.harness.recording import FILM_SIZE, Film, save_trajectory
 from geo4d_bench.harness.rollout import SPLIT, RolloutConfig, Run, describe, load_policy
-from geo4d_bench.harness.simulator import Simulator, Stage
+from geo4d_bench.harness.simulator import Simulator
 from geo4d_bench.harness.views import Views, resolve
+from geo4d_bench.training.interrupt import deaf_to_ctrl_c
 
 if TYPE_CHECKING:
     from geo4d_bench.policies import PolicyFactory
-    from geo4d_bench.tasks.base import Task
 
 
-@dataclass
+_IMPORTED = ["geo4d_bench.harness.workers", "geo4d_bench.tasks.simulation"]
+"""Modules that take seconds, imported once for all processes."""
+
+
+@dataclass(frozen=True)
 class Company:
-    """All that a process needs in order to play, except what must be its own (the OpenGL context).
+    """What a process plays with, except for what must be its own: simulations and the OpenGL context.
 
     Attributes:
         run: what decides the rows.  factory: makes policies.  views: what camera pairs are drawn from.
-        tasks: simulations; more are made where more are to step side by side.
-        stage: without a renderer yet.
     """
 
     run: Run
     factory: PolicyFactory
     views: Views
-    tasks: list[Task]
-    stage: Stage
 
 
 def prepare(config: RolloutConfig) -> Company:
-    """Load all that a process needs; what is cheap to check comes first, so that mistakes are told at once."""
+    """Load what decides the rows; what is cheap to check comes first, so that mistakes are told at once."""
     from geo4d_bench import tasks
-    from geo4d_bench.harness.stage import make_stage
     from geo4d_bench.tasks.rigs import make_rig
 
     spec = tasks.spec(config.task)
-    rig = make_rig(config.rig, spec.workspace)
-    views = resolve(config.views, rig)
+    tasks.require_robosuite()
+    views = resolve(config.views, make_rig(config.rig, spec.workspace))
     _one_thread(config.policy)
     factory = load_policy(config)
-    run = describe(config, factory, spec.version)
-    task = tasks.make(config.task)
-    return Company(run, factory, views, [task], make_stage(task))
+    return Company(describe(config, factory, spec.version), factory, views)
 
 
 def play_all(config: RolloutConfig, company: Company, seeds: Sequence[int]) -> None:
@@ -65,19 +63,24 @@ def play_all(config: RolloutConfig, company: Company, seeds: Sequence[int]) -> N
     with tqdm(total=len(seeds), unit="episode", desc=f"{config.policy} {company.views.name}") as bar:
         if config.workers == 1 or len(seeds) == 1:
             _work(config, company, iter(seeds), bar.update)
+            gc.collect()  # simulations refer to themselves, and hold 100 MB each
             return
-        context = _context()
+        # Copies of a process that has only imported things, never of this one, which may hold threads, a GPU or more
+        # memory than can be promised twice.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_IMPORTED + ["torch"] * company.factory.needs_checkpoint)
         given = context.Value("i", 0)
         done = context.Value("i", 0)
-        # A spawned process makes everything anew; a forked one finds it made.
-        inherited = company if context.get_start_method() == "fork" else None
         processes = [
-            context.Process(target=_worker, args=(config, inherited, list(seeds), given, done), daemon=True)
+            context.Process(
+                target=_worker, args=(config, company.run, dict(os.environ), list(seeds), given, done), daemon=True
+            )
             for _ in range(min(config.workers, len(seeds)))
         ]
-        for process in processes:
-            process.start()
         try:
+            with deaf_to_ctrl_c():
+                for process in processes:
+                    process.start()
             while any(process.is_alive() for process in processes):
                 time.sleep(0.1)
                 if done.value > bar.n:
@@ -85,8 +88,9 @@ def play_all(config: RolloutConfig, company: Company, seeds: Sequence[int]) -> N
             bar.update(done.value - bar.n)
         finally:
             for process in processes:
-                process.terminate()
-                process.join()
+                if process.pid is not None:
+                    process.terminate()
+                    process.join()
     dead = [process.exitcode for process in processes if process.exitcode]
     if dead:
         raise PolicyError(
@@ -95,11 +99,14 @@ def play_all(config: RolloutConfig, company: Company, seeds: Sequence[int]) -> N
         )
 
 
-def _worker(config: RolloutConfig, company: Company | None, seeds: list[int], given: Any, done: Any) -> None:
-    parent = os.getppid()
+def _worker(
+    config: RolloutConfig, run: Run, environment: dict[str, str], seeds: list[int], given: Any, done: Any
+) -> None:
+    os.environ.update(environment)  # the process that this one was copied from began with an earlier one
+    command = multiprocessing.parent_process()
 
     def taken() -> Iterator[int]:
-        while os.getppid() == parent:  # nobody is left to play for once the command itself was killed
+        while command is not None and command.is_alive():  # nobody is left to play for once it was killed
             with given.get_lock():
                 index, given.value = given.value, given.value + 1
             if index >= len(seeds):
@@ -111,9 +118,7 @@ def _worker(config: RolloutConfig, company: Company | None, seeds: list[int], gi
             done.value += number
 
     try:
-        _work(config, company or prepare(config), taken(), finished)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        _work(config, dataclasses.replace(prepare(config), run=run), taken(), finished)
     except (Geo4DError, OSError) as error:
         print(f"worker: {error}", file=sys.stderr)
         sys.exit(2)
@@ -121,13 +126,14 @@ def _worker(config: RolloutConfig, company: Company | None, seeds: list[int], gi
 
 def _work(config: RolloutConfig, company: Company, seeds: Iterator[int], finished: Any) -> None:
     """Play ``seeds`` in this process."""
-    import dataclasses
-
     from geo4d_bench import tasks
+    from geo4d_bench.harness.stage import make_stage
     from geo4d_bench.rendering.renderer import Renderer
 
     _one_thread(config.policy)
-    stage, factory, number = company.stage, company.factory, side_by_side(config, company.factory)
+    factory = company.factory
+    played = [tasks.make(config.task) for _ in range(side_by_side(config, factory))]
+    stage = make_stage(played[0])
     renderers: list[Renderer] = []
     if factory.needs_images:
         height, width = factory.image_size or (config.height, config.width)
@@ -137,11 +143,7 @@ def _work(config: RolloutConfig, company: Company, seeds: Iterator[int], finishe
     if config.video:
         film_renderer = Renderer(stage.scene, *FILM_SIZE, quality=True)
         renderers.append(film_renderer)
-    while len(company.tasks) < number:
-        company.tasks.append(tasks.make(config.task))
-    simulators = [
-        Simulator(task, SPLIT, company.views, stage, company.run.settings["sensor"]) for task in company.tasks[:number]
-    ]
+    simulators = [Simulator(task, SPLIT, company.views, stage, company.run.settings["sensor"]) for task in played]
     ledger = Ledger(config.folder / "episodes.csv")
 
     def finish(episode: Episode) -> None:
@@ -220,14 +222,3 @@ def _one_thread(policy: str) -> None:
         import torch
 
         torch.set_num_threads(1)
-
-
-def _context() -> ForkContext | SpawnContext:
-    """Fork where it is safe, for it saves each process all of the loading; a process that has drawn with OpenGL or
-    computed on a GPU cannot be continued in a child."""
-    egl = sys.modules.get("mujoco.egl")
-    torch = sys.modules.get("torch")
-    drawn = egl is not None and getattr(egl, "EGL_DISPLAY", None) is not None
-    on_gpu = torch is not None and torch.cuda.is_initialized()
-    can_fork = sys.platform.startswith("linux") and not drawn and not on_gpu
-    return multiprocessing.get_context("fork") if can_fork else multiprocessing.get_context("spawn")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count, takewhile
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from geo4d_bench.dataset.types import Window
 from geo4d_bench.model.batch import MORE, batch_from_windows, hands_from_windows
+from geo4d_bench.process import allowed_processors, use_all_processors
 from geo4d_bench.seeding import generator
 from geo4d_bench.training.interrupt import deaf_to_ctrl_c
 
@@ -71,6 +73,7 @@ def batches(
     loader = DataLoader(
         _Steps(source, size, seed, part, further), batch_size=None, sampler=takewhile(lambda _: wanted, count(start)),
         num_workers=workers, prefetch_factor=ahead, multiprocessing_context="spawn",
+        worker_init_fn=functools.partial(_free, allowed_processors()),
     )  # fmt: skip
     with deaf_to_ctrl_c():
         stream = iter(loader)
@@ -84,7 +87,7 @@ def batches(
 
 
 def _in_a_thread(steps: _Steps, start: int, ahead: int) -> Generator[dict[str, Tensor], None, None]:
-    pool = ThreadPoolExecutor(1, "batches")
+    pool = ThreadPoolExecutor(1, "batches", use_all_processors, (allowed_processors(),))
     waiting: deque[Future[dict[str, Tensor]]] = deque()
     try:
         step = start
@@ -95,6 +98,10 @@ def _in_a_thread(steps: _Steps, start: int, ahead: int) -> Generator[dict[str, T
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _free(allowed: Set[int], worker: int) -> None:
+    use_all_processors(allowed)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def measure(preset: AnyConfig, windows: Sequence[Window]) -> AnyConfig:
         preset,
         work_centre_m=(round(centre[0], 3), round(centre[1], 3), round(centre[2], 3)),
         work_half_m=round(float((high - low).max()) / 2, 3),
-        motion_scale_m=round(max(0.02, float(np.sqrt(motion.square().sum(-1).mean()))), 3),
+        motion_scale_m=round(max(0.02, float(motion.square().sum(-1).mean().sqrt())), 3),
     )
 
 

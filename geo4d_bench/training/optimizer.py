@@ -8,8 +8,14 @@ advise.
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from geo4d_bench.training.device import computes_in_bf16
 
 
 class Optimizers:
@@ -33,9 +39,7 @@ class Optimizers:
             torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True),
         )
         if inside:
-            self.all += (
-                torch.optim.Muon(inside, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
-            )
+            self.all += (Muon(inside, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),)
 
     def set_rate(self, learning_rate: float) -> None:
         """Use this learning rate from the next step on."""
@@ -53,7 +57,7 @@ class Optimizers:
         for optimizer in self.all:
             optimizer.step()
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def state(self) -> dict[str, Tensor]:
         """The moments, by ``<optimiser>/<parameter>/<moment>``."""
         return {
             f"{k}/{i}/{name}": torch.as_tensor(value)
@@ -62,12 +66,55 @@ class Optimizers:
             for name, value in moments.items()
         }
 
-    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+    def load_state(self, state: dict[str, Tensor]) -> None:
         """Take over what :meth:`state` returned."""
         for k, optimizer in enumerate(self.all):
-            moments: dict[int, dict[str, torch.Tensor]] = {}
+            moments: dict[int, dict[str, Tensor]] = {}
             for key, value in state.items():
                 which, index, name = key.split("/")
                 if int(which) == k:
                     moments.setdefault(int(index), {})[name] = value
             optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+
+
+class Muon(torch.optim.Muon):
+    """torch's Muon with ``match_rms_adamw``, but matrices of one shape are orthogonalised together, and in bfloat16
+    only where the device computes in it: emulated, as torch's own does it, it took six sevenths of a step of ``nano``.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            alike: defaultdict[tuple[int, ...], list[Tensor]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    alike[tuple(parameter.shape)].append(parameter)
+            for (rows, columns), parameters in alike.items():
+                for parameter in parameters:
+                    if not self.state[parameter]:
+                        self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+                momenta = [self.state[p]["momentum_buffer"] for p in parameters]
+                gradients = [p.grad for p in parameters if p.grad is not None]
+                torch._foreach_lerp_(momenta, gradients, 1.0 - group["momentum"])
+                ahead = torch.stack(torch._foreach_lerp(gradients, momenta, group["momentum"]))  # Nesterov's
+                steps = orthogonalized(ahead, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                torch._foreach_mul_(parameters, 1.0 - group["lr"] * group["weight_decay"])
+                size = 0.2 * math.sqrt(max(rows, columns))
+                torch._foreach_add_(parameters, list(steps.to(ahead.dtype)), alpha=-group["lr"] * size)
+
+
+def orthogonalized(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """(N, R, C) matrices U S V^T as about U V^T: a quintic Newton-Schulz iteration brings singular values near 1.
+
+    ``torch.optim._muon._zeropower_via_newtonschulz`` for many at once; in bfloat16 where the device computes in it,
+    else in their own type.
+    """
+    a, b, c = coefficients
+    x = matrices.bfloat16() if computes_in_bf16(matrices.device) else matrices
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x

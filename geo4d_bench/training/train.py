@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["auto", "fp32", "bf16"]
 LOSS_PICTURE, SAMPLES_PICTURE = "loss.png", "samples.png"
-_DEFAULT_MINUTES = 10.0
+_DEFAULT_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class TrainConfig:
     autoencoder_steps: int | None = None
     """Steps that fit the preset svd's autoencoder of pointmaps, none by default. They come before --minutes or --steps
     and count towards neither; stopped, they go on from where they were."""
-    minutes: float | None = None
-    """Time budget (10 where neither this nor --steps is given). Learning rate and end follow it."""
     steps: int | None = None
-    """Budget in steps instead of minutes."""
+    """Budget (1000 where neither this nor --minutes is given). Learning rate and end follow it."""
+    minutes: float | None = None
+    """Budget in time instead of steps: what is trained then depends on the machine and on what else runs there."""
     batch_size: int = 8
     """Windows a step, of all processes together."""
     learning_rate: float | None = None
@@ -184,14 +184,12 @@ def train(
     from geo4d_bench.training.data import fixed_windows
     from geo4d_bench.training.heldout import copy_error_cm
     from geo4d_bench.training.measure import hand_clouds, measure, scene_points
-    from geo4d_bench.training.memory import keep_freed_memory
     from geo4d_bench.training.trainer import Schedule, Trainer
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    keep_freed_memory()
-    minutes = _DEFAULT_MINUTES if config.minutes is None and config.steps is None else config.minutes
-    schedule = Schedule(minutes, config.steps, config.batch_size, config.highest_rate, watches=config.watches)
+    steps = _DEFAULT_STEPS if config.minutes is None and config.steps is None else config.steps
+    schedule = Schedule(config.minutes, steps, config.batch_size, config.highest_rate, watches=config.watches)
     settings = {
         k: str(v) if isinstance(v, Path) else v
         for k, v in dataclasses.asdict(config).items()
@@ -211,7 +209,7 @@ def train(
             "learning_rate",
             "seed",
         )
-    } | {"data_sha256": data_sha256}
+    } | {"steps": steps, "data_sha256": data_sha256}
     if config.preset.endswith(".json"):
         settings["preset"] = f"{config.preset} {hashlib.sha256(preset.to_json().encode()).hexdigest()}"
     preset = dataclasses.replace(preset, setting=config.setting, ablation=config.ablation, sensor=config.sensor)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -31,10 +32,11 @@ from geo4d_bench.model.processes import mean_over_processes
 from geo4d_bench.model.sprites import HandClouds
 from geo4d_bench.seeding import derive_seed, generator
 from geo4d_bench.training.data import FURTHER, WindowSource, batches
+from geo4d_bench.training.device import computes_in_bf16, peak_mib
 from geo4d_bench.training.heldout import hand_error_cm
 from geo4d_bench.training.interrupt import StopRequest
-from geo4d_bench.training.memory import peak_mib
 from geo4d_bench.training.optimizer import Optimizers
+from geo4d_bench.training.pace import Pace
 from geo4d_bench.training.state import Average, Progress, load_state, read_progress, save_state
 
 LOG_NAME, AUTOENCODER_LOG_NAME = "training_log.csv", "autoencoder_log.csv"
@@ -182,7 +184,7 @@ class Trainer:
             self.source, self.schedule.batch_size, self.seed, self.progress.step, self.workers, part=part,
             further=FURTHER if self.generator.config.foresees else 0,
         )  # fmt: skip
-        stopped = False
+        stopped, pace = False, Pace()
         with bar, closing(stream):
             while self.schedule.done(self.progress) < 1.0 and not stopped:
                 row = self._step(stream)
@@ -198,6 +200,9 @@ class Trainer:
                             self.save()
                         if on_watch is not None:
                             on_watch(self)
+                said = pace.step(float(row["windows_per_s"])) if self.accelerator.num_processes == 1 else None
+                if said is not None:
+                    bar.write(f"train: {said}", file=sys.stderr)
                 self._show(bar, share)
             self.progress.finished = self.schedule.done(self.progress) >= 1.0
             if self.first:
@@ -297,15 +302,6 @@ def _accelerator() -> Accelerator:
     patient = InitProcessGroupKwargs(timeout=timedelta(hours=2))  # the first process draws and saves for long
     in_place = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # gradients are not held twice
     return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[patient, in_place])
-
-
-def computes_in_bf16(device: torch.device, precision: str = "auto") -> bool:
-    """Whether to compute in bfloat16: emulated, it would be slower than float32."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -142,6 +143,7 @@ def test_a_killed_worker_and_ctrl_c_are_one_sentence_each(tmp_path: Path, rig_fi
         _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert "interrupted: what was finished is kept" in said
-    assert "Traceback" not in said
+    # A program that glfw starts at its import, to try its library, may complain that the worker is gone.
+    assert not re.search(r'File ".+\.py"', said), said
     assert not list((out / "episodes").glob("ep_*.hdf5"))
     assert read_manifest(out).episodes == ()

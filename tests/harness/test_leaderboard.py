@@ -50,6 +50,14 @@ def test_the_board_says_rates_intervals_and_groups(tmp_path: Path) -> None:
     assert board.exit_code == 0
 
 
+@pytest.mark.parametrize(("k", "told_apart"), [(7, True), (5, False)])
+def test_a_trained_policy_that_may_be_chance_is_said_to_be(tmp_path: Path, k: int, told_apart: bool) -> None:
+    runs = ledger(tmp_path, "random", 0, n=10), ledger(tmp_path, "mine", k, n=10, checkpoint="c" * 64)
+    notes = run(LeaderboardConfig(runs, tmp_path / "board.csv")).notes()
+    said = [note for note in notes if note.startswith(f"the intervals of mine on novel views ({k}/10")]
+    assert bool(said) != told_apart
+
+
 def test_failures_are_told_by_phase_beside_the_rate(tmp_path: Path) -> None:
     folder = ledger(tmp_path, "mine", 3, n=3)
     for first, number, phase in ((3, 2, "lifted"), (5, 4, "start"), (9, 2, "grasped")):
