@@ -110,7 +110,8 @@ format: setup
 	$(BIN)/ruff format .
 
 bench: setup
-	@set -e; for what in render rollout load train generate track; do $(BIN)/geo4d-bench bench $$what --out runs/bench; done
+	@set -e; for what in render rollout load train "train --busy 1" generate track; do \
+	  $(BIN)/geo4d-bench bench $$what --out runs/bench; done
 
 clean:
 	rm -rf .venv build data runs *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -275,10 +275,14 @@ def _train_split(folder: Path) -> Dataset:
 
 
 def _open(config: TrainConfig, data: Dataset, preset: AnyConfig, workers: int = 0) -> WindowSource:
-    """Windows of a dataset's seen cameras: novel ones are for evaluation alone. The processes share the memory."""
+    """Windows of a dataset's seen cameras: novel ones are for evaluation alone. Unpacked images take a quarter of the
+    free memory at most, shared by the processes."""
+    import psutil
+
     from geo4d_bench.dataset.windows import REMEMBER_BYTES, Windows
 
-    room = REMEMBER_BYTES // (max(1, workers) * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    processes = max(1, workers) * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    room = min(REMEMBER_BYTES, psutil.virtual_memory().available // 4) // processes
     return Windows(
         data, "seen", horizon=preset.frames, dt_s=preset.dt_s, remember_bytes=room, sensor=config.sensor,
         both_poses=config.setting == "geo4d_calibrated",
