@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests and the processes that they start share the processors
@@ -92,6 +93,8 @@ def _datagen(task: str, rig: Rig, root: Path) -> TinyDataset:
 MOST_RESIDENT_GIB, MOST_VIRTUAL_GIB = 3.0, 8.0
 """Of each process that runs tests, so that they pass on a machine with 8 GB."""
 _PEAKS = pytest.StashKey[list[tuple[float, float]]]()
+_HELD = pytest.StashKey[list[float]]()
+"""GiB that were resident when memory was last given back."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -102,12 +105,14 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """After a file of tests, give back what its simulations held: they refer to themselves, 100 MB each."""
-    if nextitem is None or nextitem.path != item.path:
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Give back what a test's simulations held, which refer to themselves and take 100 MB each."""
+    held = item.config.stash.setdefault(_HELD, [0.0])
+    if psutil.Process().memory_info().rss / 2**30 > held[0] + 0.15:
         gc.collect()
         if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
             trim(0)
+        held[0] = psutil.Process().memory_info().rss / 2**30
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
