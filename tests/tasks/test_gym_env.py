@@ -16,8 +16,9 @@ from geo4d_bench.errors import ConfigError
 from geo4d_bench.tasks.gym_env import TaskEnv
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def env() -> gymnasium.Env[Any, Any]:
+    """Made anew, for Gymnasium's checker fails at the first step where there were two resets before it."""
     return gymnasium.make("geo4d/StoreCereal-v1")
 
 
