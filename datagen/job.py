@@ -101,16 +101,16 @@ def make_dataset(
     """
     from tqdm import tqdm
 
-    from geo4d_bench.datagen.worker import Job, make_episode, restore_scene
+    from geo4d_bench.datagen.worker import Job, make_episode, release_tools, restore_scene
 
     manifest = open_folder(folder, settings)
     there = {entry.file for entry in manifest.episodes}
     missing = [i for i in range(episodes) if episode_name(i) not in there]
     jobs = [Job(folder.absolute(), index, manifest.settings) for index in missing]
     made = 0
-    if stock.drop_damaged_scenes(folder, manifest):
-        restore_scene(folder, manifest)
     try:
+        if stock.drop_damaged_scenes(folder, manifest):
+            restore_scene(folder, manifest)
         with tqdm(total=episodes, initial=episodes - len(jobs), unit="episode", desc="datagen") as bar:
             for name in in_processes(make_episode, jobs, workers, cluster):
                 require_here(folder, name)
@@ -118,6 +118,7 @@ def make_dataset(
                 manifest = take_stock(folder, manifest)
                 bar.update()
     finally:
+        release_tools()
         # After Ctrl-C or an error too: another worker may have finished an episode meanwhile.
         manifest = take_stock(folder, manifest)
     return DatagenResult(folder, manifest, made)

@@ -108,6 +108,7 @@ def render_dataset(
                 manifest = take_stock(out, manifest)
                 bar.update()
     finally:
+        _release_renderer()
         # After Ctrl-C or an error too: another worker may have finished an episode meanwhile.
         manifest = take_stock(out, manifest)
     return RenderResult(out, manifest, made)
@@ -202,7 +203,13 @@ def _render(job: _Job) -> str:
     return job.entry.file
 
 
-_CACHE: dict[tuple[Path, int, int, float], Any] = {}
+_RENDERERS: dict[tuple[Path, int, int, float], Any] = {}
+
+
+def _release_renderer() -> None:
+    for renderer in _RENDERERS.values():
+        renderer.close()
+    _RENDERERS.clear()
 
 
 def _renderer(scene: Path, settings: Settings) -> Any:
@@ -211,9 +218,7 @@ def _renderer(scene: Path, settings: Settings) -> Any:
     from geo4d_bench.rendering.scene import load_scene
 
     key = (scene, settings.height, settings.width, settings.max_depth_m)
-    if key not in _CACHE:
-        for old in _CACHE.values():
-            old.close()
-        _CACHE.clear()
-        _CACHE[key] = Renderer(load_scene(scene), settings.height, settings.width, max_depth_m=settings.max_depth_m)
-    return _CACHE[key]
+    if key not in _RENDERERS:
+        _release_renderer()
+        _RENDERERS[key] = Renderer(load_scene(scene), settings.height, settings.width, max_depth_m=settings.max_depth_m)
+    return _RENDERERS[key]

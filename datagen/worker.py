@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,15 @@ class _Tools:
     hands: dict[str, Any]
 
 
-_CACHE: dict[tuple[str, str, int, int, float], _Tools] = {}
+_TOOLS: dict[tuple[str, str, int, int, float], _Tools] = {}
+
+
+def release_tools() -> None:
+    """Free what this process built for its last episode: a simulation and an OpenGL context."""
+    for tools in _TOOLS.values():
+        tools.renderer.close()
+    _TOOLS.clear()
+    gc.collect()  # simulations refer to themselves, and hold 100 MB each
 
 
 def _tools(settings: Settings) -> _Tools:
@@ -133,15 +142,13 @@ def _tools(settings: Settings) -> _Tools:
     from geo4d_bench.rendering.scene import load_scene, pack_scene
 
     key = (settings.task, settings.version, settings.height, settings.width, settings.max_depth_m)
-    if key not in _CACHE:
-        for old in _CACHE.values():
-            old.renderer.close()
-        _CACHE.clear()
+    if key not in _TOOLS:
+        release_tools()
         task = tasks.make(settings.task)
         task.reset(0, "train")
         bundle = pack_scene(task.scene_xml(), arms=settings.arms)
         scene = load_scene(bundle)
         hands = {arm: hand_model(scene, arm) for arm in settings.arms}
         renderer = Renderer(scene, settings.height, settings.width, max_depth_m=settings.max_depth_m)
-        _CACHE[key] = _Tools(task, bundle, renderer, hands)
-    return _CACHE[key]
+        _TOOLS[key] = _Tools(task, bundle, renderer, hands)
+    return _TOOLS[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,14 @@ def test_a_second_call_makes_nothing(tiny_dataset: Any) -> None:
     assert result.made == 0
     assert {p: p.stat().st_mtime_ns for p in (tiny_dataset.train / "episodes").iterdir()} == before
     assert "geo4d-bench train --data" in str(result)
+
+
+def test_no_simulation_is_left_in_the_process(tiny_dataset: Any) -> None:
+    from robosuite.utils.binding_utils import MjSim
+
+    gc.collect()
+    assert tiny_dataset.train.is_dir()
+    assert not [o for o in gc.get_objects() if isinstance(o, MjSim)]
 
 
 def test_other_settings_are_refused_by_name(tiny_dataset: Any, tiny_rig: Any) -> None:
