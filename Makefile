@@ -56,9 +56,9 @@ demo: setup
 	@start=$$(date +%s); set -e; \
 	$(BIN)/geo4d-bench datagen --task $(TASK) --episodes 24; \
 	$(BIN)/geo4d-bench datagen --task $(TASK) --episodes 6 --split eval; \
-	$(BIN)/geo4d-bench train --data data/$(TASK) --preset nano --steps 600; \
-	$(BIN)/geo4d-bench evaluate --checkpoint runs/$(TASK)/nano --data data/$(TASK)_eval; \
-	for policy in random expert oracle_pose oracle_video geo4d; do for views in seen novel; do \
+	$(BIN)/geo4d-bench train --data data/$(TASK) --preset layered_nano --steps 600; \
+	$(BIN)/geo4d-bench evaluate --checkpoint runs/$(TASK)/layered_nano --data data/$(TASK)_eval; \
+	for policy in random expert oracle_pose oracle_video layered; do for views in seen novel; do \
 	  $(BIN)/geo4d-bench rollout --task $(TASK) --policy $$policy --views $$views --episodes 10; \
 	done; done; \
 	$(BIN)/geo4d-bench report --task $(TASK); \

@@ -1,4 +1,4 @@
-"""Stage 1: the scripted expert acts until the task is done; what happened becomes a Trajectory."""
+"""RenderAssets 1: the scripted expert acts until the task is done; what happened becomes a Trajectory."""
 
 from __future__ import annotations
 

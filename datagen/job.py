@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from geo4d_bench.dataset import stock
 from geo4d_bench.dataset.manifest import DamagedManifestError, Manifest, Settings, read_manifest, write_manifest
+from geo4d_bench.dataset.rescan import drop_damaged_scenes, drop_leftovers
+from geo4d_bench.dataset.rescan import rescan as rescan_files
 from geo4d_bench.dataset.schema import EPISODES, MANIFEST, episode_name
-from geo4d_bench.errors import ConfigError, DatasetError, WorkerError
+from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.geometry.rig import AnyRig, DrawnRig
-from geo4d_bench.training.interrupt import deaf_to_ctrl_c
+from geo4d_bench.io import held
+from geo4d_bench.pool import run_jobs
 
 J = TypeVar("J")
 
@@ -99,6 +100,11 @@ def make_dataset(
     Raises:
         DatasetError: as :func:`run`.
     """
+    with held(folder):
+        return _make_missing(folder, settings, episodes, workers, cluster)
+
+
+def _make_missing(folder: Path, settings: Settings, episodes: int, workers: int, cluster: str | None) -> DatagenResult:
     from tqdm import tqdm
 
     from geo4d_bench.datagen.worker import Job, make_episode, release_tools, restore_scene
@@ -109,18 +115,18 @@ def make_dataset(
     jobs = [Job(folder.absolute(), index, manifest.settings) for index in missing]
     made = 0
     try:
-        if stock.drop_damaged_scenes(folder, manifest):
+        if drop_damaged_scenes(folder, manifest):
             restore_scene(folder, manifest)
         with tqdm(total=episodes, initial=episodes - len(jobs), unit="episode", desc="datagen") as bar:
-            for name in in_processes(make_episode, jobs, workers, cluster):
+            for name in run_jobs(make_episode, jobs, workers, cluster):
                 require_here(folder, name)
                 made += 1
-                manifest = take_stock(folder, manifest)
+                manifest = rescan(folder, manifest)
                 bar.update()
     finally:
         release_tools()
         # After Ctrl-C or an error too: another worker may have finished an episode meanwhile.
-        manifest = take_stock(folder, manifest)
+        manifest = rescan(folder, manifest)
     return DatagenResult(folder, manifest, made)
 
 
@@ -181,18 +187,18 @@ def open_folder(folder: Path, settings: Settings) -> Manifest:
     differing = _differences(manifest.settings, settings)
     if differing:
         raise DatasetError(f"{folder} was made with other settings: {differing}; choose another --out or delete it")
-    stock.drop_leftovers(folder)
-    return take_stock(folder, manifest, tell_all=True)
+    drop_leftovers(folder)
+    return rescan(folder, manifest, tell_all=True)
 
 
-def take_stock(folder: Path, manifest: Manifest, *, tell_all: bool = False) -> Manifest:
+def rescan(folder: Path, manifest: Manifest, *, tell_all: bool = False) -> Manifest:
     """Write the manifest anew for the episode files that are there now, and name those that were damaged since.
 
     ``tell_all`` names those that an earlier call has named too.
     """
     from geo4d_bench.datagen.worker import require_own_seeds
 
-    taken = stock.take_stock(folder, manifest)
+    taken = rescan_files(folder, manifest)
     known = {entry.file for entry in manifest.episodes}
     for file, why in taken.damaged:
         if tell_all or file in known:
@@ -238,36 +244,3 @@ def _rig_key(rig: AnyRig) -> Any:
         return rig
     cameras = [(c.name, c.T_world_cam.tolist(), c.fovy_rad, c.split) for c in rig.cameras]
     return rig.name, rig.target, rig.ring_offset, cameras
-
-
-def in_processes(work: Callable[[J], str], jobs: list[J], workers: int, cluster: str | None = None) -> Iterable[str]:
-    """``work`` of every job, as they are finished, in no order: in ``workers`` processes here, or on a Ray cluster.
-
-    Raises:
-        WorkerError: the system ended a process, for example because memory ran out.
-        ConfigError: no such cluster.
-    """
-    if cluster is not None and jobs:
-        from geo4d_bench.datagen.cluster import on_cluster
-
-        yield from on_cluster(work, jobs, cluster)
-        return
-    workers = min(workers, len(jobs))
-    if workers <= 1:
-        yield from map(work, jobs)
-        return
-    from joblib import Parallel, delayed
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
-
-    # Processes, because an OpenGL context and a simulation belong to one each; started afresh, never forked.
-    # One thread each: the work is one MuJoCo step after another, and more threads only take turns.
-    try:
-        with Parallel(n_jobs=workers, backend="loky", return_as="generator_unordered", batch_size=1) as parallel:
-            with deaf_to_ctrl_c():
-                results = parallel(delayed(work)(job) for job in jobs)
-            yield from results
-    except TerminatedWorkerError as error:
-        raise WorkerError(
-            f"the system ended one of {workers} worker processes (memory full?); finished episodes are kept: "
-            "run the same command again, with a smaller --workers if memory is short"
-        ) from error

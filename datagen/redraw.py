@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from geo4d_bench.datagen.job import in_processes, open_folder, require_here, take_stock
+from geo4d_bench.datagen.job import open_folder, require_here, rescan
 from geo4d_bench.dataset.manifest import EpisodeEntry, Manifest, Settings, file_sha256, read_manifest
 from geo4d_bench.dataset.schema import EPISODES, HANDS, SCENES
 from geo4d_bench.errors import ConfigError, DatasetError
+from geo4d_bench.io import held, write_atomic
+from geo4d_bench.pool import run_jobs
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,18 @@ def render_dataset(
     Raises:
         DatasetError: as :func:`run`.
     """
-    from tqdm import tqdm
-
     if out.resolve() == data.resolve():
         raise ConfigError(f"--out {out} is the dataset itself; choose another folder")
     source = read_manifest(data)
+    with held(out):
+        return _render_missing(data, out, settings, source, workers, cluster)
+
+
+def _render_missing(
+    data: Path, out: Path, settings: Settings, source: Manifest, workers: int, cluster: str | None
+) -> RenderResult:
+    from tqdm import tqdm
+
     shared = _shared_files(data, source)
     manifest = open_folder(out, settings)
     _require_same_episodes(out, manifest, source)
@@ -102,15 +110,15 @@ def render_dataset(
     made = 0
     try:
         with tqdm(total=len(source.episodes), initial=len(source.episodes) - len(jobs), unit="episode") as bar:
-            for name in in_processes(_render, jobs, workers, cluster):
+            for name in run_jobs(_render, jobs, workers, cluster):
                 require_here(out, name)
                 made += 1
-                manifest = take_stock(out, manifest)
+                manifest = rescan(out, manifest)
                 bar.update()
     finally:
         _release_renderer()
         # After Ctrl-C or an error too: another worker may have finished an episode meanwhile.
-        manifest = take_stock(out, manifest)
+        manifest = rescan(out, manifest)
     return RenderResult(out, manifest, made)
 
 
@@ -157,10 +165,7 @@ def _copy(names: list[str], data: Path, out: Path) -> None:
     for name in names:
         target = out / name
         if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            part = target.with_name(f".{target.name}.part")
-            shutil.copyfile(data / name, part)
-            part.replace(target)
+            write_atomic(target, (data / name).read_bytes())
 
 
 def _require_same_episodes(out: Path, manifest: Manifest, source: Manifest) -> None:

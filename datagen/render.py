@@ -1,4 +1,4 @@
-"""Stage 2: a recorded trajectory becomes an episode file with images. Needs MuJoCo, not robosuite."""
+"""RenderAssets 2: a recorded trajectory becomes an episode file with images. Needs MuJoCo, not robosuite."""
 
 from __future__ import annotations
 

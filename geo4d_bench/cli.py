@@ -6,6 +6,7 @@ Only the chosen command's module is imported, so that ``--help`` answers at once
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import importlib
 import os
@@ -31,25 +32,28 @@ class Entry:
 
 
 _TABLE = {
-    "doctor": Entry("harness.doctor", "DoctorConfig", "check that this machine can render, simulate and train"),
-    "tasks": Entry("harness.listing", "TasksConfig", "list the tasks and camera rigs, or draw them (--preview)"),
+    "doctor": Entry("doctor", "DoctorConfig", "check that this machine can render, simulate and train"),
+    "tasks": Entry("report.listing", "TasksConfig", "list the tasks and camera rigs, or draw them (--preview)"),
     "datagen": Entry("datagen.job", "DatagenConfig", "collect demonstrations and render them from a camera rig", True),
-    "inspect": Entry("harness.inspection", "InspectConfig", "print, draw and film what a dataset or an episode holds"),
+    "inspect": Entry("report.inspection", "InspectConfig", "print, draw and film what a dataset or an episode holds"),
     "render": Entry("datagen.redraw", "RenderConfig", "draw a stored dataset from another rig or size", True),
     "verify": Entry(
         "datagen.repair", "VerifyConfig", "check a dataset (exit 0 when whole, 1 with a line a fault); repair"
     ),
     "export": Entry("dataset.export", "ExportConfig", "write a dataset for robomimic or LeRobot"),
     "train": Entry("training.train", "TrainConfig", "train the generator", True),
-    "generate": Entry("harness.generate", "GenerateConfig", "generate held-out windows as films and point clouds"),
+    "generate": Entry("evaluation.generate", "GenerateConfig", "generate held-out windows as films and point clouds"),
     "conditions": Entry(
-        "harness.conditions", "ConditionsConfig", "write held-out windows' first frames for any generator"
+        "evaluation.conditions", "ConditionsConfig", "write held-out windows' first frames for any generator"
     ),
-    "evaluate": Entry("harness.evaluate", "EvaluateConfig", "score generated video on held-out demonstrations", True),
-    "rollout": Entry("harness.rollout", "RolloutConfig", "run a policy from seen or novel views", True),
-    "leaderboard": Entry("harness.leaderboard", "LeaderboardConfig", "rank runs from their episode rows"),
-    "report": Entry("harness.report", "ReportConfig", "gather results and pictures on one page"),
-    "bench": Entry("harness.bench", "BenchConfig", "measure speed against references, side by side"),
+    "evaluate": Entry(
+        "evaluation.evaluate", "EvaluateConfig", "score generated video on held-out demonstrations", True
+    ),
+    "rollout": Entry("rollout.rollout", "RolloutConfig", "run a policy from seen or novel views", True),
+    "leaderboard": Entry("rollout.leaderboard", "LeaderboardConfig", "rank runs from their episode rows"),
+    "report": Entry("report.report", "ReportConfig", "gather results and pictures on one page"),
+    "tables": Entry("report.tables", "TablesConfig", "make a Markdown page's tables from the CSV files that it names"),
+    "bench": Entry("bench.bench", "BenchConfig", "measure speed against references, side by side"),
 }
 COMMANDS: Registry[Entry] = Registry("command")
 for _name, _entry in _TABLE.items():
@@ -92,12 +96,15 @@ def _run(name: str, args: list[str], own_process: bool) -> int:
     import tyro
 
     module = importlib.import_module(f"geo4d_bench.{entry.module}")
+    config_type = getattr(module, entry.config)
     config = tyro.cli(
-        getattr(module, entry.config),
+        module.config_type(args) if hasattr(module, "config_type") else config_type,
         prog=f"geo4d-bench {name}",
         description=f"{entry.help[0].upper()}{entry.help[1:]}.",
         args=args,
     )
+    if type(config) is not config_type:
+        config = config_type(**{f.name: getattr(config, f.name) for f in dataclasses.fields(config_type)})
     if own_process:
         _set_process(name, config)
     result = module.run(config)

@@ -38,3 +38,15 @@ class LedgerError(Geo4DError):
 
 class WorkerError(Geo4DError):
     """A worker process that the system ended: what others finished is kept."""
+
+
+class PluginError(Geo4DError):
+    """Another package's policy, tracker, generator or task that cannot be used."""
+
+
+class BusyError(Geo4DError):
+    """A folder that another command is writing."""
+
+
+class RunError(Geo4DError):
+    """A folder that holds another run."""

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import subprocess
 from functools import cache
 from pathlib import Path
 
 _PACKAGES = ("mujoco", "robosuite", "numpy", "torch", "small_gicp", "scipy", "diffusers", "transformers")
+_DECIDING = (
+    "geometry", "rendering", "dataset", "model", "trackers", "policies", "tasks", "datagen", "rollout", "evaluation",
+)  # fmt: skip
+"""Our packages that decide rows. What draws, reports, times and parses options does not."""
 
 
 @cache
 def fingerprint() -> str:
-    """16 hex digits over the versions of the packages that decide numbers and over every source file of ours.
+    """16 hex digits over the versions of the packages that decide numbers and over our own source that does.
 
     A package that this machine lacks counts as such: datasets are rendered without robosuite too.
     """
-    import geo4d_bench
-    import geo4d_bench.datagen
-    import geo4d_bench.policies
-    import geo4d_bench.tasks
-
     digest = hashlib.sha256()
     for name in _PACKAGES:
         digest.update(f"{name}=={_version(name)}\n".encode())
-    for package in (geo4d_bench, geo4d_bench.tasks, geo4d_bench.datagen, geo4d_bench.policies):
-        root = Path(package.__path__[0])
+    for name in _DECIDING:
+        spec = importlib.util.find_spec(f"geo4d_bench.{name}")
+        assert spec is not None
+        assert spec.submodule_search_locations is not None
+        root = Path(spec.submodule_search_locations[0])
         for path in sorted(root.rglob("*.py")):
-            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+            digest.update(f"{name}/{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -1,12 +1,16 @@
-"""Named things (tasks, rigs, policies, presets): duplicates are refused, misspelt names get a suggestion."""
+"""Named things (tasks, rigs, policies, generators): duplicates are refused, misspelt names get a suggestion, and other
+packages add their own by entry points."""
 
 from __future__ import annotations
 
 import difflib
+import functools
+import importlib
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from importlib.metadata import EntryPoint, entry_points
+from typing import Generic, TypeVar, cast
 
-from geo4d_bench.errors import UnknownNameError
+from geo4d_bench.errors import PluginError, UnknownNameError
 
 T = TypeVar("T")
 
@@ -16,32 +20,81 @@ class Registry(Generic[T]):
 
     Args:
         kind: what the entries are, in the singular, as it should read in an error ("task").
+        group: of the entry points by which other packages add entries; an entry point's name is the entry's. None
+            where there are no such.
+        builtin: our own entries as ``module:attribute``, imported when they are first asked for.
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, group: str | None = None, builtin: dict[str, str] | None = None) -> None:
+        self.kind, self.group = kind, group
         self._entries: dict[str, T] = {}
+        self._lazy = dict(builtin or {})
 
     def register(self, name: str, entry: T) -> T:
         """Add ``entry`` under ``name`` and return it; ValueError where the name is taken."""
-        if name in self._entries:
+        if name in self:
             raise ValueError(f"{self.kind} '{name}' is registered already")
         self._entries[name] = entry
         return entry
 
     def get(self, name: str) -> T:
-        """The entry called ``name``; UnknownNameError with the nearest names where there is none."""
+        """The entry called ``name``.
+
+        Raises:
+            UnknownNameError: there is none; names the nearest ones.
+            PluginError: it is another package's and cannot be imported.
+        """
         if name in self._entries:
             return self._entries[name]
-        near = difflib.get_close_matches(name, self._entries, n=3, cutoff=0.5)
+        if name in self._lazy:
+            module, _, attribute = self._lazy[name].partition(":")
+            self._entries[name] = cast(T, getattr(importlib.import_module(module), attribute))
+            return self._entries[name]
+        if name in self._outside:
+            self._entries[name] = cast(T, self._loaded(self._outside[name]))
+            return self._entries[name]
+        near = difflib.get_close_matches(name, self, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"known: {', '.join(self)}"
         raise UnknownNameError(f"there is no {self.kind} '{name}'; {hint}")
 
+    def items(self) -> Iterator[tuple[str, T]]:
+        """All entries, imported, by name."""
+        return ((name, self.get(name)) for name in self)
+
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._entries))
+        return iter(sorted({*self._entries, *self._lazy, *self._outside}))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._entries or name in self._lazy or name in self._outside
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(list(iter(self)))
+
+    @functools.cached_property
+    def _outside(self) -> dict[str, EntryPoint]:
+        """Entry points of other packages. PluginError where two have one name, or one has ours."""
+        found: dict[str, EntryPoint] = {}
+        for point in entry_points(group=self.group) if self.group is not None else ():
+            other = found.get(point.name)
+            if other is not None and other.value == point.value:
+                continue  # one package that is found twice on the path
+            if point.name in self._lazy or other is not None:
+                raise PluginError(
+                    f"the {self.kind} '{point.name}' of {_package(point)} has the name of another one"
+                    f"{f' ({_package(other)})' if other else ''}; uninstall one of the packages"
+                )
+            found[point.name] = point
+        return found
+
+    def _loaded(self, point: EntryPoint) -> object:
+        try:
+            return point.load()
+        except Exception as error:
+            raise PluginError(
+                f"the {self.kind} '{point.name}' of {_package(point)} cannot be imported from {point.value}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "an unknown package"

@@ -1,219 +1,119 @@
-"""Policies: the protocol, the oracle ladder, the floor, and the policy that plans by generating 4D video.
+"""Policies: the protocol, the oracle ladder, the floor, and the policies that plan with a generator.
 
-``make_policy(name, checkpoint)`` gives a factory; each call of the factory gives one episode's own policy object, and
-all of them share what is expensive (the loaded generator). Names are looked up here without importing any policy.
+:func:`policy_class` finds a policy by its name, :func:`load_policy` loads it. Another package adds one as an entry
+point of the group ``geo4d_bench.policies`` (docs/adding_a_policy.md); every generator has one by itself.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from geo4d_bench.dataset.sensors import SensorName
-from geo4d_bench.errors import CheckpointError, ConfigError
-from geo4d_bench.model.backbones import Device
-from geo4d_bench.policies.protocol import ActionChunk, Future, Observation, Policy, SimulatorAccess, TaskInfo
+from geo4d_bench.errors import CheckpointError, UnknownNameError
+from geo4d_bench.policies.protocol import (
+    ActionChunk,
+    Future,
+    Observation,
+    PlanOptions,
+    Policy,
+    PolicyFactory,
+    SimulatorAccess,
+    TaskInfo,
+)
 from geo4d_bench.registry import Registry
 
 __all__ = [
+    "POLICIES",
     "ActionChunk",
     "Future",
     "Observation",
+    "PlanOptions",
     "Policy",
     "PolicyFactory",
     "SimulatorAccess",
     "TaskInfo",
-    "make_policy",
+    "load_policy",
     "names",
-    "train_options",
+    "policy_class",
 ]
 
-DEFAULT_EXECUTE = 4
-"""Waypoints carried out of each plan before the next one."""
+POLICIES: Registry[type[Policy]] = Registry(
+    "policy",
+    group="geo4d_bench.policies",
+    builtin={
+        "expert": "geo4d_bench.policies.oracles:Expert",
+        "oracle_pose": "geo4d_bench.policies.oracles:OraclePose",
+        "oracle_video": "geo4d_bench.policies.oracles:OracleVideo",
+        "random": "geo4d_bench.policies.random:Random",
+        "geo4d": "geo4d_bench.policies.generated:Geo4D",
+        "geo4d_calibrated": "geo4d_bench.policies.generated:Geo4DCalibrated",
+        "layered": "geo4d_bench.policies.generated:Layered",
+        "layered_calibrated": "geo4d_bench.policies.generated:LayeredCalibrated",
+        "trajectory_regression": "geo4d_bench.policies.trajectory_regression:TrajectoryRegression",
+        "trajectory_regression_calibrated": "geo4d_bench.policies.trajectory_regression:TrajectoryRegressionCalibrated",
+    },
+)
 
 
-@dataclass(frozen=True)
-class PolicyFactory:
-    """Makes policy objects, one an episode.
-
-    Attributes:
-        name: as registered; of an ablation ``NAME-ABLATION``, so that it stands in every row.
-        privileged: it is handed the simulator, and every row of its says so.
-        needs_images: where False, observations need no rendered images.
-        needs_both_poses: where True, observations need view m's pose too.
-        needs_checkpoint: it was loaded from a checkpoint folder.
-        checkpoint_sha256: of the checkpoint, 64 hex digits; empty where there is none.
-        image_size: (H, W) that its observations must have; None where any size serves.
-        arms: number of arms that it can move; None where any number.
-        sensor: how the depth that it was trained with was measured; perfect where it was not trained.
-        build: makes one policy.
-    """
-
-    name: str
-    privileged: bool
-    needs_images: bool
-    needs_both_poses: bool
-    needs_checkpoint: bool
-    checkpoint_sha256: str
-    image_size: tuple[int, int] | None
-    arms: int | None
-    sensor: SensorName
-    build: Callable[[], Policy] = field(repr=False)
-
-    def __call__(self) -> Policy:
-        """A policy object for one episode."""
-        return self.build()
+def names() -> list[str]:
+    """All policies, in alphabetical order."""
+    return sorted({*POLICIES, *_of_generators()})
 
 
-def names() -> tuple[str, ...]:
-    """The registered policies, in alphabetical order."""
-    return tuple(_POLICIES)
+def policy_class(name: str) -> type[Policy]:
+    """The policy called ``name``; UnknownNameError with the nearest names where there is none."""
+    if name in POLICIES:
+        return POLICIES.get(name)
+    of_generators = _of_generators()
+    if name in of_generators:
+        from geo4d_bench.policies.generated import policy_of_generator
+
+        return policy_of_generator(*of_generators[name])
+    known: Registry[str] = Registry("policy")
+    for each in names():
+        known.register(each, each)
+    known.get(name)
+    raise UnknownNameError(f"there is no policy '{name}'")
 
 
-def make_policy(
-    name: str,
-    checkpoint: Path | None = None,
-    execute: int = DEFAULT_EXECUTE,
-    device: Device = "cpu",
-    steps: int | None = None,
-) -> PolicyFactory:
-    """The factory of a policy; loads the checkpoint of those that have one, once.
+def load_policy(name: str, task: str, options: Any = None) -> PolicyFactory:
+    """The factory of a policy, loaded once for all episodes.
 
     Args:
         name: one of :func:`names`.
-        checkpoint: folder of a trained generator, for policies that need one; others ignore it.
-        execute: waypoints of each plan that are carried out before the next one.
-        device: where the generator runs.
-        steps: sampling steps of each plan's video; the checkpoint's own number where None.
+        task: id of the task, of which the default checkpoint is.
+        options: an instance of the policy's ``Options``; its defaults where None.
 
     Raises:
-        UnknownNameError: no such policy, with a suggestion.
+        UnknownNameError: no such policy.
         CheckpointError: the policy needs a checkpoint and there is none, or it is incomplete.
-        ConfigError: ``execute`` or ``steps`` is not positive, ``steps`` is given to a policy that generates no video,
-            the checkpoint is of another setting, or there is no such device.
+        ConfigError: an option is out of range, or the checkpoint is another policy's.
     """
-    if execute < 1:
-        raise ConfigError(f"execute is {execute}, expected at least 1 waypoint of each plan")
-    make = _POLICIES.get(name)
-    if steps is not None and steps < 1:
-        raise ConfigError(f"steps is {steps}, expected at least 1 sampling step")
-    if steps is not None and not name.startswith("geo4d"):
-        raise ConfigError(
-            f"policy '{name}' generates no video, so that it has no sampling steps to set to {steps}; leave --steps "
-            "out, or choose the policy geo4d or geo4d_calibrated"
-        )
-    return make(_Options(checkpoint, execute, device, steps))
+    import dataclasses
+
+    policy = policy_class(name)
+    options = policy.Options() if options is None else options
+    if policy.needs_checkpoint:
+        folder: Path | None = options.checkpoint or policy.default_checkpoint(task)
+        if folder is None or not folder.is_dir():
+            there = f"there is none at {folder}" if folder is not None else "none is named"
+            how = policy.train_command(task, folder)
+            raise CheckpointError(
+                f"policy '{name}' needs a trained checkpoint and {there}; "
+                f"{f'make one with {how}, or ' if how else ''}name one with --checkpoint"
+            )
+        options = dataclasses.replace(options, checkpoint=folder)
+    return policy.load(options)
 
 
-def train_options(name: str) -> str:
-    """The options of ``geo4d-bench train`` that make a policy's checkpoint."""
-    setting = f"--setting geo4d{'_calibrated' if name.endswith('_calibrated') else ''}"
-    return setting + (" --ablation pose_regression" if name.startswith("pose_regression") else "")
+def _of_generators() -> dict[str, tuple[str, bool]]:
+    """Policies of other packages' generators: (generator, whether calibrated) by the policy's name."""
+    from geo4d_bench.model.generators import GENERATORS
 
-
-@dataclass(frozen=True)
-class _Options:
-    """What :func:`make_policy` is given besides the name."""
-
-    checkpoint: Path | None
-    execute: int
-    device: Device
-    steps: int | None
-
-
-_POLICIES: Registry[Callable[[_Options], PolicyFactory]] = Registry("policy")
-
-
-def _expert(options: _Options) -> PolicyFactory:
-    from geo4d_bench.policies.oracles import Expert
-
-    return _plain("expert", Expert, Expert)
-
-
-def _oracle_pose(options: _Options) -> PolicyFactory:
-    from geo4d_bench.policies.oracles import OraclePose
-
-    return _plain("oracle_pose", OraclePose, lambda: OraclePose(options.execute))
-
-
-def _oracle_video(options: _Options) -> PolicyFactory:
-    from geo4d_bench.policies.oracles import OracleVideo
-
-    return _plain("oracle_video", OracleVideo, lambda: OracleVideo(options.execute))
-
-
-def _random(options: _Options) -> PolicyFactory:
-    from geo4d_bench.policies.random import Random
-
-    return _plain("random", Random, Random)
-
-
-def _generated(name: str, options: _Options) -> PolicyFactory:
-    """The policy of a checkpoint: one of video, or of poses read out, in one of the two settings."""
-    direct, calibrated = name.startswith("pose_regression"), name.endswith("_calibrated")
-    checkpoint = options.checkpoint
-    if checkpoint is None or not checkpoint.is_dir():
-        got = "none was given" if checkpoint is None else f"{checkpoint} is not a folder"
-        raise CheckpointError(
-            f"policy '{name}' needs a generator's checkpoint folder and {got}; make one with "
-            f"'geo4d-bench train --data data/store_cereal --preset nano {train_options(name)}'"
-        )
-    from geo4d_bench.policies.geo4d import Geo4D, Geo4DCalibrated, load_generator
-    from geo4d_bench.policies.pose_regression import PoseRegression, PoseRegressionCalibrated
-
-    policy: type[Geo4D | PoseRegression] = (
-        (PoseRegressionCalibrated if calibrated else PoseRegression)
-        if direct
-        else (Geo4DCalibrated if calibrated else Geo4D)
-    )
-    loaded = load_generator(checkpoint, options.device, options.steps)
-    config = loaded.generator.config
-    regresses = config.ablation == "pose_regression"
-    if config.rgb_only:
-        raise ConfigError(
-            f"{checkpoint} was trained for {config.ablation}: its video has no depth that a hand could be tracked by, "
-            "so that there is no policy of it; 'geo4d-bench evaluate' scores its images"
-        )
-    trained = config.setting.replace("geo4d", "pose_regression") if regresses else config.setting
-    if trained != name:
-        raise ConfigError(f"{checkpoint} was trained for the policy '{trained}', not '{name}'")
-    return PolicyFactory(
-        name=name if regresses or config.ablation == "none" else f"{name}-{config.ablation}",
-        privileged=policy.privileged,
-        needs_images=policy.needs_images,
-        needs_both_poses=policy.needs_both_poses,
-        needs_checkpoint=True,
-        checkpoint_sha256=loaded.sha256,
-        image_size=loaded.image_size,
-        arms=config.arms,
-        sensor=config.sensor,
-        build=lambda: policy(loaded, options.execute),
-    )
-
-
-def _plain(name: str, policy: type[Policy], build: Callable[[], Policy]) -> PolicyFactory:
-    return PolicyFactory(
-        name=name,
-        privileged=policy.privileged,
-        needs_images=policy.needs_images,
-        needs_both_poses=policy.needs_both_poses,
-        needs_checkpoint=False,
-        checkpoint_sha256="",
-        image_size=None,
-        arms=None,
-        sensor="perfect",
-        build=build,
-    )
-
-
-for _name, _maker in (
-    ("expert", _expert),
-    ("oracle_pose", _oracle_pose),
-    ("oracle_video", _oracle_video),
-    ("random", _random),
-):
-    _POLICIES.register(_name, _maker)
-for _name in ("geo4d", "geo4d_calibrated", "pose_regression", "pose_regression_calibrated"):
-    _POLICIES.register(_name, functools.partial(_generated, _name))
+    found = {}
+    for name, config in GENERATORS.items():
+        for calibrated in (False, True):
+            policy = config.policy + ("_calibrated" if calibrated else "")
+            if policy not in POLICIES:
+                found[policy] = (name, calibrated)
+    return found

@@ -1,7 +1,7 @@
 """The oracle ladder: policies that are handed the simulator, so that a loss can be pinned to a stage.
 
-``expert`` → ``oracle_pose`` → ``oracle_video`` → ``geo4d``: each rung replaces one true thing by what the real
-pipeline makes of it, and what falls between two rungs belongs to the stage between them.
+``expert`` → ``oracle_pose`` → ``oracle_video`` → a generator's video: each rung replaces one true thing by what the
+real pipeline makes of it, and what falls between two rungs belongs to the stage between them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from geo4d_bench.errors import PolicyError
-from geo4d_bench.policies.protocol import ActionChunk, Observation, Policy, SimulatorAccess, TaskInfo
+from geo4d_bench.policies.protocol import ActionChunk, Observation, PlanOptions, Policy, SimulatorAccess, TaskInfo
 from geo4d_bench.policies.video_policy import VideoPolicy
 
 PLAN_FRAMES, PLAN_DT_S = 10, 0.4
@@ -24,6 +24,9 @@ def _simulator(policy: Policy) -> SimulatorAccess:
 class Expert(Policy):
     """The scripted expert, one control step at a time: the ceiling."""
 
+    name = "expert"
+    meaning = "the task's scripted expert, which reads the simulator"
+    colour, rank = "#009E73", 100.0
     privileged: ClassVar[bool] = True
     needs_images: ClassVar[bool] = False
 
@@ -35,30 +38,32 @@ class Expert(Policy):
 
 
 class OraclePose(Policy):
-    """The true future poses that the expert would reach, at the rate of a generated plan.
+    """The true future poses that the expert would reach, at the rate of a generated plan."""
 
-    Args:
-        execute: waypoints of each plan that are carried out before the next one.
-    """
-
+    name = "oracle_pose"
+    meaning = "the expert's true future poses, planned as a generator plans"
+    rung_above, stage = "expert", "planning at 0.4 s, interpolation, replanning"
+    Options: ClassVar[type] = PlanOptions
+    colour, rank = "#009E73", 90.0
     privileged: ClassVar[bool] = True
     needs_images: ClassVar[bool] = False
-
-    def __init__(self, execute: int) -> None:
-        self.execute = execute
 
     def reset(self, task: TaskInfo, seed: int) -> None:
         """Nothing to remember."""
 
     def act(self, obs: Observation) -> ActionChunk:
         # Waypoints beyond those that are carried out would change nothing.
-        future = _simulator(self).expert_future(self.execute, PLAN_DT_S, video=False)
+        future = _simulator(self).expert_future(self.options.execute, PLAN_DT_S, video=False)
         return ActionChunk(future.T_world_ee, future.opening_m, future.dt_s)
 
 
 class OracleVideo(VideoPolicy):
-    """The true future frames, with their true labels, through the tracker that ``geo4d`` uses."""
+    """The true future frames, with their true labels, through the tracker that generated video goes through."""
 
+    name = "oracle_video"
+    meaning = "true future frames, through the tracker"
+    rung_above, stage = "oracle_pose", "tracking the gripper in true frames"
+    colour, rank = "#009E73", 80.0
     privileged: ClassVar[bool] = True
 
     def act(self, obs: Observation) -> ActionChunk:

@@ -7,17 +7,19 @@ simulator explicitly, through :class:`SimulatorAccess`, and are marked ``privile
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from geo4d_bench.errors import PolicyError
+from geo4d_bench.dataset.sensors import SensorName
+from geo4d_bench.errors import ConfigError, PolicyError
 from geo4d_bench.geometry.hand import HandModel
 from geo4d_bench.geometry.se3 import Array
-from geo4d_bench.model.video import Video4D
+from geo4d_bench.model.types import Video4D
 
 
 @dataclass(frozen=True)
@@ -129,19 +131,75 @@ class SimulatorAccess(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class NoOptions:
+    """Options of a policy that has none."""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Options of a policy that plans several waypoints at once."""
+
+    execute: int = 4
+    """Waypoints of each plan that are carried out before the next one."""
+
+    def __post_init__(self) -> None:
+        if self.execute < 1:
+            raise ConfigError(f"--execute is {self.execute}, expected at least 1 waypoint of each plan")
+
+
 class Policy(ABC):
     """A policy for one episode at a time.
 
-    The harness calls ``reset`` once an episode, then ``act`` whenever the last chunk has been carried out.
+    The harness calls ``reset`` once an episode, then ``act`` whenever the last chunk has been carried out. A policy of
+    another package subclasses this and names the class as an entry point of the group ``geo4d_bench.policies``
+    (docs/adding_a_policy.md). What it declares is all that the command line, the leaderboard and the report know of it.
+
+    Args:
+        options: an instance of ``Options``.
     """
 
+    name: ClassVar[str]
+    """In ``--policy`` and in every row."""
+    meaning: ClassVar[str]
+    """What plans, in a few words: ``generated 4D video, through a tracker``."""
+    Options: ClassVar[type] = NoOptions
+    """A frozen dataclass whose fields become command-line options, their docstrings the help."""
+    rank: ClassVar[float] = 50.0
+    """Place on the ladder: charts and tables go from 0 (``random``) to 100 (``expert``)."""
+    rung_above: ClassVar[str] = ""
+    """The policy that has the truth in place of one stage of this one; empty where there is none."""
+    stage: ClassVar[str] = ""
+    """That stage, to which the report gives what is lost from ``rung_above`` to here."""
+    colour: ClassVar[str] = "#AA4499"
+    """In charts, as #RRGGBB."""
     privileged: ClassVar[bool] = False
     """Oracles are handed the simulator before ``reset`` (attribute ``simulator``) and marked in every row."""
     needs_images: ClassVar[bool] = True
     """Where False the harness renders nothing: ``rgb``, ``depth`` have zero height and width."""
     needs_both_poses: ClassVar[bool] = False
-    """Where True, observations have view m's pose too: another setting than the paper's, with rows of its own."""
+    """Where True, observations have view m's pose too: not the paper's setting, and with rows of its own."""
+    needs_checkpoint: ClassVar[bool] = False
+    """Whether it is trained; its options then have a field ``checkpoint``."""
     simulator: SimulatorAccess | None = None
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @classmethod
+    def load(cls, options: Any) -> PolicyFactory:
+        """What makes the policy objects of a rollout, one an episode; override it to load once what they share."""
+        return PolicyFactory(cls, lambda: cls(options))
+
+    @classmethod
+    def default_checkpoint(cls, task: str) -> Path | None:
+        """Where a checkpoint is looked for when none is named; None of a policy that needs one to be named."""
+        return None
+
+    @classmethod
+    def train_command(cls, task: str, out: Path | None) -> str:
+        """The command that makes a checkpoint for it on a task's demonstrations; empty where there is none."""
+        return ""
 
     @abstractmethod
     def reset(self, task: TaskInfo, seed: int) -> None:
@@ -155,3 +213,32 @@ class Policy(ABC):
     def act_many(cls, policies: Sequence[Policy], observations: Sequence[Observation]) -> list[ActionChunk]:
         """Plan for several episodes at once; override where one call of a model can serve them all."""
         return [p.act(o) for p, o in zip(policies, observations, strict=True)]
+
+
+@dataclass(frozen=True)
+class PolicyFactory:
+    """Makes the policy objects of a rollout, one an episode, which share what is expensive.
+
+    Attributes:
+        policy: their class.
+        build: makes one.
+        ablation: what its generator lacks, one of ``model.config.ABLATIONS``.
+        generator: name of the generator that it plans with; empty where there is none.
+        checkpoint_sha256: of its checkpoint, 64 hex digits; empty where there is none.
+        image_size: (H, W) that its observations must have; None where any size serves.
+        arms: number of arms that it can move; None where any number.
+        sensor: how the depth that it was trained with was measured; perfect where it was not trained.
+    """
+
+    policy: type[Policy]
+    build: Callable[[], Policy] = field(repr=False)
+    generator: str = ""
+    ablation: str = "none"
+    checkpoint_sha256: str = ""
+    image_size: tuple[int, int] | None = None
+    arms: int | None = None
+    sensor: SensorName = "perfect"
+
+    def __call__(self) -> Policy:
+        """A policy object for one episode."""
+        return self.build()

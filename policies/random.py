@@ -19,6 +19,10 @@ REACH_M = 0.25
 class Random(Policy):
     """Random waypoints about the present pose, a pure function of the seed and the observed poses."""
 
+    name = "random"
+    meaning = "a bounded random walk of the gripper: the floor"
+    colour, rank = "#8A8F98", 0.0
+
     needs_images: ClassVar[bool] = False
 
     def reset(self, task: TaskInfo, seed: int) -> None:

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from geo4d_bench.geometry.se3 import inverse
-from geo4d_bench.model.video import Video4D
-from geo4d_bench.policies.protocol import ActionChunk, Observation, Policy, TaskInfo
-from geo4d_bench.policies.trackers import HandTrack, PointTracker
+from geo4d_bench.model.types import Video4D
+from geo4d_bench.policies.protocol import ActionChunk, Observation, PlanOptions, Policy, TaskInfo
+from geo4d_bench.trackers import TRACKERS, make_tracker
+from geo4d_bench.trackers.protocol import HandTrack
+
+
+@dataclass(frozen=True)
+class VideoOptions(PlanOptions):
+    """Options of a policy whose plan is a video."""
+
+    tracker: str = "point_cloud"
+    """What follows the grippers through the video."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        TRACKERS.get(self.tracker)
 
 
 class VideoPolicy(Policy):
@@ -24,20 +39,17 @@ class VideoPolicy(Policy):
         last_video, last_tracks: the latest plan and each arm's track through it; None before the first.
         timings: milliseconds of the latest plan, ``generate_ms`` (where it generates) and ``track_ms``.
 
-    Args:
-        execute: waypoints of each plan that are carried out before the next one, as long as the hand is in sight.
+    ``execute`` waypoints of each plan are carried out before the next one, as long as the hand is in sight.
     """
 
-    def __init__(self, execute: int) -> None:
-        self.execute = execute
-        self.last_video: Video4D | None = None
-        self.last_tracks: dict[str, HandTrack] | None = None
-        self.timings: dict[str, float] = {}
+    Options: ClassVar[type] = VideoOptions
 
     def reset(self, task: TaskInfo, seed: int) -> None:
         self.task, self.seed = task, seed
-        self.tracker = PointTracker(task.hand)
-        self.last_video, self.last_tracks, self.timings = None, None, {}
+        self.tracker = make_tracker(self.options.tracker, task.hand)
+        self.last_video: Video4D | None = None
+        self.last_tracks: dict[str, HandTrack] | None = None
+        self.timings: dict[str, float] = {}
 
     def chunk_from_video(self, video: Video4D, obs: Observation) -> ActionChunk:
         """Track from where forward kinematics says the hands are now, then take the poses to the world."""
@@ -49,7 +61,7 @@ class VideoPolicy(Policy):
         }
         self.last_video, self.last_tracks = video, tracks
         self.timings["track_ms"] = 1e3 * (time.perf_counter() - began)
-        count = waypoints_to_execute(out_of_sight([track.lost for track in tracks.values()]), self.execute)
+        count = waypoints_to_execute(out_of_sight([track.lost for track in tracks.values()]), self.options.execute)
         return ActionChunk(
             {arm: obs.T_world_cam_n @ track.T_n_ee[:count] for arm, track in tracks.items()},
             {arm: track.opening_m[:count] for arm, track in tracks.items()},

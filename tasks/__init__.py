@@ -23,7 +23,7 @@ __all__ = ["TASKS", "Command", "Expert", "Task", "TaskSpec", "make", "names", "r
 
 ROBOSUITE = "1.5.2"
 
-TASKS: Registry[type[Task]] = Registry("task")
+TASKS: Registry[type[Task]] = Registry("task", group="geo4d_bench.tasks")
 
 
 def register(task: type[Task]) -> None:
@@ -71,8 +71,11 @@ def require_robosuite() -> None:
 
 
 def _task(id: str) -> type[Task]:
-    versioned = {task.spec.key: task for task in (TASKS.get(name) for name in TASKS)}
-    return versioned[id] if id in versioned else TASKS.get(id)
+    if id not in TASKS:
+        for name in TASKS:
+            if id.startswith(f"{name}-") and TASKS.get(name).spec.key == id:
+                return TASKS.get(name)
+    return TASKS.get(id)
 
 
 for _each in (AppleToBin, CanInDrawer, StoreCereal, HangMug, SpatulaOnTable, StackBlocks):

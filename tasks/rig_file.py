@@ -13,7 +13,7 @@ from geo4d_bench.errors import ConfigError
 from geo4d_bench.geometry.camera import Camera, look_at
 from geo4d_bench.geometry.rig import AnyRig, Rig, Shell, point
 from geo4d_bench.geometry.se3 import Array
-from geo4d_bench.tasks.rigs import Drawn, Ring
+from geo4d_bench.tasks.rig_layouts import Drawn, Ring
 
 KINDS = ("cameras", "shell", "ring")
 

@@ -25,8 +25,9 @@ import numpy as np
 from geo4d_bench.dataset import verify
 from geo4d_bench.dataset.hands import save_hand
 from geo4d_bench.dataset.layout import DIGEST
-from geo4d_bench.dataset.manifest import Manifest, Settings, rebuild_entries, write_manifest
+from geo4d_bench.dataset.manifest import Manifest, Settings, write_manifest
 from geo4d_bench.dataset.reader import EpisodeFile
+from geo4d_bench.dataset.rescan import rebuild_entries
 from geo4d_bench.dataset.types import Trajectory
 from geo4d_bench.dataset.windows import Windows
 from geo4d_bench.dataset.writer import EpisodeWriter

@@ -42,7 +42,7 @@ def state():
     return {{k: v for k, v in os.environ.items() if "OMP_" in k}}, os.sched_getaffinity(0)
 before = state()
 from test_train import Made, config, run
-run(config(Path(sys.argv[1]) / "run", steps=2, watches=1), Made())
+run(config(Path(sys.argv[1]) / "run", steps=2, n_validations=1), Made())
 assert state() == before
 for _ in range(8):
     step()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from geo4d_bench.dataset.export_rows import PER_ARM, Rows, dataset_rows
 from geo4d_bench.dataset.reader import Dataset, EpisodeFile
 from geo4d_bench.errors import DatasetError
 from geo4d_bench.geometry.se3 import Array
+from geo4d_bench.io import atomic
 
 GYM_TYPE = 2
 """robomimic's ``EnvType.GYM_TYPE``."""
@@ -36,10 +36,8 @@ def write_robomimic(dataset: Dataset, cameras: tuple[str, ...], out: Path) -> in
 
     rows = dataset_rows(dataset)
     scales = tuple(max(float(np.abs(r.relative[..., part]).max()) for r in rows) for part in (slice(3), slice(3, 6)))
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(part, "w") as file:
+        with atomic(out) as part, h5py.File(part, "w") as file:
             data = file.create_group("data")
             data.attrs["total"] = sum(len(r) for r in rows)
             data.attrs["env_args"] = json.dumps(_env_args(dataset, cameras))
@@ -49,11 +47,8 @@ def write_robomimic(dataset: Dataset, cameras: tuple[str, ...], out: Path) -> in
                 episode.close()
             for name, members in _masks(len(rows)).items():
                 file[f"mask/{name}"] = np.array([f"demo_{i}" for i in members], dtype="S")
-        part.replace(out)
     except OSError as error:
         raise DatasetError(f"{out}: cannot be written ({error}); choose another --out") from error
-    finally:
-        part.unlink(missing_ok=True)
     return sum(len(r) for r in rows)
 
 

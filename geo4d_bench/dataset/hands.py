@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import tokenize
 import zipfile
 import zlib
@@ -13,6 +12,7 @@ import numpy as np
 
 from geo4d_bench.errors import DatasetError
 from geo4d_bench.geometry.hand import HandModel
+from geo4d_bench.io import write_atomic
 
 
 def save_hand(path: Path, hand: HandModel) -> None:
@@ -26,10 +26,7 @@ def save_hand(path: Path, hand: HandModel) -> None:
         finger_axis=hand.finger_axis,
         max_opening_m=np.float64(hand.max_opening_m),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(buffer.getvalue())
-    part.replace(path)
+    write_atomic(path, buffer.getvalue())
 
 
 def load_hand(path: Path) -> HandModel:

@@ -7,18 +7,18 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from geo4d_bench.dataset.schema import EPISODES, MANIFEST, SCHEMA_VERSION
+from geo4d_bench.dataset.schema import MANIFEST, SCHEMA_VERSION
 from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.geometry.camera import Camera
 from geo4d_bench.geometry.rig import AnyRig, DrawnRig, Rig, Shell, point
 from geo4d_bench.geometry.se3 import Array
+from geo4d_bench.io import atomic
 
 
 @dataclass(frozen=True)
@@ -151,53 +151,15 @@ def write_manifest(folder: Path, manifest: Manifest, *, checked_ns: int | None =
         },
         "episodes": [_plain(asdict(e)) for e in manifest.episodes],
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{MANIFEST}.{os.getpid()}.part"
     try:
-        part.write_text(json.dumps(content, indent=1) + "\n")
-        if checked_ns is not None:
-            os.utime(part, ns=(checked_ns, checked_ns))
-        part.replace(folder / MANIFEST)
+        with atomic(folder / MANIFEST) as part:
+            part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            if checked_ns is not None:
+                os.utime(part, ns=(checked_ns, checked_ns))
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise DatasetError(
             f"{folder / MANIFEST}: cannot be written ({error}); free some space and try again"
         ) from error
-
-
-def rebuild_entries(
-    folder: Path, known: tuple[EpisodeEntry, ...] = (), skip: Collection[str] = ()
-) -> tuple[EpisodeEntry, ...]:
-    """Entries of the episode files that are there; hashes of ``known`` ones are taken over, others computed."""
-    from geo4d_bench.dataset.layout import DIGEST
-    from geo4d_bench.dataset.reader import EpisodeFile
-
-    before = {e.file: e for e in known}
-    entries = []
-    for path in sorted((folder / EPISODES).glob("ep_*.hdf5")):
-        if path.name in skip or not re.fullmatch(_EPISODE, path.name):
-            continue
-        if path.name in before:
-            entries.append(before[path.name])
-            continue
-        episode = EpisodeFile(path)
-        a = episode.attrs
-        entries.append(
-            EpisodeEntry(
-                file=path.name,
-                sha256=file_sha256(path),
-                seed=int(a["seed"]),
-                scene=a["scene"],
-                steps=len(episode.file["time"]),
-                frames=len(episode.steps),
-                disturbances=tuple(str(name) for _, name in a["disturbances"]),
-                failed_attempts=tuple((int(s), str(w)) for s, w in a["notes"].get("failed_attempts", [])),
-                size_bytes=path.stat().st_size,
-                simulated_sha256=a.get(DIGEST, ""),
-            )
-        )
-        episode.close()
-    return tuple(entries)
 
 
 def file_sha256(path: Path) -> str:

@@ -58,7 +58,7 @@ class Window:
         T_n_ee: (arms, 1 + T, 4, 4).  opening_m: (arms, 1 + T).
         dt_s: seconds between frames.
         episode, start, cameras: where the window comes from.
-        disturbed: whether something that nobody could foresee happens from frame 0 to T: a slip, a push.
+        disturbed: whether something that nobody could predict_trajectory happens from frame 0 to T: a slip, a push.
     """
 
     rgb: npt.NDArray[np.uint8]

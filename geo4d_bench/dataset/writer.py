@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ from geo4d_bench.dataset.types import Trajectory
 from geo4d_bench.errors import DatasetError
 from geo4d_bench.geometry.camera import Camera
 from geo4d_bench.geometry.se3 import Array
+from geo4d_bench.io import write_atomic
 
 
 class EpisodeWriter:
@@ -58,7 +58,6 @@ class EpisodeWriter:
         notes: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = path
-        self._part = path.with_name(f".{path.name}.{os.getpid()}.part")
         self._cameras, self._size = tuple(cameras), (height, width)
         self._frames, self._added = len(steps), 0
         self._file: Any = None
@@ -97,12 +96,8 @@ class EpisodeWriter:
             raise DatasetError(f"{self.path.name}: {self._added} frames added, frames/step has {self._frames}")
         try:
             self._file.flush()
-            with self._part.open("wb") as part:
-                part.write(self._file.id.get_file_image())
-                part.flush()
-                os.fsync(part.fileno())
+            write_atomic(self.path, self._file.id.get_file_image())
             self._file.close()
-            self._part.replace(self.path)
         except BaseException as failure:
             self._abandon()
             raise _readable(failure, self.path) from failure
@@ -167,10 +162,9 @@ class EpisodeWriter:
         self._waiting.clear()
 
     def _abandon(self) -> None:
-        """Forget the episode and remove the temporary file."""
+        """Forget the episode: nothing of it is on disk yet."""
         if self._file is not None:
             self._file.close()
-        self._part.unlink(missing_ok=True)
 
 
 def _guarded(value: Any) -> Any:

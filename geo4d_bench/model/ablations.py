@@ -5,18 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geo4d_bench.model.backbones import AnyConfig
 from geo4d_bench.model.blocks import product
+from geo4d_bench.model.config import GeneratorConfig
 
 
-def as_told(c: AnyConfig, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The batch (see :func:`geo4d_bench.model.batch.batch_from_windows`) as a generator with this config sees it.
+def apply_ablation(c: GeneratorConfig, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch (see :func:`geo4d_bench.model.batch.batch_from_windows`) as a generator with this config gets it.
 
     ``no_mask`` follows the paper's release: an invalid pixel is the point (0, 0, 0) of its own camera's frame, which
     for view m is moved to camera n's frame like any other, and counts. ``native_frame`` leaves view m's points in
     camera m's frame.
     """
-    if c.ablation == "no_mask":
+    if not c.mask_invalid:
         batch = batch | {
             "first_points": batch["first_points"].where(batch["first_valid"][..., None], torch.zeros(())),
             "first_valid": torch.ones_like(batch["first_valid"]),

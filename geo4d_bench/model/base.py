@@ -1,26 +1,26 @@
-"""What the generators of all backbones are to their users."""
+"""What every generator is to its users."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Generic, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from geo4d_bench.errors import CheckpointError, ConfigError
+from geo4d_bench.dataset.types import Window
+from geo4d_bench.errors import ConfigError
 from geo4d_bench.model import checkpoint
-from geo4d_bench.model.ablations import as_told
+from geo4d_bench.model.ablations import apply_ablation
 from geo4d_bench.model.batch import batch_from_first_frames
 from geo4d_bench.model.config import GeneratorConfig
-from geo4d_bench.model.latent_config import LatentConfig
-from geo4d_bench.model.sprites import HandClouds
-from geo4d_bench.model.video import FirstFrames, Video4D
+from geo4d_bench.model.types import EETrajectory, FirstFrames, Video4D
 
-ConfigT = TypeVar("ConfigT", GeneratorConfig, LatentConfig)
+ConfigT = TypeVar("ConfigT", bound=GeneratorConfig)
+OptimizerName = Literal["muon", "adamw"]
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,18 @@ class Loss:
     parts: dict[str, float]
 
 
-class BaseGenerator(nn.Module, ABC, Generic[ConfigT]):
-    """First RGB-D frames of some views in, their future out. The config tells all sizes and settings."""
+class Generator(nn.Module, ABC, Generic[ConfigT]):
+    """First RGB-D frames of some views in, their future out. The config tells all sizes and settings.
 
-    config_type: ClassVar[type[GeneratorConfig | LatentConfig]]
-    config: ConfigT
+    A generator overrides ``loss`` and what it makes: ``generate_batch`` (video), ``predict_trajectory`` (the gripper's
+    trajectory), or both; its config's ``generates_video`` and ``predicts_trajectory`` say which.
+    """
 
-    @abstractmethod
     def __init__(self, config: ConfigT) -> None:
         super().__init__()
         self.config = config
 
-    @abstractmethod
-    def know(self, hands: HandClouds, scene_points: Tensor) -> None:
-        """Be told what the hands look like, and a map of the scene: points (P, 3), metres in the world."""
+    # ---- to be overridden -------------------------------------------------------------------------------------
 
     @abstractmethod
     def loss(self, batch: dict[str, Tensor], rng: torch.Generator) -> Loss:
@@ -60,59 +58,78 @@ class BaseGenerator(nn.Module, ABC, Generic[ConfigT]):
             ConfigError: the batch has another size, number of frames or of arms than the config.
         """
 
+    def generate_batch(self, conditions: Sequence[FirstFrames], seeds: Sequence[int], steps: int) -> list[Video4D]:
+        """The futures of several samples in one pass; each sample's noise is its own seed's."""
+        raise NotImplementedError
+
+    def predict_trajectory(self, conditions: Sequence[FirstFrames]) -> list[EETrajectory]:
+        """Where the end effectors will be, without any video; ConfigError of a generator that predicts none."""
+        raise ConfigError(f"the generator '{self.config.name}' of {self.config.ablation} predicts no trajectory")
+
+    def set_priors(self, windows: Sequence[Window]) -> None:
+        """Keep, with the weights, what is taken from training windows besides them; by default nothing."""
+
+    def optimizer_groups(self) -> dict[OptimizerName, list[nn.Parameter]]:
+        """The parameters to train, by the optimiser that they want; by default all are AdamW's."""
+        return {"adamw": [p for p in self.parameters() if p.requires_grad]}
+
+    @classmethod
+    def from_pretrained(cls, source: Path | str, config: ConfigT) -> Self:
+        """A generator to fine-tune, on weights that others trained; ConfigError of one that takes none."""
+        raise ConfigError(f"the generator '{config.name}' takes no pretrained weights; choose --preset svd")
+
+    def fit_autoencoder(
+        self, batches: Iterable[dict[str, Tensor]], state: dict[str, Tensor] | None = None
+    ) -> list[dict[str, float]]:
+        """Fit an autoencoder before the training, a step a batch; ``state`` lets one call go on where another ended.
+        Returns what to log of each step. ConfigError of a generator that has none."""
+        raise ConfigError(f"the generator '{self.config.name}' has no autoencoder to fit; choose --preset svd")
+
+    # ---- of all generators ------------------------------------------------------------------------------------
+
     @torch.no_grad()
     def generate(
-        self, conditions: Sequence[FirstFrames], seeds: Sequence[int], steps: int | None = None
+        self, conditions: Sequence[FirstFrames], seeds: Sequence[int], steps: int | None = None, batch: int = 1
     ) -> list[Video4D]:
-        """Futures of several first frames; each is a pure function of its condition, its seed and ``steps``.
-
-        One sample at a time, so that a result never depends on what else is in the batch, to the bit: two cores
-        gain nothing from larger batches, and a ledger must not depend on how episodes were grouped.
+        """Futures of several first frames; each is a pure function of its condition, its seed, ``steps``, and, in the
+        last bits, of how many are computed together.
 
         Args:
             conditions: first frames of the config's size.
             seeds: one for each.
-            steps: Euler steps, the config's where None.
+            steps: sampling steps, the config's where None.
+            batch: how many are computed together, for a GPU.
 
         Raises:
             ConfigError: images of another size, not as many seeds as conditions, ``steps`` below 1, or a generator that
-                draws nothing.
+                makes no video.
         """
         if len(conditions) != len(seeds):
             raise ConfigError(f"generate: {len(conditions)} first frames but {len(seeds)} seeds; give one for each")
         if steps is not None and steps < 1:
             raise ConfigError(f"generate: steps is {steps}, expected at least 1")
+        if not self.config.generates_video:
+            raise ConfigError(
+                f"the generator '{self.config.name}' of {self.config.ablation} makes no video; ask it for "
+                "predict_trajectory(...)"
+            )
         count = steps or self.config.sample_steps
-        return [self._generate_one(first, seed, count) for first, seed in zip(conditions, seeds, strict=True)]
+        starts = range(0, len(conditions), batch)
+        parts = [self.generate_batch(conditions[i : i + batch], seeds[i : i + batch], count) for i in starts]
+        return [video for part in parts for video in part]
 
     def save_pretrained(self, folder: Path) -> None:
         """Write ``config.json`` and ``model.safetensors``; a checkpoint that was there stays whole until the end."""
         checkpoint.save_checkpoint(folder, self.config, self.state_dict())
 
-    @classmethod
-    def from_pretrained(cls, folder: Path, device: str = "cpu") -> Self:
-        """The generator saved in ``folder``, in evaluation mode; CheckpointError where it is missing or not whole."""
-        config: Any = checkpoint.load_config(folder)
-        if config.backbone != cls.config_type.backbone:
-            raise CheckpointError(
-                f"{folder}: its backbone is '{config.backbone}', not '{cls.config_type.backbone}'; load it with "
-                "backbones.load_generator"
-            )
-        generator = cls(config)
-        checkpoint.load_weights(folder, generator)
-        return generator.to(device).eval()
-
-    @abstractmethod
-    def _generate_one(self, first: FirstFrames, seed: int, steps: int) -> Video4D: ...
-
-    def _batch_of_one(self, first: FirstFrames) -> dict[str, Tensor]:
-        """One sample's condition as a batch on this module's device, as the generator is told it."""
-        batch = batch_from_first_frames([first])
-        self._check(batch)
+    def condition_batch(self, conditions: Sequence[FirstFrames]) -> dict[str, Tensor]:
+        """Conditions as a batch on this module's device, the config's ablation applied."""
+        batch = batch_from_first_frames(conditions)
+        self.check(batch)
         device = next(self.parameters()).device
-        return as_told(self.config, {k: v.to(device) for k, v in batch.items()})
+        return apply_ablation(self.config, {k: v.to(device) for k, v in batch.items()})
 
-    def _check(self, batch: dict[str, Tensor]) -> None:
+    def check(self, batch: dict[str, Tensor]) -> None:
         """ConfigError where the batch is not what the config was made for."""
         c = self.config
         got = tuple(batch["first_rgb"].shape[2:4])
@@ -127,9 +144,7 @@ class BaseGenerator(nn.Module, ABC, Generic[ConfigT]):
                 f"the generator is made for {c.arms} arm(s), got {arms}; use a checkpoint that was trained on this task"
             )
         if c.calibrated and "T_world_cam" not in batch:
-            raise ConfigError(
-                "a generator of the setting geo4d_calibrated needs the poses of both cameras; give T_world_cam"
-            )
+            raise ConfigError("a calibrated generator needs the poses of both cameras; give T_world_cam")
         if "rgb" in batch and batch["rgb"].shape[2] != c.frames:
             raise ConfigError(
                 f"the generator is made for {c.frames} frames, got windows of {batch['rgb'].shape[2]}; "

@@ -13,10 +13,10 @@ from geo4d_bench.dataset.types import Window
 from geo4d_bench.errors import DatasetError
 from geo4d_bench.geometry.camera import depth_to_points
 from geo4d_bench.geometry.se3 import transform
-from geo4d_bench.model.backbones import AnyConfig
-from geo4d_bench.model.video import FirstFrames
+from geo4d_bench.model.config import GeneratorConfig
+from geo4d_bench.model.types import FirstFrames, Video4D
 
-MORE = "more/"
+AUXILIARY = "more/"
 """Prefix of what a batch holds of further windows: conditions, and where the hands go without any future frame."""
 
 
@@ -30,7 +30,7 @@ def batch_from_windows(windows: Sequence[Window]) -> dict[str, Tensor]:
         rgb (B, 2, T, H, W, 3) uint8; points (B, 2, T, H, W, 3) float32 m, camera n's frame, 0 where invalid;
         valid (B, 2, T, H, W) bool; parts (B, 2, T, H, W) uint8; hand (B, arms, T, 3) float32 m and
         hand_rotation (B, arms, T, 3, 3), camera n's frame; hand_opening (B, arms, T) float32 m;
-        T_world_cam (B, 2, 4, 4) float32, an input of the setting ``geo4d_calibrated``, a target of ``geo4d``.
+        T_world_cam (B, 2, 4, 4) float32, an input of calibrated generators, a target of the others.
 
     Raises:
         DatasetError: no windows, or windows of different shapes.
@@ -78,6 +78,12 @@ def first_frames(window: Window) -> FirstFrames:
     )
 
 
+def true_video(window: Window) -> Video4D:
+    """The window's own future, view m's points moved to camera n's frame."""
+    points = np.stack([window.points[0, 1:], transform(window.T_n_m, window.points[1, 1:])])
+    return Video4D(rgb=window.rgb[:, 1:], points=points, parts=window.parts[:, 1:], K=window.K, dt_s=window.dt_s)
+
+
 def batch_from_first_frames(conditions: Sequence[FirstFrames]) -> dict[str, Tensor]:
     """The condition part of a batch (``first_*``, ``hand_mask``, ``opening``, ``rays``); an unknown mask is empty.
 
@@ -104,7 +110,14 @@ def batch_from_first_frames(conditions: Sequence[FirstFrames]) -> dict[str, Tens
     }
 
 
-def input_spec(config: AnyConfig, size: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+def point_statistics(batch: dict[str, Tensor]) -> tuple[tuple[float, float, float], float]:
+    """Mean (metres) and mean standard deviation of a batch's valid points, in camera n's frame, for a config."""
+    points = batch["points"][batch["valid"]].double()
+    x, y, z = points.mean(0).tolist()
+    return (round(x, 3), round(y, 3), round(z, 3)), round(float(points.std(0).mean()), 3)
+
+
+def input_spec(config: GeneratorConfig, size: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Shape and dtype of everything in a batch of ``size`` windows for a generator, see :func:`batch_from_windows`."""
     c, image = config, (config.height, config.width)
     views, video, hands = (size, 2, *image), (size, 2, c.frames, *image), (size, c.arms, c.frames)
@@ -127,14 +140,14 @@ def input_spec(config: AnyConfig, size: int) -> dict[str, tuple[tuple[int, ...],
     }
 
 
-def fake_batch(config: AnyConfig, size: int, further: int = 0) -> dict[str, Tensor]:
+def fake_batch(config: GeneratorConfig, size: int, further: int = 0) -> dict[str, Tensor]:
     """A batch of noise of that shape, the same at every call; both cameras in one place, nothing turned.
 
-    With ``further``, so many more windows, of which only the hands are learned, see ``MORE``.
+    With ``further``, so many more windows, of which only the hands are learned, see ``AUXILIARY``.
     """
     if further:
         videos = ("rgb", "points", "valid", "parts")
-        more = {MORE + k: v for k, v in fake_batch(config, further).items() if k not in videos}
+        more = {AUXILIARY + k: v for k, v in fake_batch(config, further).items() if k not in videos}
         return fake_batch(config, size) | more
     rng = torch.Generator().manual_seed(0)
     batch = {}

@@ -1,266 +1,230 @@
-"""Sizes and settings of a generator, and the presets that are known by name."""
+"""What the configs of all generators share: what a generator is given, what it lacks, and what it makes."""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from geo4d_bench.dataset.sensors import SENSORS, SensorName
-from geo4d_bench.errors import ConfigError
-from geo4d_bench.registry import Registry
+from geo4d_bench.errors import ConfigError, DatasetError
 
-SETTINGS = ("geo4d", "geo4d_calibrated")
-"""``geo4d`` gets no camera pose, as in the paper; ``geo4d_calibrated`` is given the poses of both cameras."""
+if TYPE_CHECKING:
+    from geo4d_bench.dataset.types import Window
+    from geo4d_bench.model.base import Generator
 
-ABLATIONS = {
-    "none": "the whole method",
-    "no_mv_attention": "nothing flows between the views",
-    "shared_decoders": "one decoder's weights serve both views, as in the paper's release",
-    "no_mask": "invalid pixels are learned as the point (0, 0, 0) of their camera, as in the paper's release",
-    "no_gripper_weight": "pixels on and near a hand weigh as much as any other",
-    "native_frame": "each view's points stay in its own frame, there is no shared one; without known poses only",
-    "svd": "RGB only, one decoder, the views apart",
-    "svd_mv": "RGB only, two decoders with cross-view attention",
-    "pose_regression": "the hands' poses alone are learned and read out: the baseline that generates no video",
+
+AblationName = Literal[
+    "none",
+    "no_mv_attention",
+    "shared_decoders",
+    "no_mask",
+    "no_gripper_weight",
+    "native_frame",
+    "svd",
+    "svd_mv",
+    "trajectory_regression",
+]
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One part left out of a method.
+
+    Attributes:
+        meaning: in a few words.  changes: the fields of a config that it sets.
+    """
+
+    meaning: str
+    changes: dict[str, bool]
+
+
+ABLATIONS: dict[AblationName, Ablation] = {
+    "none": Ablation("the whole method", {}),
+    "no_mv_attention": Ablation("nothing flows between the views", {"cross_view_attention": False}),
+    "shared_decoders": Ablation(
+        "one decoder's weights serve both views, as in the paper's release", {"shared_decoders": True}
+    ),
+    "no_mask": Ablation(
+        "invalid pixels are learned as the point (0, 0, 0) of their camera, as in the paper's release",
+        {"mask_invalid": False},
+    ),
+    "no_gripper_weight": Ablation("pixels on and near a gripper weigh as much as any other", {"weight_gripper": False}),
+    "native_frame": Ablation(
+        "each view's points stay in its own frame, there is no shared one; without known poses only",
+        {"shared_frame": False},
+    ),
+    "svd": Ablation(
+        "RGB only, one decoder, the views apart",
+        {"rgb_only": True, "shared_decoders": True, "cross_view_attention": False},
+    ),
+    "svd_mv": Ablation("RGB only, two decoders with cross-view attention", {"rgb_only": True}),
+    "trajectory_regression": Ablation(
+        "the gripper's trajectory alone is learned: the baseline that generates no video", {"generates_video": False}
+    ),
 }
-"""What is left out of the method, by name (paper, sections 4 and 5); the name stands in every row of results."""
+"""What can be left out, by the name that stands in every row of results (paper, sections 4 and 5)."""
 
 
-class Told:
-    """What the setting and the ablation of a config mean, for every backbone."""
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """Base of a generator's config, which is everything that a checkpoint must know besides its weights.
 
-    setting: str
-    ablation: str
-    sensor: SensorName
-    arms: int
+    A generator of another package subclasses this and names the subclass as an entry point of the group
+    ``geo4d_bench.generators`` (docs/adding_a_generator.md).
 
-    def check_told(self) -> None:
-        """ConfigError where setting, ablation or sensor is unknown, or they contradict one another."""
-        if self.setting not in SETTINGS:
-            raise ConfigError(f"generator: setting '{self.setting}', expected {' or '.join(SETTINGS)}")
-        if self.ablation not in ABLATIONS:
-            raise ConfigError(f"generator: ablation '{self.ablation}', expected one of {', '.join(ABLATIONS)}")
-        if self.calibrated and self.ablation == "native_frame":
+    Attributes:
+        height, width: image size in pixels.
+        frames: predicted frames T.
+        dt_s: seconds between frames.
+        arms: number of arms.
+        calibrated: whether the poses of both cameras are inputs. Without them it is the paper's setting.
+        sensor: how the cameras that it was trained with measure depth, one of ``dataset.sensors.SENSORS``.
+        sample_steps: sampling steps of ``generate``.
+        cross_view_attention: whether anything flows between the views.
+        shared_decoders: whether one decoder's weights serve both views.
+        mask_invalid: whether invalid pixels are left out of the loss.
+        weight_gripper: whether pixels on and near a gripper weigh more than others.
+        shared_frame: whether view m's points come out in camera n's frame.
+        rgb_only: whether there are no points, neither seen nor generated.
+        generates_video: whether it makes video; else it predicts trajectories alone.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    name: ClassVar[str]
+    """Of the generator: in the registry, in ``config.json`` and in every row."""
+    generator: ClassVar[str]
+    """Its class as ``module:Class``, imported when it is built."""
+    policy: ClassVar[str]
+    """Name on the board of the policy that plans by this generator's video."""
+    gradient_clip: ClassVar[float] = 1.0
+
+    height: int
+    width: int
+    frames: int = 10
+    dt_s: float = 0.4
+    arms: int = 1
+    calibrated: bool = False
+    sensor: SensorName = "perfect"
+    sample_steps: int = 1
+    cross_view_attention: bool = True
+    shared_decoders: bool = False
+    mask_invalid: bool = True
+    weight_gripper: bool = True
+    shared_frame: bool = True
+    rgb_only: bool = False
+    generates_video: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width, self.frames, self.arms, self.sample_steps) < 1 or self.dt_s <= 0:
+            raise ConfigError(
+                "generator: height, width, frames, arms and sample_steps must be at least 1, dt_s positive"
+            )
+        if self.calibrated and not self.shared_frame:
             raise ConfigError(
                 "generator: with both poses known view m's points are in the shared frame as soon as they are in their "
-                "own; native_frame is for the setting geo4d"
+                "own; native_frame is for unknown poses (leave --calibrated out)"
             )
         if self.sensor not in SENSORS:
             raise ConfigError(f"generator: sensor '{self.sensor}', expected {' or '.join(SENSORS)}")
+        if not self.generates_video and not self.predicts_trajectory:
+            raise ConfigError(f"generator: '{self.name}' predicts no trajectory; choose --preset layered_nano")
+
+    # ---- to be overridden -------------------------------------------------------------------------------------
+
+    @classmethod
+    def presets(cls) -> dict[str, Self]:
+        """Configs that are known by name."""
+        return {}
+
+    def fitted(self, windows: Sequence[Window]) -> Self:
+        """This config for the data that the windows are of: their frames, time step, arms, and normalisation.
+
+        Raises:
+            DatasetError: images of another size than the config's.
+        """
+        first = windows[0]
+        height, width = first.rgb.shape[2:4]
+        if (height, width) != (self.height, self.width):
+            raise DatasetError(
+                f"the data's images are {height} x {width}, this preset is for {self.height} x {self.width}; "
+                f"render with --height {self.height} --width {self.width} or choose another preset"
+            )
+        return dataclasses.replace(self, arms=len(first.T_n_ee), frames=first.rgb.shape[1] - 1, dt_s=first.dt_s)
 
     @property
-    def calibrated(self) -> bool:
-        """Whether the poses of both cameras are inputs."""
-        return self.setting == "geo4d_calibrated"
+    def predicts_trajectory(self) -> bool:
+        """Whether it can predict the gripper's trajectory apart from any video."""
+        return False
 
     @property
-    def cross_view_attention(self) -> bool:
-        """Whether anything flows between the views."""
-        return self.ablation not in ("no_mv_attention", "svd")
+    def needs_pretrained(self) -> bool:
+        """Whether training from random weights makes no sense."""
+        return False
+
+    # ---- of all generators ------------------------------------------------------------------------------------
+
+    def build(self, pretrained: str | None = None) -> Generator[Any]:
+        """An untrained generator of this config, or one to fine-tune.
+
+        Args:
+            pretrained: where its weights are, a folder or a hub id, see the generator's ``from_pretrained``.
+
+        Raises:
+            CheckpointError: something is missing in ``pretrained``.
+            ConfigError: this generator takes no pretrained weights.
+        """
+        module, _, name = self.generator.partition(":")
+        kind: type[Generator[Any]] = getattr(importlib.import_module(module), name)
+        return kind(self) if pretrained is None else kind.from_pretrained(pretrained, self)
 
     @property
-    def shared_decoders(self) -> bool:
-        """Whether one decoder's weights serve both views."""
-        return self.ablation in ("shared_decoders", "svd")
+    def ablation(self) -> str:
+        """Name of what is left out, one of ``ABLATIONS``; the changed fields joined by ``+`` where none fits."""
+        flags = {name for ablation in ABLATIONS.values() for name in ablation.changes}
+        defaults = {f.name: f.default for f in dataclasses.fields(self) if f.name in flags}
+        changes = {name: getattr(self, name) for name, value in defaults.items() if getattr(self, name) != value}
+        named = [name for name, ablation in ABLATIONS.items() if ablation.changes == changes]
+        return named[0] if named else "+".join(sorted(changes))
+
+    def with_ablation(self, name: AblationName) -> Self:
+        """This config with one of ``ABLATIONS``; ConfigError where there is none of that name."""
+        if name not in ABLATIONS:
+            raise ConfigError(f"generator: ablation '{name}', expected one of {', '.join(ABLATIONS)}")
+        changes: dict[str, Any] = dict(ABLATIONS[name].changes)
+        return dataclasses.replace(self, **changes)
 
     @property
-    def gripper_weight(self) -> bool:
-        """Whether pixels on and near a hand weigh more than others."""
-        return self.ablation != "no_gripper_weight"
-
-    @property
-    def shared_frame(self) -> bool:
-        """Whether view m's points come out in camera n's frame."""
-        return self.ablation != "native_frame"
-
-    @property
-    def rgb_only(self) -> bool:
-        """Whether there are no points, neither seen nor generated."""
-        return self.ablation in ("svd", "svd_mv")
-
-    @property
-    def told_where(self) -> bool:
-        """Whether every view, not only view n, is told where the hands are at first."""
-        return not self.rgb_only and (self.calibrated or (self.cross_view_attention and self.shared_frame))
-
-    @property
-    def draws(self) -> bool:
-        """Whether video is generated."""
-        return self.ablation != "pose_regression"
+    def board_name(self) -> str | None:
+        """The policy that a checkpoint of this config is for, without its ablation; None where there is none."""
+        if self.rgb_only:
+            return None  # no depth to track a gripper by
+        base = self.policy if self.generates_video else "trajectory_regression"
+        return base + ("_calibrated" if self.calibrated else "")
 
     @property
     def part_classes(self) -> int:
         """Part labels including 0, none."""
         return 1 + 3 * self.arms
 
-
-@dataclass(frozen=True)
-class GeneratorConfig(Told):
-    """Everything that a checkpoint must know besides its weights, normalisation included.
-
-    Attributes:
-        height, width: image size in pixels.
-        setting: one of ``SETTINGS``.
-        sensor: how the cameras that it was trained with measure depth, one of ``dataset.sensors.SENSORS``.
-        frames: predicted frames T.
-        dt_s: seconds between frames.
-        arms: number of arms.
-        patch: a token is patch x patch pixels of all T frames of one view.
-        dim, heads: width of a token and attention heads.
-        trunk_layers: blocks shared by the views.  decoder_layers: blocks that each view has to itself.
-        ablation: one of ``ABLATIONS``.
-        pure_noise_share: share of the training samples at pure noise, where one-step generation works.
-        sample_steps: Euler steps of ``generate``.
-        loss_frames: frames whose pixels a training step looks at, drawn anew each time: neighbours say nearly the
-            same, and fewer frames make more steps.
-        hand_weight: added loss weight of pixels within ``hand_dilation`` pixels of a hand.
-        part_weight: weight of hand pixels in the loss of the part labels: they are less than 1 % of an image.
-        part_odds: a pixel is generated as hand where its probability times this exceeds the others'; above 1, hands
-            whose place is uncertain still show.
-        point_mean_m, point_scale_m: points p in a camera's frame are seen by the network as (p - mean) / scale.
-        work_centre_m, work_half_m: the cube in the world, by its middle and half its edge, in which hands work.
-        scene_layers: blocks that tell the hands' motion from orthographic pictures of that cube.
-        scene_cells: cells of such a picture along an edge, a multiple of 8.
-        motion_scale_m: unit of the hands' predicted motion.
-    """
-
-    backbone: ClassVar[str] = "tokens"
-    gradient_clip: ClassVar[float] = 4.0
-
-    height: int
-    width: int
-    dim: int
-    heads: int
-    trunk_layers: int
-    decoder_layers: int
-    setting: str = "geo4d"
-    sensor: SensorName = "perfect"
-    frames: int = 10
-    dt_s: float = 0.4
-    arms: int = 1
-    patch: int = 8
-    ablation: str = "none"
-    pure_noise_share: float = 0.7
-    sample_steps: int = 1
-    loss_frames: int = 3
-    hand_weight: float = 4.0
-    hand_dilation: int = 2
-    part_weight: float = 16.0
-    part_odds: float = 3.0
-    point_mean_m: tuple[float, float, float] = (0.0, 0.0, 0.8)
-    point_scale_m: float = 0.3
-    work_centre_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    work_half_m: float = 0.5
-    scene_layers: int = 3
-    scene_cells: int = 32
-    motion_scale_m: float = 0.1
-
-    def __post_init__(self) -> None:
-        if min(self.height, self.width, self.dim, self.heads, self.patch) < 1:
-            raise ConfigError("generator: height, width, dim, heads and patch must be at least 1")
-        if self.height % self.patch or self.width % self.patch:
-            raise ConfigError(
-                f"generator: {self.height} x {self.width} pixels don't divide into patches of {self.patch}; "
-                "choose multiples of the patch"
-            )
-        if self.dim % self.heads or self.dim % 2:
-            raise ConfigError(
-                f"generator: dim {self.dim} does not divide into {self.heads} heads, or is not even: half of what a "
-                "noise level is told by are sines"
-            )
-        if (
-            min(self.frames, self.arms, self.decoder_layers, self.sample_steps, self.loss_frames) < 1
-            or self.trunk_layers < 0
-        ):
-            raise ConfigError(
-                "generator: frames, loss_frames, arms, decoder_layers and sample_steps must be at least 1"
-            )
-        if not (0.0 <= self.pure_noise_share <= 1.0):
-            raise ConfigError(f"generator: pure_noise_share is {self.pure_noise_share}, expected 0 to 1")
-        if (
-            min(self.dt_s, self.point_scale_m, self.motion_scale_m, self.work_half_m, self.part_weight, self.part_odds)
-            <= 0
-            or min(self.hand_weight, self.hand_dilation) < 0
-        ):
-            raise ConfigError(
-                "generator: dt_s, scales and weights must be positive, hand_weight and hand_dilation at least 0"
-            )
-        if len(self.point_mean_m) != 3 or len(self.work_centre_m) != 3:
-            raise ConfigError("generator: point_mean_m and work_centre_m must have 3 numbers each")
-        if self.scene_cells < 8 or self.scene_cells % 8:
-            raise ConfigError(f"generator: scene_cells is {self.scene_cells}, expected a multiple of 8")
-        self.check_told()
-
-    @property
-    def foresees(self) -> bool:
-        """Whether the hands' way is told from points."""
-        return not self.rgb_only
-
-    @property
-    def finds_cameras(self) -> bool:
-        """Whether cameras have to be found in the scene."""
-        return self.foresees and self.shared_frame and not self.calibrated
-
-    @property
-    def weight_of_parts(self) -> float:
-        """What a hand's pixel weighs in the loss of the part labels."""
-        return self.part_weight if self.gripper_weight else 1.0
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of one view."""
-        return (self.height // self.patch) * (self.width // self.patch)
-
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return json.dumps({"generator": self.name, **dataclasses.asdict(self)}, indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> GeneratorConfig:
-        """The config written by :meth:`to_json`; ConfigError where it is another kind of file."""
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        """The config of parsed JSON without ``generator``; ConfigError where a field is missing, unknown or wrong."""
+        from pydantic import TypeAdapter, ValidationError
+
+        missing = sorted({f.name for f in dataclasses.fields(cls)} - values.keys())
+        if missing:
+            raise ConfigError(f"config of the generator '{cls.name}': {', '.join(missing)} missing")
         try:
-            values: Any = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"generator config is not JSON ({error})") from None
-        names = {f.name for f in fields(cls)}
-        if not isinstance(values, dict) or set(values) != names:
-            got = set(values) if isinstance(values, dict) else set()
-            raise ConfigError(f"generator config: fields differ from this version's: {', '.join(sorted(got ^ names))}")
-        return cls(**checked(cls, values))
-
-
-_ACCEPTED: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str, "SensorName": str}
-
-
-def checked(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Values read from JSON for the fields of a dataclass, lists as tuples; ConfigError where a type is wrong."""
-    for field in fields(kind):
-        value = values[field.name] = _tuples(values[field.name])
-        name = str(field.type)
-        many = name.startswith("tuple[")
-        accepted = _ACCEPTED.get(name.removeprefix("tuple[").split(",")[0])
-        each = value if many and isinstance(value, tuple) else (value,)
-        wrong = not all(isinstance(v, accepted) and isinstance(v, bool) == (accepted is bool) for v in each if accepted)
-        if wrong or many != isinstance(value, tuple):
-            raise ConfigError(f"generator config: {field.name} is {value!r}, expected {name}")
-    return values
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
-
-
-PRESETS: Registry[GeneratorConfig] = Registry("preset")
-PRESETS.register(
-    "debug",
-    GeneratorConfig(
-        height=16, width=24, dim=32, heads=2, trunk_layers=1, decoder_layers=1, frames=3, scene_layers=1, scene_cells=16
-    ),
-)
-PRESETS.register("nano", GeneratorConfig(height=64, width=80, dim=192, heads=3, trunk_layers=4, decoder_layers=2))
-PRESETS.register(
-    "small",
-    GeneratorConfig(
-        height=128, width=160, dim=384, heads=6, trunk_layers=8, decoder_layers=4, scene_layers=6, scene_cells=64
-    ),
-)
+            config: Self = TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ConfigError(f"config of the generator '{cls.name}': {where}: {first['msg']}") from None
+        return config

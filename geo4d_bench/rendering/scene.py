@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from geo4d_bench.errors import SceneError
 from geo4d_bench.geometry.se3 import Array, pose
+from geo4d_bench.io import write_atomic
 from geo4d_bench.rendering.meshes import MeshBudget, mesh_asset, texture_asset
 
 os.environ.setdefault("MUJOCO_GL", "egl")
@@ -43,15 +44,9 @@ class SceneBundle:
 
     def save(self, folder: Path) -> Path:
         """Write ``<sha256>.zip`` into ``folder`` unless it is there; another writer at the same time does no harm."""
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.sha256}.zip"
         if not path.exists():
-            part = folder / f".{self.sha256}.{os.getpid()}.part"
-            try:
-                part.write_bytes(self.data)
-                part.replace(path)
-            finally:
-                part.unlink(missing_ok=True)
+            write_atomic(path, self.data)
         return path
 
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from geo4d_bench.dataset.types import Window
-from geo4d_bench.model.batch import MORE, batch_from_windows, hands_from_windows
+from geo4d_bench.interrupt import ignore_sigint
+from geo4d_bench.model.batch import AUXILIARY, batch_from_windows, hands_from_windows
 from geo4d_bench.process import allowed_processors, use_all_processors
 from geo4d_bench.seeding import generator
-from geo4d_bench.training.interrupt import deaf_to_ctrl_c
 
-FURTHER = 3
+AUXILIARY_WINDOWS = 3
 """Where hands go is told from a few small pictures, which cost little: four minutes of ``nano`` on two cores made 351
 steps with these windows and 386 without."""
 
@@ -35,7 +35,7 @@ class WindowSource(Protocol):
 
 def fixed_windows(source: WindowSource, count: int, name: str) -> list[Window]:
     """The same ``count`` windows at every call, to watch a number on."""
-    rng = generator(name, "eval", 0, "watched windows")
+    rng = generator(name, "eval", 0, "val_windows windows")
     return [source.sample(rng) for _ in range(count)]
 
 
@@ -51,7 +51,7 @@ def batches(
     workers: int = 0,
     ahead: int = 3,
     part: Part = (0, 1),
-    further: int = FURTHER,
+    further: int = AUXILIARY_WINDOWS,
 ) -> Generator[dict[str, Tensor], None, None]:
     """Batches for steps ``start``, ``start + 1`` ...; each worker makes its next ``ahead`` in the background.
 
@@ -75,7 +75,7 @@ def batches(
         num_workers=workers, prefetch_factor=ahead, multiprocessing_context="spawn",
         worker_init_fn=functools.partial(_free, allowed_processors()),
     )  # fmt: skip
-    with deaf_to_ctrl_c():
+    with ignore_sigint():
         stream = iter(loader)
     try:
         yield from stream
@@ -119,7 +119,7 @@ class _Steps(Dataset[dict[str, Tensor]]):
 
 
 def make_batch(
-    source: WindowSource, size: int, seed: int, step: int, part: Part = (0, 1), further: int = FURTHER
+    source: WindowSource, size: int, seed: int, step: int, part: Part = (0, 1), further: int = AUXILIARY_WINDOWS
 ) -> dict[str, Tensor]:
     """The batch of one step or a part of it, with ``further`` times as many windows of which only the hands' way is
     learned. Each window has a generator of its own, so that no part depends on another."""
@@ -133,4 +133,4 @@ def make_batch(
     if not further:
         return batch
     more = hands_from_windows(windows("further", further * size))
-    return batch | {MORE + k: v for k, v in more.items()}
+    return batch | {AUXILIARY + k: v for k, v in more.items()}

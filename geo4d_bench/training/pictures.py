@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from geo4d_bench.model.checkpoint import write_aside
-from geo4d_bench.model.video import Video4D
+from geo4d_bench.io import write_atomic
+from geo4d_bench.model.types import Video4D
 
 Image = npt.NDArray[np.uint8]
 Kind = Literal["rgb", "depth", "parts"]
@@ -26,22 +26,22 @@ def draw_curves(path: Path, rows: Sequence[dict[str, str]], copy_cm: float) -> N
 
     minutes = np.array([float(r["seconds"]) / 60.0 for r in rows])
     loss = np.array([float(r["loss"]) for r in rows])
-    watched = [(m, float(r["held_out_cm"])) for m, r in zip(minutes, rows, strict=True) if r["held_out_cm"]]
+    val_windows = [(m, float(r["held_out_cm"])) for m, r in zip(minutes, rows, strict=True) if r["held_out_cm"]]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(minutes, loss, color="0.8", lw=0.8)
     smooth = _smooth(loss, max(1, len(loss) // 50))
     left.plot(minutes[-len(smooth) :], smooth, color="C0")
     left.set(xlabel="minutes", ylabel="training loss", yscale="log")
-    if watched:
-        right.plot(*zip(*watched, strict=True), "o-", color="C1", label="generated")
+    if val_windows:
+        right.plot(*zip(*val_windows, strict=True), "o-", color="C1", label="generated")
     if np.isfinite(copy_cm):
         right.axhline(copy_cm, color="0.4", ls="--", label="copy of the first frame")
     right.set(xlabel="minutes", ylabel="hand error on held-out windows, cm", ylim=(0, None))
     right.legend()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    write_aside(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue())
 
 
 def draw_samples(path: Path, true: Sequence[Video4D], generated: Sequence[Video4D], scale: int = 2) -> None:
@@ -51,7 +51,7 @@ def draw_samples(path: Path, true: Sequence[Video4D], generated: Sequence[Video4
         for view in range(2):
             rows += [_row(a, b, view, kind) for kind in KINDS]
     sheet = np.concatenate(rows).repeat(scale, 0).repeat(scale, 1)
-    write_aside(path, png(sheet))
+    write_atomic(path, png(sheet))
 
 
 def png(image: Image) -> bytes:

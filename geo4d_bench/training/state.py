@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from safetensors import safe_open
@@ -65,7 +64,6 @@ class Average:
 
 def save_state(
     folder: Path,
-    settings: dict[str, Any],
     progress: Progress,
     module: nn.Module,
     average: Average,
@@ -79,7 +77,6 @@ def save_state(
     tensors |= {f"optimizer/{k}": v for k, v in optimizers.state().items()}
     tensors |= {f"fit/{k}": v for k, v in fit.items()}
     meta = {
-        "settings": json.dumps(settings),
         "step": str(progress.step),
         "trained_s": repr(progress.trained_s),
         "finished": str(int(progress.finished)),
@@ -88,18 +85,16 @@ def save_state(
     write_tensors(folder / STATE_NAME, tensors, meta)
 
 
-def read_progress(folder: Path) -> tuple[dict[str, Any], Progress] | None:
-    """The settings and progress saved in a folder, or None where no training was saved there."""
+def read_progress(folder: Path) -> Progress | None:
+    """The progress saved in a folder, or None where no training was saved there."""
     path = folder / STATE_NAME
     if not path.exists():
         return None
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata()
-        fitted = int(meta.get("fitted", "0"))  # earlier versions saved none, and nothing before the fitting's end
-        progress = Progress(int(meta["step"]), float(meta["trained_s"]), meta["finished"] == "1", fitted)
-        return json.loads(meta["settings"]), progress
-    except Exception as error:  # safetensors raises its own type for cut-off files, json and dict theirs
+        return Progress(int(meta["step"]), float(meta["trained_s"]), meta["finished"] == "1", int(meta["fitted"]))
+    except Exception as error:  # safetensors raises its own type for cut-off files
         raise CheckpointError(f"{path}: not a whole training state ({error}); remove it to start anew") from None
 
 

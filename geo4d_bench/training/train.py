@@ -6,14 +6,18 @@ import dataclasses
 import hashlib
 import math
 import os
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import ConfigError, DatasetError
-from geo4d_bench.model.backbones import AnyConfig, find_config
-from geo4d_bench.model.latent_config import LatentConfig
+from geo4d_bench.io import held
+from geo4d_bench.model.config import AblationName, GeneratorConfig
+from geo4d_bench.model.generators import find_config, presets
+from geo4d_bench.options import listing, with_help
 
 if TYPE_CHECKING:
     from geo4d_bench.dataset.reader import Dataset
@@ -34,23 +38,13 @@ class TrainConfig:
     """Dataset to train on; only its seen cameras are used."""
     held_out: Path | None = None
     """Dataset to watch the hand error on; DATA_eval where it exists, by default."""
-    preset: str = "nano"
-    """Size of the generator: a name, or a file like a checkpoint's config.json, of which setting, ablation and sensor
-    are taken from this command, normalisation and arms from the data."""
-    setting: Literal["geo4d", "geo4d_calibrated"] = "geo4d"
-    """geo4d gets no camera pose, as in the paper; geo4d_calibrated is given the poses of both cameras."""
-    ablation: Literal[
-        "none",
-        "no_mv_attention",
-        "shared_decoders",
-        "no_mask",
-        "no_gripper_weight",
-        "native_frame",
-        "svd",
-        "svd_mv",
-        "pose_regression",
-    ] = "none"
-    """What to leave out of the method; pose_regression is the baseline that reads the poses out and makes no video."""
+    preset: str = "layered_nano"
+    """Size of the generator: a name, or a file like a checkpoint's config.json, of which calibrated, ablation and
+    sensor are taken from this command, normalisation and arms from the data."""
+    calibrated: bool = False
+    """Give the generator the poses of both cameras. Without, it gets no camera pose, as in the paper."""
+    ablation: AblationName = "none"
+    """What to leave out of the method; trajectory_regression is the baseline that makes no video."""
     sensor: SensorName = "perfect"
     """How the cameras measure depth, of first frames and of targets: perfect, stereo or estimated (docs/sensors.md)."""
     pretrained: str | None = None
@@ -77,9 +71,9 @@ class TrainConfig:
     """Processes that read windows ahead of the step, for a GPU; 0 is a thread of this process, enough on a CPU."""
     precision: Precision = "auto"
     """auto = bf16 where the GPU or processor computes in it, else fp32."""
-    watched: int = 12
+    val_windows: int = 12
     """Held-out windows that the hand error is measured on."""
-    watches: int = 10
+    n_validations: int = 10
     """How often within the budget the hand error is measured, pictures are drawn and a checkpoint is written."""
 
     def __post_init__(self) -> None:
@@ -91,11 +85,11 @@ class TrainConfig:
             raise ConfigError(f"train: --steps is {self.steps}, expected at least 1")
         if self.autoencoder_steps is not None and self.autoencoder_steps < 1:
             raise ConfigError(f"train: --autoencoder-steps is {self.autoencoder_steps}, expected at least 1")
-        positive = (self.batch_size, self.watches, 1 if self.threads is None else self.threads)
-        if min(positive) < 1 or min(self.watched, self.workers) < 0 or not self.highest_rate > 0:
+        positive = (self.batch_size, self.n_validations, 1 if self.threads is None else self.threads)
+        if min(positive) < 1 or min(self.val_windows, self.workers) < 0 or not self.highest_rate > 0:
             raise ConfigError(
-                "train: --batch-size, --watches, --threads, --learning-rate must be positive, --watched, --workers not "
-                "negative"
+                "train: --batch-size, --n-validations, --threads, --learning-rate must be positive, --val-windows, "
+                "--workers not negative"
             )
 
     @property
@@ -110,7 +104,7 @@ class TrainConfig:
         """Where the checkpoint goes."""
         sensor = "" if self.sensor == "perfect" else f"_{self.sensor}"
         left_out = "" if self.ablation == "none" else f"-{self.ablation}"
-        name = Path(self.preset).stem + self.setting.removeprefix("geo4d") + sensor + left_out
+        name = Path(self.preset).stem + ("_calibrated" if self.calibrated else "") + sensor + left_out
         return self.out or Path("runs") / self.data.absolute().name / name
 
 
@@ -144,6 +138,15 @@ class TrainResult:
         )
 
 
+def config_type(args: Sequence[str]) -> type[TrainConfig]:
+    """:class:`TrainConfig` with the presets that there are in its help."""
+    what = (
+        "What to train: a preset, or a file like a checkpoint's config.json, of which calibrated, ablation and sensor "
+        "are taken from this command, normalisation and arms from the data"
+    )
+    return with_help(TrainConfig, preset=listing(what, presets()))
+
+
 def run(config: TrainConfig) -> TrainResult:
     """Train as configured.
 
@@ -151,6 +154,7 @@ def run(config: TrainConfig) -> TrainResult:
         ConfigError: the preset's file is missing or says something impossible.  UnknownNameError: no such preset.
         DatasetError: no dataset, one of the eval split, or its images have another size than the preset's.
         CheckpointError: the folder holds another training, or cannot be written.
+        BusyError: another command is writing the folder.
         KeyboardInterrupt: stopped by Ctrl-C, after saving.
     """
     import torch.distributed
@@ -158,7 +162,7 @@ def run(config: TrainConfig) -> TrainResult:
     from geo4d_bench.dataset.reader import Dataset
 
     preset = find_config(config.preset)
-    if isinstance(preset, LatentConfig) and not preset.pixels and config.pretrained is None:
+    if preset.needs_pretrained and config.pretrained is None:
         raise ConfigError(
             f"train: --preset {config.preset} works on the latents of a pretrained autoencoder, which would be random "
             "and stay so; name Stable Video Diffusion's folder or hub id with --pretrained"
@@ -167,29 +171,34 @@ def run(config: TrainConfig) -> TrainResult:
     source = _open(config, data, preset, config.workers)
     held_out = config.held_out or _eval_of(config.data)
     watching = config.held_out is not None or held_out.exists()
-    watched = _open(config, Dataset(held_out), preset) if watching else None
-    result = train(config, preset, source, watched, data.identity)
+    val_windows = _open(config, Dataset(held_out), preset) if watching else None
+    result = train(config, preset, source, val_windows, data.identity)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     return result
 
 
 def train(
-    config: TrainConfig, preset: AnyConfig, source: WindowSource, held_out: WindowSource | None, data_sha256: str = ""
+    config: TrainConfig,
+    preset: GeneratorConfig,
+    source: WindowSource,
+    held_out: WindowSource | None,
+    data_sha256: str = "",
 ) -> TrainResult:
     """Train on any source of windows; :func:`run` is this on a dataset, whose ``identity`` is ``data_sha256``: a
     training is not resumed on other data."""
     import torch
 
     from geo4d_bench.training.data import fixed_windows
-    from geo4d_bench.training.heldout import copy_error_cm
-    from geo4d_bench.training.measure import hand_clouds, measure, scene_points
     from geo4d_bench.training.trainer import Schedule, Trainer
+    from geo4d_bench.training.validation import copy_error_cm
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     steps = _DEFAULT_STEPS if config.minutes is None and config.steps is None else config.steps
-    schedule = Schedule(config.minutes, steps, config.batch_size, config.highest_rate, watches=config.watches)
+    schedule = Schedule(
+        config.minutes, steps, config.batch_size, config.highest_rate, n_validations=config.n_validations
+    )
     settings = {
         k: str(v) if isinstance(v, Path) else v
         for k, v in dataclasses.asdict(config).items()
@@ -197,7 +206,7 @@ def train(
         in (
             "data",
             "preset",
-            "setting",
+            "calibrated",
             "ablation",
             "sensor",
             "pretrained",
@@ -211,24 +220,28 @@ def train(
         )
     } | {"steps": steps, "data_sha256": data_sha256}
     if config.preset.endswith(".json"):
-        settings["preset"] = f"{config.preset} {hashlib.sha256(preset.to_json().encode()).hexdigest()}"
-    preset = dataclasses.replace(preset, setting=config.setting, ablation=config.ablation, sensor=config.sensor)
+        settings["preset_sha256"] = hashlib.sha256(preset.to_json().encode()).hexdigest()
+    preset = dataclasses.replace(preset, calibrated=config.calibrated, sensor=config.sensor).with_ablation(
+        config.ablation
+    )
     seen = fixed_windows(source, 32, "normalisation")
-    generator_config = measure(preset, seen)
-    watched = fixed_windows(held_out, config.watched, "held out") if held_out is not None else []
-    copy_cm = copy_error_cm(watched) if watched else math.nan
-    trainer = Trainer(
-        config.folder, generator_config, schedule, config.seed, settings, source, watched, config.precision,
-        config.workers, (hand_clouds(seen), scene_points(seen)), config.pretrained, config.autoencoder_steps or 0,
-    )  # fmt: skip
-    nothing_to_do = trainer.progress.finished
-    if not nothing_to_do:
-        try:
-            trainer.run(lambda t: _draw(t, watched, copy_cm))
-        except KeyboardInterrupt:
-            if trainer.first and trainer.saved:
-                print(f"\nstopped and saved in {config.folder}; the same command goes on from there")
-            raise
+    generator_config = preset.fitted(seen)
+    val_windows = fixed_windows(held_out, config.val_windows, "held out") if held_out is not None else []
+    copy_cm = copy_error_cm(val_windows) if val_windows else math.nan
+    # Of several processes that a launcher starts, the first holds the folder.
+    with held(config.folder) if os.environ.get("RANK", "0") == "0" else nullcontext():
+        trainer = Trainer(
+            config.folder, generator_config, schedule, config.seed, settings, source, val_windows, config.precision,
+            config.workers, seen, config.pretrained, config.autoencoder_steps or 0,
+        )  # fmt: skip
+        nothing_to_do = trainer.progress.finished
+        if not nothing_to_do:
+            try:
+                trainer.run(lambda t: _draw(t, val_windows, copy_cm))
+            except KeyboardInterrupt:
+                if trainer.first and trainer.saved:
+                    print(f"\nstopped and saved in {config.folder}; the same command goes on from there")
+                raise
     held_out_cm = [float(r["held_out_cm"]) for r in trainer.rows if r["held_out_cm"]]
     progress = trainer.progress
     return TrainResult(
@@ -249,14 +262,13 @@ def _eval_of(data: Path) -> Path:
     return data.with_name(data.name + "_eval")
 
 
-def _draw(trainer: Trainer, watched: list[Window], copy_cm: float) -> None:
-    from geo4d_bench.model.batch import first_frames
-    from geo4d_bench.training.heldout import true_video
+def _draw(trainer: Trainer, val_windows: list[Window], copy_cm: float) -> None:
+    from geo4d_bench.model.batch import first_frames, true_video
     from geo4d_bench.training.pictures import draw_curves, draw_samples
 
     draw_curves(trainer.folder / LOSS_PICTURE, trainer.rows, copy_cm)
-    if watched and trainer.generator.config.draws:
-        shown = watched[:2]
+    if val_windows and trainer.generator.config.generates_video:
+        shown = val_windows[:2]
         videos = trainer.averaged_generator().generate([first_frames(w) for w in shown], range(len(shown)))
         draw_samples(trainer.folder / SAMPLES_PICTURE, [true_video(w) for w in shown], videos)
 
@@ -274,7 +286,7 @@ def _train_split(folder: Path) -> Dataset:
     return dataset
 
 
-def _open(config: TrainConfig, data: Dataset, preset: AnyConfig, workers: int = 0) -> WindowSource:
+def _open(config: TrainConfig, data: Dataset, preset: GeneratorConfig, workers: int = 0) -> WindowSource:
     """Windows of a dataset's seen cameras: novel ones are for evaluation alone. Unpacked images take a quarter of the
     free memory at most, shared by the processes."""
     import psutil
@@ -285,5 +297,5 @@ def _open(config: TrainConfig, data: Dataset, preset: AnyConfig, workers: int = 
     room = min(REMEMBER_BYTES, psutil.virtual_memory().available // 4) // processes
     return Windows(
         data, "seen", horizon=preset.frames, dt_s=preset.dt_s, remember_bytes=room, sensor=config.sensor,
-        both_poses=config.setting == "geo4d_calibrated",
+        both_poses=config.calibrated,
     )  # fmt: skip

@@ -25,19 +25,21 @@ from torch import Tensor, nn
 
 from geo4d_bench.dataset.types import Window
 from geo4d_bench.errors import CheckpointError, ConfigError
-from geo4d_bench.model.backbones import AnyConfig, AnyGenerator, make_generator
+from geo4d_bench.interrupt import StopRequest
+from geo4d_bench.io import write_atomic
+from geo4d_bench.model.base import Generator
 from geo4d_bench.model.batch import batch_from_windows
-from geo4d_bench.model.checkpoint import WEIGHTS_NAME, save_checkpoint, write_aside
-from geo4d_bench.model.processes import mean_over_processes
-from geo4d_bench.model.sprites import HandClouds
+from geo4d_bench.model.checkpoint import WEIGHTS_NAME, save_checkpoint
+from geo4d_bench.model.config import GeneratorConfig
+from geo4d_bench.model.distributed import mean_over_processes
+from geo4d_bench.runs import claim
 from geo4d_bench.seeding import derive_seed, generator
-from geo4d_bench.training.data import FURTHER, WindowSource, batches
+from geo4d_bench.training.data import AUXILIARY_WINDOWS, WindowSource, batches
 from geo4d_bench.training.device import computes_in_bf16, peak_mib
-from geo4d_bench.training.heldout import hand_error_cm
-from geo4d_bench.training.interrupt import StopRequest
 from geo4d_bench.training.optimizer import Optimizers
 from geo4d_bench.training.pace import Pace
-from geo4d_bench.training.state import Average, Progress, load_state, read_progress, save_state
+from geo4d_bench.training.state import STATE_NAME, Average, Progress, load_state, read_progress, save_state
+from geo4d_bench.training.validation import hand_error_cm
 
 LOG_NAME, AUTOENCODER_LOG_NAME = "training_log.csv", "autoencoder_log.csv"
 
@@ -53,7 +55,7 @@ class Schedule:
     warmup_steps: int = 50
     average_decay: float = 0.99
     weight_decay: float = 0.01
-    watches: int = 10
+    n_validations: int = 10
     """How often held-out error, pictures and a checkpoint are made within the budget."""
 
     def done(self, progress: Progress) -> float:
@@ -71,27 +73,27 @@ class Schedule:
 class Trainer:
     """One training in one folder. ``settings`` identify it: a folder is resumed only with equal ones.
 
-    ``known`` is what the generator is told of hands and scene, see ``Generator.know``; ``pretrained`` are weights to
-    start from, see :func:`make_generator`; ``autoencoder_steps`` fit the pointmap autoencoder before the budget begins.
+    The generator's priors are of ``prior_windows``; ``pretrained`` are weights to start from, see
+    ``GeneratorConfig.build``; ``autoencoder_steps`` fit the pointmap autoencoder before the budget begins.
     """
 
     def __init__(
         self,
         folder: Path,
-        config: AnyConfig,
+        config: GeneratorConfig,
         schedule: Schedule,
         seed: int,
         settings: dict[str, Any],
         source: WindowSource,
-        watched: Sequence[Window],
+        val_windows: Sequence[Window],
         precision: str,
         workers: int,
-        known: tuple[HandClouds, torch.Tensor],
+        prior_windows: Sequence[Window],
         pretrained: str | None = None,
         autoencoder_steps: int = 0,
     ) -> None:
-        self.folder, self.schedule, self.seed, self.settings = folder, schedule, seed, settings
-        self.source, self.watched, self.workers = source, watched, workers
+        self.folder, self.schedule, self.seed = folder, schedule, seed
+        self.source, self.val_windows, self.workers = source, val_windows, workers
         self.autoencoder_steps = autoencoder_steps
         self.accelerator = _accelerator()
         device, processes = self.accelerator.device, self.accelerator.num_processes
@@ -103,15 +105,17 @@ class Trainer:
             )
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed("training", "train", seed, "weights"))
-            self.generator = make_generator(config, pretrained).to(device)
-        self.generator.know(*known)
+            self.generator = config.build(pretrained).to(device)
+        self.generator.set_priors(prior_windows)
         self.average = Average(self.generator, schedule.average_decay)
-        self.optimizers = Optimizers(self.generator, schedule.learning_rate, schedule.weight_decay)
+        self.optimizers = Optimizers(self.generator.optimizer_groups(), schedule.learning_rate, schedule.weight_decay)
         self.progress = Progress()
         self.rows: list[dict[str, str]] = []
         self.fit_rows: list[dict[str, str]] = []
         self.fit_state: dict[str, Tensor] = {}
         self.saved = False
+        if self.first:
+            claim(self.folder, "training", STATE_NAME, settings)
         self._resume()
 
     @property
@@ -136,10 +140,10 @@ class Trainer:
     def save(self) -> None:
         """Checkpoint (averaged weights), log, and the state to resume from."""
         save_checkpoint(self.folder, self.generator.config, self.average.weights)
-        write_aside(self.folder / LOG_NAME, _csv(self.rows).encode())
+        write_atomic(self.folder / LOG_NAME, _csv(self.rows))
         self._save_state()
 
-    def averaged_generator(self) -> AnyGenerator:
+    def averaged_generator(self) -> Generator[Any]:
         """The generator with the averaged weights, what a checkpoint holds, see :meth:`Average.module`."""
         return self.average.module(self.generator)
 
@@ -147,10 +151,6 @@ class Trainer:
 
     def _fit_autoencoder(self, stop: StopRequest) -> None:
         """Take the steps that are left; KeyboardInterrupt after saving where stopped before the last."""
-        from geo4d_bench.model.latent import LatentGenerator
-
-        if not isinstance(self.generator, LatentGenerator):
-            raise ConfigError("the backbone 'tokens' has no autoencoder to fit; choose --preset svd")
         rows = self.generator.fit_autoencoder(self._fit_batches(stop), self.fit_state)
         self.fit_rows += [{k: f"{v:.6g}" for k, v in row.items()} for row in rows]
         self.progress.fitted += len(rows)
@@ -158,7 +158,7 @@ class Trainer:
         if not stopped:
             self.fit_state.clear()
         if self.first:
-            write_aside(self.folder / AUTOENCODER_LOG_NAME, _csv(self.fit_rows).encode())
+            write_atomic(self.folder / AUTOENCODER_LOG_NAME, _csv(self.fit_rows))
             self._save_state()
         self.accelerator.wait_for_everyone()
         if stopped:
@@ -176,13 +176,13 @@ class Trainer:
         from tqdm import tqdm
 
         started, before = time.perf_counter(), self.progress.trained_s
-        watches = int(self.schedule.done(self.progress) * self.schedule.watches)
+        n_validations = int(self.schedule.done(self.progress) * self.schedule.n_validations)
         initial = int(100 * self.schedule.done(self.progress))
         bar = tqdm(total=100, initial=initial, unit="%", desc="train", disable=not self.first)
         part = (self.accelerator.process_index, self.accelerator.num_processes)
         stream = batches(
             self.source, self.schedule.batch_size, self.seed, self.progress.step, self.workers, part=part,
-            further=FURTHER if self.generator.config.foresees else 0,
+            further=AUXILIARY_WINDOWS if self.generator.config.predicts_trajectory else 0,
         )  # fmt: skip
         stopped, pace = False, Pace()
         with bar, closing(stream):
@@ -192,8 +192,8 @@ class Trainer:
                 # One clock decides, and one stop request is all processes': otherwise some would wait for others.
                 self.progress.trained_s, stopped = self._agree(before + time.perf_counter() - started, stop.received)
                 share = self.schedule.done(self.progress)
-                if int(share * self.schedule.watches) > watches:
-                    watches = int(share * self.schedule.watches)
+                if int(share * self.schedule.n_validations) > n_validations:
+                    n_validations = int(share * self.schedule.n_validations)
                     if self.first:
                         row["held_out_cm"] = f"{self._held_out():.3f}"
                         if share < 1.0:
@@ -212,25 +212,15 @@ class Trainer:
             raise KeyboardInterrupt
 
     def _save_state(self) -> None:
-        save_state(
-            self.folder, self.settings, self.progress, self.generator, self.average, self.optimizers, self.fit_state
-        )
+        save_state(self.folder, self.progress, self.generator, self.average, self.optimizers, self.fit_state)
         self.saved = True
 
     def _resume(self) -> None:
-        saved = read_progress(self.folder)
-        if saved is None:
+        progress = read_progress(self.folder)
+        if progress is None:
             if (self.folder / WEIGHTS_NAME).exists():
                 raise CheckpointError(f"{self.folder}: holds a checkpoint that cannot be resumed; choose another --out")
             return
-        settings, progress = saved
-        differing = sorted(k for k in settings.keys() | self.settings.keys() if settings.get(k) != self.settings.get(k))
-        if differing:
-            key = differing[0]
-            raise CheckpointError(
-                f"{self.folder}: was trained with {key} = {settings.get(key)!r}, now it is {self.settings.get(key)!r}; "
-                "give the same options to go on, or another --out"
-            )
         load_state(self.folder, self.generator, self.average, self.optimizers, self.fit_state)
         self.progress = progress
         self.fit_rows = _rows(self.folder / AUTOENCODER_LOG_NAME)[: progress.fitted]
@@ -267,15 +257,15 @@ class Trainer:
         return total[0], total[1] > 0
 
     def _held_out(self) -> float:
-        return hand_error_cm(self.averaged_generator(), self.watched) if self.watched else math.nan
+        return hand_error_cm(self.averaged_generator(), self.val_windows) if self.val_windows else math.nan
 
     def _show(self, bar: Any, share: float) -> None:
         recent = self.rows[-20:]
-        watched = [r["held_out_cm"] for r in self.rows if r["held_out_cm"]]
+        val_windows = [r["held_out_cm"] for r in self.rows if r["held_out_cm"]]
         bar.set_postfix_str(
             f"step {self.progress.step}, loss {sum(float(r['loss']) for r in recent) / len(recent):.3f}, "
             f"{sum(float(r['windows_per_s']) for r in recent) / len(recent):.1f} windows/s, "
-            f"hand {watched[-1] if watched else '?'} cm",
+            f"hand {val_windows[-1] if val_windows else '?'} cm",
             refresh=False,
         )
         bar.update(int(100 * share) - bar.n)
@@ -284,7 +274,7 @@ class Trainer:
 class _LossOf(nn.Module):
     """A generator's loss as a module's forward pass, which is what ``DistributedDataParallel`` wraps."""
 
-    def __init__(self, generator: AnyGenerator) -> None:
+    def __init__(self, generator: Generator[Any]) -> None:
         super().__init__()
         self.generator = generator
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import os
 import subprocess
 import sys
@@ -12,10 +14,16 @@ from typing import Any
 import pytest
 
 from geo4d_bench.datagen import job
-from geo4d_bench.datagen.cluster import on_cluster
 from geo4d_bench.datagen.redraw import render_dataset
 from geo4d_bench.dataset.manifest import read_manifest
 from geo4d_bench.errors import ConfigError, DatasetError, WorkerError
+from geo4d_bench.evaluation import evaluate
+from geo4d_bench.evaluation.evaluate import EvaluateConfig
+from geo4d_bench.model.layered.config import LayeredConfig
+from geo4d_bench.pool import on_cluster
+from geo4d_bench.rollout import rollout
+from geo4d_bench.rollout.config import RolloutConfig
+from geo4d_bench.rollout.ledger import WALL_TIME_COLUMNS
 
 START = """
 import signal, sys
@@ -77,7 +85,7 @@ def test_a_process_that_dies_again_and_again_is_told(address: str) -> None:
 
 
 def test_nodes_with_other_source_are_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("geo4d_bench.datagen.cluster.fingerprint", lambda: "0123456789abcdef")
+    monkeypatch.setattr("geo4d_bench.pool.fingerprint", lambda: "0123456789abcdef")
 
     def work(_: int) -> str:
         return ""
@@ -111,3 +119,27 @@ def test_what_is_missing_is_said(tmp_path: Path, tiny_dataset: Any, monkeypatch:
         job.make_dataset(tmp_path / "out", settings, 1, cluster="auto")
     with pytest.raises(DatasetError, match=r"ep_000000.hdf5 was finished .* --out must lie where all nodes see it"):
         job.require_here(tmp_path / "out", "ep_000000.hdf5", patience_s=0.1)
+
+
+def test_episodes_and_windows_are_the_same_from_a_cluster(address: str, tiny_dataset: Any, tmp_path: Path) -> None:
+    def rows(path: Path, without: tuple[str, ...]) -> list[dict[str, str]]:
+        with path.open() as file:
+            return [{k: v for k, v in row.items() if not k.endswith(without)} for row in csv.DictReader(file)]
+
+    played = RolloutConfig(policy="random", episodes=2, workers=1, out=tmp_path / "here")
+    rollout.run(played)
+    rollout.run(dataclasses.replace(played, cluster=address, out=tmp_path / "there"))
+    here, there = (rows(tmp_path / name / "episodes.csv", WALL_TIME_COLUMNS) for name in ("here", "there"))
+    assert here == there
+    assert (tmp_path / "there" / "trajectories" / "1001.npz").is_file()
+
+    checkpoint = tmp_path / "checkpoint"
+    LayeredConfig(height=64, width=80, dim=32, heads=2, trunk_layers=1, decoder_layers=1).build().save_pretrained(
+        checkpoint
+    )
+    scored = EvaluateConfig(
+        checkpoint=checkpoint, data=tiny_dataset.eval, views="novel", windows=2, workers=1, out=tmp_path / "a"
+    )
+    evaluate.run(scored)
+    evaluate.run(dataclasses.replace(scored, cluster=address, out=tmp_path / "b"))
+    assert rows(tmp_path / "a" / "windows.csv", ("_ms",)) == rows(tmp_path / "b" / "windows.csv", ("_ms",))

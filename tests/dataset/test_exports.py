@@ -18,8 +18,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from geo4d_bench.dataset.export import ExportConfig, run
-from geo4d_bench.dataset.manifest import Manifest, read_manifest, rebuild_entries, write_manifest
+from geo4d_bench.dataset.manifest import Manifest, read_manifest, write_manifest
 from geo4d_bench.dataset.reader import Dataset
+from geo4d_bench.dataset.rescan import rebuild_entries
 from geo4d_bench.dataset.writer import EpisodeWriter
 from geo4d_bench.errors import ConfigError, DatasetError
 

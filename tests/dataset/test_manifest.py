@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from damaged_episodes import CAMERAS, settings, write
 
-from geo4d_bench.dataset import stock, verify
+from geo4d_bench.dataset import rescan, verify
 from geo4d_bench.dataset.manifest import Manifest, read_manifest, write_manifest
 from geo4d_bench.dataset.reader import Dataset
 from geo4d_bench.errors import DatasetError
@@ -23,7 +23,7 @@ from geo4d_bench.errors import DatasetError
 def folder(tmp_path: Path) -> Path:
     """A dataset of one episode."""
     write(tmp_path / "data" / "episodes" / "ep_000000.hdf5")
-    stock.take_stock(tmp_path / "data", Manifest(settings()))
+    rescan.rescan(tmp_path / "data", Manifest(settings()))
     return tmp_path / "data"
 
 
@@ -122,7 +122,7 @@ def test_random_damage_is_refused_or_harmless(folder: Path) -> None:
 
 def test_a_damaged_manifest_is_rebuilt_with_the_yield(folder: Path) -> None:
     before = (folder / "manifest.json").read_bytes()
-    stock.take_stock(folder, Manifest(settings()))
+    rescan.rescan(folder, Manifest(settings()))
     assert (folder / "manifest.json").read_bytes() == before
 
 
@@ -135,17 +135,17 @@ def test_stock_is_taken_cheaply_and_notices_changes(folder: Path) -> None:
     whole = episode.read_bytes()
     for data, noticed in ((whole[:-1], True), (whole[:5000] + b"\xff" + whole[5001:], True), (whole, False)):
         episode.write_bytes(data)
-        damaged = stock.take_stock(folder, manifest).damaged
+        damaged = rescan.rescan(folder, manifest).damaged
         assert bool(damaged) is noticed
         assert not noticed or damaged[0][0] == "ep_000000.hdf5"
         assert episode.exists() is not noticed
     past = (folder / "manifest.json").stat().st_mtime_ns - 10**10
     os.utime(episode, ns=(past, past))
-    assert stock.take_stock(folder, manifest).damaged == ()
+    assert rescan.rescan(folder, manifest).damaged == ()
     episode.unlink()
-    assert stock.take_stock(folder, manifest).damaged == (("ep_000000.hdf5", "is missing"),)
+    assert rescan.rescan(folder, manifest).damaged == (("ep_000000.hdf5", "is missing"),)
     shutil.rmtree(folder / "episodes")
-    assert stock.take_stock(folder, Manifest(settings())).manifest.episodes == ()
+    assert rescan.rescan(folder, Manifest(settings())).manifest.episodes == ()
 
 
 def _exchange(content: Any, rng: random.Random) -> Any:

@@ -12,25 +12,27 @@ from synthetic_windows import window
 
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.geometry import inverse, transform
-from geo4d_bench.model.ablations import T_n_cam, as_told
+from geo4d_bench.model.ablations import T_n_cam, apply_ablation
 from geo4d_bench.model.batch import batch_from_windows, first_frames
-from geo4d_bench.model.condition import condition_of, seen
-from geo4d_bench.model.config import ABLATIONS, PRESETS, GeneratorConfig
-from geo4d_bench.model.generator import Generator
-from geo4d_bench.model.losses import true_hands
-from geo4d_bench.model.video import FirstFrames
+from geo4d_bench.model.config import ABLATIONS
+from geo4d_bench.model.generators import load_generator, presets
+from geo4d_bench.model.layered.condition import condition_of, network_inputs
+from geo4d_bench.model.layered.config import LayeredConfig
+from geo4d_bench.model.layered.generator import LayeredGenerator
+from geo4d_bench.model.layered.losses import true_hands
+from geo4d_bench.model.types import FirstFrames
 
-DEBUG = PRESETS.get("debug")
-
-
-def config(ablation: str, setting: str = "geo4d") -> GeneratorConfig:
-    return dataclasses.replace(DEBUG, ablation=ablation, setting=setting)
+DEBUG = presets().get("layered_debug")
 
 
-def trained(ablation: str, setting: str = "geo4d", steps: int = 40) -> tuple[Generator, list[float]]:
+def config(ablation: str, calibrated: bool = False) -> LayeredConfig:
+    return dataclasses.replace(DEBUG, calibrated=calibrated).with_ablation(ablation)
+
+
+def trained(ablation: str, calibrated: bool = False, steps: int = 40) -> tuple[LayeredGenerator, list[float]]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        generator = Generator(config(ablation, setting))
+        generator = LayeredGenerator(config(ablation, calibrated))
     batch = batch_from_windows([window(i) for i in range(8)])
     optimizer, rng, losses = torch.optim.Adam(generator.parameters(), 3e-3), torch.Generator().manual_seed(0), []
     for _ in range(steps):
@@ -49,21 +51,23 @@ def with_other_n(one: FirstFrames, other: FirstFrames) -> FirstFrames:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("setting", ["geo4d", "geo4d_calibrated"])
+@pytest.mark.parametrize("calibrated", [False, True])
 @pytest.mark.parametrize("ablation", sorted(set(ABLATIONS) - {"none", "native_frame"}))
-def test_every_ablation_learns_and_comes_back_from_its_folder(ablation: str, setting: str, tmp_path: Path) -> None:
-    generator, losses = trained(ablation, setting)
+def test_every_ablation_learns_and_comes_back_from_its_folder(ablation: str, calibrated: bool, tmp_path: Path) -> None:
+    generator, losses = trained(ablation, calibrated)
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
     generator.save_pretrained(tmp_path)
-    again = Generator.from_pretrained(tmp_path)
+    again = load_generator(tmp_path)
     assert again.config.ablation == ablation
     first = first_frames(window(1))
-    if generator.config.draws:
+    if generator.config.generates_video:
         (a,), (b,) = (g.generate([first], [0]) for g in (generator, again))
         np.testing.assert_array_equal(a.rgb, b.rgb)
         np.testing.assert_array_equal(a.points, b.points)
     else:
-        np.testing.assert_array_equal(generator.foresee([first])[0].T_n_ee, again.foresee([first])[0].T_n_ee)
+        np.testing.assert_array_equal(
+            generator.predict_trajectory([first])[0].T_n_ee, again.predict_trajectory([first])[0].T_n_ee
+        )
 
 
 def test_shared_decoders_stay_one() -> None:
@@ -81,7 +85,7 @@ def test_shared_decoders_stay_one() -> None:
 def test_without_masks_invalid_pixels_are_their_cameras_centre() -> None:
     w = next(w for w in map(window, range(20)) if np.isnan(w.points[:, 1:]).any(axis=(1, 2, 3, 4)).all())
     batch = batch_from_windows([w])
-    told = as_told(config("no_mask"), batch)
+    told = apply_ablation(config("no_mask"), batch)
     invalid = ~batch["valid"][0].numpy()
     assert told["valid"].all()
     assert told["first_valid"].all()
@@ -91,7 +95,7 @@ def test_without_masks_invalid_pixels_are_their_cameras_centre() -> None:
         points[1][invalid[1]], np.broadcast_to(w.T_n_m[:3, 3], (int(invalid[1].sum()), 3)), atol=1e-6
     )
     np.testing.assert_array_equal(points[~invalid], batch["points"][0].numpy()[~invalid])
-    assert as_told(config("none"), batch) is batch
+    assert apply_ablation(config("none"), batch) is batch
 
 
 def test_without_gripper_weight_a_hands_pixel_counts_as_any_other() -> None:
@@ -100,7 +104,7 @@ def test_without_gripper_weight_a_hands_pixel_counts_as_any_other() -> None:
     def parts(ablation: str, **weights: float) -> dict[str, float]:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            generator = Generator(dataclasses.replace(config(ablation), **weights))
+            generator = LayeredGenerator(dataclasses.replace(config(ablation), **weights))
         return generator.loss(batch, torch.Generator().manual_seed(0)).parts
 
     assert DEBUG.loss_frames == DEBUG.frames  # the loss looks at all that is counted below
@@ -115,13 +119,13 @@ def test_without_gripper_weight_a_hands_pixel_counts_as_any_other() -> None:
 
 def test_the_native_frame_keeps_view_m_to_itself() -> None:
     w = window(2)
-    told = as_told(config("native_frame"), batch_from_windows([w]))
+    told = apply_ablation(config("native_frame"), batch_from_windows([w]))
     visible = np.isfinite(w.points[1, 1:]).all(-1)
     np.testing.assert_allclose(told["points"][0, 1].numpy()[visible], w.points[1, 1:][visible], atol=1e-5)
     generator, losses = trained("native_frame")
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
     batch = batch_from_windows([w])
-    anchor = seen(generator.config, condition_of(generator.config, batch))[1]
+    anchor = network_inputs(generator.config, condition_of(generator.config, batch))[1]
     hands = true_hands(generator.config, batch, anchor)
     p_m = transform(inverse(w.T_n_m), w.T_n_ee[0, 1:, :3, 3])
     normalised = (p_m - np.array(DEBUG.point_mean_m)) / DEBUG.point_scale_m
@@ -131,8 +135,8 @@ def test_the_native_frame_keeps_view_m_to_itself() -> None:
     (video,) = generator.generate([first_frames(w)], [0])
     assert np.isfinite(video.points[0]).any()
     assert np.isnan(video.points[1]).all()  # nobody knows how to move them to camera n's frame
-    with pytest.raises(ConfigError, match="native_frame is for the setting geo4d"):
-        config("native_frame", "geo4d_calibrated")
+    with pytest.raises(ConfigError, match="native_frame is for unknown poses"):
+        config("native_frame", calibrated=True)
 
 
 @pytest.mark.parametrize("ablation", ["svd", "svd_mv"])
@@ -144,14 +148,14 @@ def test_rgb_alone_sees_and_makes_no_points(ablation: str) -> None:
     assert np.isnan(a.points).all()
     np.testing.assert_array_equal(a.rgb, b.rgb)
     assert np.array_equal(a.rgb[1], c.rgb[1]) == (ablation == "svd")
-    with pytest.raises(ConfigError, match="knows no places"):
-        generator.foresee([one])
+    with pytest.raises(ConfigError, match="predicts no trajectory"):
+        generator.predict_trajectory([one])
 
 
-def test_pose_regression_tells_poses_and_makes_no_video() -> None:
-    generator, _ = trained("pose_regression", steps=150)
+def test_trajectory_regression_predicts_poses_and_makes_no_video() -> None:
+    generator, _ = trained("trajectory_regression", steps=150)
     windows = [window(i) for i in range(8)]
-    hands = generator.foresee([first_frames(w) for w in windows])
+    hands = generator.predict_trajectory([first_frames(w) for w in windows])
     error = np.mean([
         np.linalg.norm((h.T_n_ee - w.T_n_ee[:, 1:])[..., :3, 3], axis=-1) for h, w in zip(hands, windows, strict=True)
     ])  # fmt: skip
@@ -172,12 +176,14 @@ def test_an_unknown_ablation_is_refused() -> None:
 def test_geometry_is_not_rounded_where_networks_compute_in_bfloat16() -> None:
     w = window(2)
     batch = batch_from_windows([w])
-    exact = as_told(config("native_frame"), batch)["points"]
+    exact = apply_ablation(config("native_frame"), batch)["points"]
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(as_told(config("native_frame"), batch)["points"], exact)
+        assert torch.equal(apply_ablation(config("native_frame"), batch)["points"], exact)
         torch.testing.assert_close(T_n_cam(batch)[0, 1].double().numpy(), w.T_n_m, atol=1e-6, rtol=0)
-        generator = Generator(config("native_frame"))
-        hands = true_hands(generator.config, batch, seen(generator.config, condition_of(generator.config, batch))[1])
+        generator = LayeredGenerator(config("native_frame"))
+        hands = true_hands(
+            generator.config, batch, network_inputs(generator.config, condition_of(generator.config, batch))[1]
+        )
     p_m = transform(inverse(w.T_n_m), w.T_n_ee[0, 1:, :3, 3])
     normalised = (p_m - np.array(DEBUG.point_mean_m)) / DEBUG.point_scale_m
     np.testing.assert_allclose(hands.position[0, 1, 0].numpy(), normalised, atol=1e-5)

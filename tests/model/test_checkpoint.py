@@ -15,20 +15,20 @@ import torch
 from synthetic_windows import window
 
 from geo4d_bench.errors import CheckpointError, ConfigError, UnknownNameError
-from geo4d_bench.model.backbones import find_config, load_generator
 from geo4d_bench.model.batch import first_frames
 from geo4d_bench.model.checkpoint import checkpoint_sha256
-from geo4d_bench.model.config import PRESETS, GeneratorConfig
-from geo4d_bench.model.generator import Generator
+from geo4d_bench.model.generators import find_config, load_generator, presets
+from geo4d_bench.model.layered.config import LayeredConfig
+from geo4d_bench.model.layered.generator import LayeredGenerator
 
-DEBUG = PRESETS.get("debug")
+DEBUG = presets().get("layered_debug")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        generator = Generator(dataclasses.replace(DEBUG, point_mean_m=(0.1, -0.2, 0.9)))
+        generator = LayeredGenerator(dataclasses.replace(DEBUG, point_mean_m=(0.1, -0.2, 0.9)))
         with torch.no_grad():
             for p in generator.parameters():
                 p.add_(0.02 * torch.randn_like(p))
@@ -37,9 +37,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_loaded_generator_generates_the_same(folder: Path, tmp_path: Path) -> None:
-    first, again = Generator.from_pretrained(folder), tmp_path / "again"
+    first, again = load_generator(folder), tmp_path / "again"
     first.save_pretrained(again)
-    second = Generator.from_pretrained(again)
+    second = load_generator(again)
     assert second.config == first.config
     assert second.config.point_mean_m == (0.1, -0.2, 0.9)
     frames = first_frames(window(0))
@@ -51,9 +51,9 @@ def test_a_loaded_generator_generates_the_same(folder: Path, tmp_path: Path) -> 
 
 def test_sha256_names_weights_and_config(folder: Path) -> None:
     before = checkpoint_sha256(folder)
-    generator = Generator.from_pretrained(folder)
+    generator = load_generator(folder)
     with torch.no_grad():
-        generator.foresight.camera.out.bias[0] += 1e-3
+        generator.predictor.camera.out.bias[0] += 1e-3
     generator.save_pretrained(folder)
     assert checkpoint_sha256(folder) != before
 
@@ -62,7 +62,7 @@ def test_sha256_names_weights_and_config(folder: Path) -> None:
 def test_missing_file(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(CheckpointError, match=rf"{name}: no such file; 'geo4d-bench train'"):
-        Generator.from_pretrained(folder)
+        load_generator(folder)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
@@ -71,21 +71,21 @@ def test_cut_off_weights(folder: Path, share: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(CheckpointError, match="not a whole safetensors file"):
-        Generator.from_pretrained(folder)
+        load_generator(folder)
 
 
 def test_weights_of_another_model(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"dim": 64}))
     with pytest.raises(CheckpointError, match=r"config.json asks for \("):
-        Generator.from_pretrained(folder)
+        load_generator(folder)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"height": 16}'])
 def test_config_of_another_kind(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match="train again with this version"):
-        Generator.from_pretrained(folder)
+        load_generator(folder)
 
 
 @contextmanager
@@ -101,9 +101,9 @@ def files_no_larger_than(size: int) -> Iterator[None]:
 
 def test_a_full_disk_leaves_the_old_checkpoint_whole(folder: Path) -> None:
     before = checkpoint_sha256(folder)
-    generator = Generator.from_pretrained(folder)
+    generator = load_generator(folder)
     with torch.no_grad():
-        generator.foresight.camera.out.bias[0] += 1.0
+        generator.predictor.camera.out.bias[0] += 1.0
     with files_no_larger_than(10_000), pytest.raises(CheckpointError, match=r"cannot be written .*free space"):
         generator.save_pretrained(folder)
     assert checkpoint_sha256(folder) == before
@@ -111,7 +111,9 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(folder: Path) -> None:
 
 
 def test_config_travels_as_json() -> None:
-    assert GeneratorConfig.from_json(DEBUG.to_json()) == DEBUG
+    values = json.loads(DEBUG.to_json())
+    assert values.pop("generator") == "layered"
+    assert LayeredConfig.from_values(values) == DEBUG
 
 
 @pytest.mark.parametrize(
@@ -132,11 +134,11 @@ def test_contradictions_are_refused(change: dict[str, float], message: str) -> N
 
 
 def test_a_misspelt_preset_gets_a_suggestion() -> None:
-    with pytest.raises(UnknownNameError, match="did you mean 'nano'"):
-        PRESETS.get("nan")
+    with pytest.raises(UnknownNameError, match="did you mean 'layered_nano'"):
+        presets().get("layered_nan")
 
 
-@pytest.mark.parametrize("preset", ["nano", "nano_unet"])
+@pytest.mark.parametrize("preset", ["layered_nano", "unet_nano"])
 def test_a_config_is_found_by_name_or_in_a_file(preset: str, tmp_path: Path) -> None:
     changed = dataclasses.replace(find_config(preset), patch=4)
     (tmp_path / "mine.json").write_text(changed.to_json())
@@ -155,7 +157,7 @@ def test_a_config_is_found_by_name_or_in_a_file(preset: str, tmp_path: Path) -> 
         with pytest.raises(ConfigError, match=rf"mine.json: .*{name}"):
             find_config(str(tmp_path / "mine.json"))
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"broken.json: generator config is not JSON"):
+    with pytest.raises(ConfigError, match=r"broken.json: is not JSON"):
         find_config(str(tmp_path / "broken.json"))
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from synthetic_hand import Scene, box_hand, downward, render
 
 from geo4d_bench.geometry import inverse
 from geo4d_bench.geometry.hand import scale_to_hands
-
-from .synthetic import Scene, box_hand, downward, render
 
 OPENING_M = 0.06
 SCENE = Scene.make()

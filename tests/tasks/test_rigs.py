@@ -9,7 +9,8 @@ from geo4d_bench.errors import ConfigError, UnknownNameError
 from geo4d_bench.geometry import Camera, DrawnRig, Rig
 from geo4d_bench.rendering.renderer import Renderer
 from geo4d_bench.rendering.scene import load_scene, pack_scene
-from geo4d_bench.tasks.rigs import Ring, make_rig, rig_names
+from geo4d_bench.tasks.rig_layouts import Ring
+from geo4d_bench.tasks.rigs import make_rig, rig_names
 from geo4d_bench.tasks.store_cereal import SPEC, StoreCereal
 
 HEIGHT, WIDTH = 64, 80

@@ -21,7 +21,7 @@ def main(out: Path) -> None:
 
     threading.Thread(target=press_when_trained, args=(out,), daemon=True).start()
     try:
-        run(config(out, steps=100_000, watches=10_000, watched=0, workers=1), Made())
+        run(config(out, steps=100_000, n_validations=10_000, val_windows=0, workers=1), Made())
     except KeyboardInterrupt:
         print("interrupted")
 

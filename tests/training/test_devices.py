@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from geo4d_bench.model.backbones import PRESETS, make_generator
 from geo4d_bench.model.batch import fake_batch
+from geo4d_bench.model.generators import presets
 from geo4d_bench.training.state import Average
 
 
@@ -22,21 +22,19 @@ def numberless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("numberless")
 @pytest.mark.parametrize(
-    ("preset", "told"),
+    ("preset", "calibrated", "ablation"),
     [
-        ("debug", {}),
-        ("debug", {"setting": "geo4d_calibrated"}),
-        *(("debug", {"ablation": a}) for a in ("no_mv_attention", "native_frame", "no_mask", "svd_mv")),
-        ("debug", {"ablation": "pose_regression"}),
-        ("debug_unet", {}),
-        ("debug_unet", {"setting": "geo4d_calibrated"}),
-        *(("debug_unet", {"ablation": a}) for a in ("native_frame", "no_mask", "svd_mv")),
+        ("layered_debug", True, "none"),
+        ("unet_debug", True, "none"),
+        *(("layered_debug", False, a) for a in ("none", "no_mv_attention", "native_frame", "no_mask", "svd_mv")),
+        ("layered_debug", False, "trajectory_regression"),
+        *(("unet_debug", False, a) for a in ("none", "native_frame", "no_mask", "svd_mv")),
     ],
 )
-def test_a_training_step_stays_on_its_device(preset: str, told: dict[str, Any]) -> None:
-    c: Any = dataclasses.replace(PRESETS.get(preset), **told)
-    generator = make_generator(c).to("meta")
-    batch = {k: v.to("meta") for k, v in fake_batch(c, 2, further=3 if c.foresees else 0).items()}
+def test_a_training_step_stays_on_its_device(preset: str, calibrated: bool, ablation: Any) -> None:
+    c: Any = dataclasses.replace(presets().get(preset), calibrated=calibrated).with_ablation(ablation)
+    generator = c.build().to("meta")
+    batch = {k: v.to("meta") for k, v in fake_batch(c, 2, further=3 if c.predicts_trajectory else 0).items()}
     loss = generator.loss(batch, torch.Generator().manual_seed(0))
     assert loss.total.device.type == "meta"
     average = Average(generator, 0.99)

@@ -19,16 +19,14 @@ from safetensors.torch import load_file
 from synthetic_windows import window
 
 from geo4d_bench.dataset.types import Window
-from geo4d_bench.errors import CheckpointError, ConfigError, DatasetError
-from geo4d_bench.model.backbones import find_config
-from geo4d_bench.model.config import PRESETS
-from geo4d_bench.model.generator import Generator
-from geo4d_bench.training.data import FURTHER, make_batch
-from geo4d_bench.training.heldout import copy_error_cm, hand_centres, true_video
-from geo4d_bench.training.measure import measure
+from geo4d_bench.errors import CheckpointError, ConfigError, DatasetError, RunError
+from geo4d_bench.model.batch import true_video
+from geo4d_bench.model.generators import find_config, load_generator, presets
+from geo4d_bench.training.data import AUXILIARY_WINDOWS, make_batch
 from geo4d_bench.training.train import TrainConfig, TrainResult, train
+from geo4d_bench.training.validation import copy_error_cm, hand_centres
 
-DEBUG = PRESETS.get("debug")
+DEBUG = presets().get("layered_debug")
 
 
 class Made:
@@ -49,7 +47,14 @@ class Made:
 
 def config(out: Path, **changes: object) -> TrainConfig:
     base = TrainConfig(
-        preset="debug", steps=14, batch_size=4, out=out, threads=1, watched=2, watches=2, precision="fp32"
+        preset="layered_debug",
+        steps=14,
+        batch_size=4,
+        out=out,
+        threads=1,
+        val_windows=2,
+        n_validations=2,
+        precision="fp32",
     )
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
 
@@ -65,12 +70,13 @@ def log(folder: Path) -> list[dict[str, str]]:
 
 def test_training_beats_the_copied_first_frame(tmp_path: Path) -> None:
     result = run(
-        config(tmp_path, steps=150, batch_size=8, watched=6, watches=4, learning_rate=3e-3, setting="geo4d_calibrated")
+        config(tmp_path, steps=150, batch_size=8, val_windows=6, n_validations=4, learning_rate=3e-3, calibrated=True)
     )
     assert result.steps == 150
     assert result.held_out_cm < 0.75 * result.copy_cm
     assert {p.name for p in tmp_path.iterdir()} == {
-        "config.json", "model.safetensors", "trainer.safetensors", "training_log.csv", "loss.png", "samples.png",
+        "config.json", "model.safetensors", "run.json", "trainer.safetensors", "training_log.csv", "loss.png",
+        "samples.png",
     }  # fmt: skip
     rows = log(tmp_path)
     assert [int(r["step"]) for r in rows] == list(range(1, 151))
@@ -80,7 +86,7 @@ def test_training_beats_the_copied_first_frame(tmp_path: Path) -> None:
     assert all(float(r["windows_per_s"]) > 0 for r in rows)
     assert sum(r["held_out_cm"] != "" for r in rows) == 4
     assert float(rows[-1]["held_out_cm"]) == pytest.approx(result.held_out_cm)
-    assert Generator.from_pretrained(tmp_path).config.point_mean_m != DEBUG.point_mean_m
+    assert load_generator(tmp_path).config.point_mean_m != DEBUG.point_mean_m
     assert str(tmp_path) in str(result)
 
 
@@ -107,14 +113,14 @@ def test_a_stopped_run_goes_on_exactly(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_windows_a_second_count_the_wait_for_them(tmp_path: Path) -> None:
-    run(config(tmp_path, steps=4, watches=1), Made(takes_s=0.03))
+    run(config(tmp_path, steps=4, n_validations=1), Made(takes_s=0.03))
     took_s = sum(4 / float(row["windows_per_s"]) for row in log(tmp_path)[1:])  # the first step warms up
-    # Each needs 4 windows and FURTHER times as many, made one after the other; a third of that is left for chance.
-    assert took_s > 2 / 3 * 3 * 4 * (1 + FURTHER) * 0.03
+    # Each needs 4 windows and the auxiliary ones, made one after the other; a third of that is left for chance.
+    assert took_s > 2 / 3 * 3 * 4 * (1 + AUXILIARY_WINDOWS) * 0.03
 
 
 def test_two_processes_train_and_resume_as_one_does(tmp_path: Path) -> None:
-    run(config(tmp_path / "one", steps=8, watches=1))
+    run(config(tmp_path / "one", steps=8, n_validations=1))
     done = subprocess.run(
         [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
@@ -153,10 +159,10 @@ def test_a_preset_from_a_file_is_known_again_by_what_it_says(tmp_path: Path) -> 
     command = config(tmp_path / "run", preset=str(file), steps=2)
     assert dataclasses.replace(command, out=None, data=Path("data/x")).folder == Path("runs/x/mine")
     train(command, find_config(command.preset), Made(), None)
-    assert Generator.from_pretrained(tmp_path / "run").config.dim == 16
+    assert load_generator(tmp_path / "run").config.dim == 16
     assert train(command, find_config(command.preset), Made(), None).nothing_to_do
     file.write_text(dataclasses.replace(DEBUG, dim=16, loss_frames=2).to_json())
-    with pytest.raises(CheckpointError, match=r"preset = '.*mine.json"):
+    with pytest.raises(RunError, match="preset_sha256 "):
         train(command, find_config(command.preset), Made(), None)
 
 
@@ -188,9 +194,9 @@ def test_a_second_ctrl_c_does_not_claim_to_have_saved(tmp_path: Path, capsys: py
             return super().sample(rng)
 
     with pytest.raises(KeyboardInterrupt):
-        run(config(tmp_path / "run", steps=1000, watches=1), Impatient())
+        run(config(tmp_path / "run", steps=1000, n_validations=1), Impatient())
     assert "saved" not in capsys.readouterr().out
-    assert not (tmp_path / "run").exists()
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"run.json"}
 
 
 def test_a_resumed_log_may_lack_a_column(tmp_path: Path) -> None:
@@ -217,7 +223,7 @@ def test_minutes_are_kept_and_resumed_time_counts(tmp_path: Path) -> None:
 
 def test_a_folder_is_resumed_only_with_its_own_options(tmp_path: Path) -> None:
     run(config(tmp_path))
-    with pytest.raises(CheckpointError, match="was trained with seed = 0, now it is 1; give the same options"):
+    with pytest.raises(RunError, match="holds another training: seed 0 there, 1 asked for; give the same options"):
         run(config(tmp_path, seed=1))
 
 
@@ -236,12 +242,12 @@ def test_contradictory_options() -> None:
         TrainConfig(minutes=0.0)
     with pytest.raises(ConfigError, match="--threads"):
         TrainConfig(threads=0)
-    assert TrainConfig(data=Path("data/store_cereal")).folder == Path("runs/store_cereal/nano")
+    assert TrainConfig(data=Path("data/store_cereal")).folder == Path("runs/store_cereal/layered_nano")
 
 
 def test_data_of_another_size_is_refused() -> None:
     with pytest.raises(DatasetError, match="images are 32 x 24, this preset is for 16 x 24; render with --height 16"):
-        measure(DEBUG, [window(0, height=32)])
+        DEBUG.fitted([window(0, height=32)])
 
 
 def test_a_batch_is_a_function_of_seed_and_step() -> None:

@@ -16,12 +16,11 @@ from scipy.spatial import cKDTree
 
 from geo4d_bench.dataset.reader import Dataset
 from geo4d_bench.dataset.windows import Windows
-from geo4d_bench.errors import CheckpointError, DatasetError
+from geo4d_bench.errors import DatasetError, RunError
 from geo4d_bench.model.batch import first_frames
-from geo4d_bench.model.config import PRESETS
-from geo4d_bench.model.generator import Generator
+from geo4d_bench.model.generators import load_generator, presets
+from geo4d_bench.model.layered.priors import hand_clouds
 from geo4d_bench.training.data import batches, make_batch
-from geo4d_bench.training.measure import hand_clouds
 from geo4d_bench.training.train import TrainConfig, _open, run
 
 
@@ -32,11 +31,13 @@ class Tiny(Protocol):
 
 def test_a_dataset_becomes_a_checkpoint_that_generates(tiny_dataset: Tiny, tmp_path: Path) -> None:
     result = run(
-        TrainConfig(data=tiny_dataset.train, steps=3, batch_size=2, out=tmp_path, threads=1, watched=1, watches=1)
+        TrainConfig(
+            data=tiny_dataset.train, steps=3, batch_size=2, out=tmp_path, threads=1, val_windows=1, n_validations=1
+        )
     )
     assert result.steps == 3
     assert np.isfinite(result.held_out_cm)  # DATA_eval was found without being named
-    generator = Generator.from_pretrained(tmp_path)
+    generator = load_generator(tmp_path)
     window = Windows(tiny_dataset.eval, "novel").sample(np.random.default_rng(0))
     (video,) = generator.generate([first_frames(window)], [0])
     assert video.rgb.shape == window.rgb[:, 1:].shape
@@ -48,23 +49,23 @@ def test_a_dataset_becomes_a_checkpoint_that_generates(tiny_dataset: Tiny, tmp_p
 def test_the_calibrated_setting_trains_on_a_dataset(tiny_dataset: Tiny, tmp_path: Path) -> None:
     run(
         TrainConfig(
-            data=tiny_dataset.train, setting="geo4d_calibrated", steps=2, batch_size=2, out=tmp_path, threads=1,
-            watched=1, watches=1, precision="bf16",
+            data=tiny_dataset.train, calibrated=True, steps=2, batch_size=2, out=tmp_path, threads=1,
+            val_windows=1, n_validations=1, precision="bf16",
         )
     )  # fmt: skip
-    generator = Generator.from_pretrained(tmp_path)
-    assert generator.config.setting == "geo4d_calibrated"
+    generator = load_generator(tmp_path)
+    assert generator.config.calibrated
     assert 0.8 < generator.config.work_centre_m[2] < 1.6  # the shelf's height in the world
     window = Windows(tiny_dataset.eval, "novel").sample(np.random.default_rng(0))
     (video,) = generator.generate([first_frames(window)], [0])
     assert video.points.shape == window.points[:, 1:].shape
 
 
-@pytest.mark.parametrize(("setting", "both"), [("geo4d", False), ("geo4d_calibrated", True)])
-def test_windows_are_scaled_where_the_setting_knows_the_pose(tiny_dataset: Tiny, setting: str, both: bool) -> None:
-    config = TrainConfig(data=tiny_dataset.train, setting=setting, sensor="estimated")  # type: ignore[arg-type]
-    windows = _open(config, Dataset(tiny_dataset.train), PRESETS.get("nano"))
-    told = Windows(tiny_dataset.train, "seen", sensor="estimated", both_poses=both)
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_windows_are_scaled_where_the_setting_knows_the_pose(tiny_dataset: Tiny, calibrated: bool) -> None:
+    config = TrainConfig(data=tiny_dataset.train, calibrated=calibrated, sensor="estimated")
+    windows = _open(config, Dataset(tiny_dataset.train), presets().get("layered_nano"))
+    told = Windows(tiny_dataset.train, "seen", sensor="estimated", both_poses=calibrated)
     a, b = (w.sample(np.random.default_rng(1)) for w in (windows, told))
     np.testing.assert_array_equal(a.points, b.points)
 
@@ -82,12 +83,19 @@ def test_what_is_known_of_hands_and_scene_is_in_metres_though_depth_is_not(tiny_
 
 def test_the_checkpoint_says_which_sensor_it_was_trained_with(tiny_dataset: Tiny, tmp_path: Path) -> None:
     settings = TrainConfig(
-        data=tiny_dataset.train, sensor="stereo", steps=1, batch_size=2, out=tmp_path, threads=1, watched=1, watches=1
+        data=tiny_dataset.train,
+        sensor="stereo",
+        steps=1,
+        batch_size=2,
+        out=tmp_path,
+        threads=1,
+        val_windows=1,
+        n_validations=1,
     )
     run(settings)
-    assert Generator.from_pretrained(tmp_path).config.sensor == "stereo"
-    assert dataclasses.replace(settings, out=None).folder.name == "nano_stereo"
-    with pytest.raises(CheckpointError, match="sensor = 'stereo', now it is 'perfect'"):
+    assert load_generator(tmp_path).config.sensor == "stereo"
+    assert dataclasses.replace(settings, out=None).folder.name == "layered_nano_stereo"
+    with pytest.raises(RunError, match="sensor stereo there, perfect asked for"):
         run(dataclasses.replace(settings, sensor="perfect"))
 
 
@@ -109,20 +117,20 @@ def test_batches_are_the_same_from_any_number_of_processes(tiny_dataset: Tiny) -
 
 def test_a_preset_of_another_size_is_refused(tiny_dataset: Tiny, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="images are 64 x 80, this preset is for 16 x 24"):
-        run(TrainConfig(data=tiny_dataset.train, preset="debug", steps=1, out=tmp_path))
+        run(TrainConfig(data=tiny_dataset.train, preset="layered_debug", steps=1, out=tmp_path))
 
 
 def test_a_training_does_not_go_on_with_other_data(tiny_dataset: Tiny, tmp_path: Path) -> None:
     """Nor is one that ended taken for one on what the folder holds now."""
     data, out = tmp_path / "data", tmp_path / "out"
     shutil.copytree(tiny_dataset.train, data)
-    config = TrainConfig(data=data, steps=1, batch_size=2, out=out, threads=1, watched=0, watches=1)
+    config = TrainConfig(data=data, steps=1, batch_size=2, out=out, threads=1, val_windows=0, n_validations=1)
     run(config)
     assert run(config).nothing_to_do
     manifest = json.loads((data / "manifest.json").read_text())
     manifest["episodes"].pop()
     (data / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError, match="was trained with data_sha256"):
+    with pytest.raises(RunError, match="holds another training: data_sha256 "):
         run(config)
 
 

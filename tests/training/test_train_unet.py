@@ -1,4 +1,4 @@
-"""The unet backbone through the same door as the other: trained, stopped, loaded, started from pretrained weights."""
+"""The video generator, as the layered one: trained, stopped, loaded, started from pretrained weights."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from small_svd import save_small_svd
 from synthetic_windows import window
 
 from geo4d_bench.dataset.types import Window
-from geo4d_bench.errors import CheckpointError, ConfigError
-from geo4d_bench.model.autoencoders import POINTS, RGB
-from geo4d_bench.model.backbones import PRESETS, AnyConfig, load_generator
+from geo4d_bench.errors import CheckpointError, ConfigError, RunError
 from geo4d_bench.model.batch import batch_from_windows, first_frames
-from geo4d_bench.model.latent import LatentGenerator
-from geo4d_bench.model.latent_config import DEBUG_UNET, SVD
+from geo4d_bench.model.config import GeneratorConfig
+from geo4d_bench.model.generators import load_generator, presets
+from geo4d_bench.model.video.autoencoders import POINTS, RGB
+from geo4d_bench.model.video.generator import VideoGenerator
 from geo4d_bench.training.data import fixed_windows
-from geo4d_bench.training.heldout import hand_error_cm
 from geo4d_bench.training.optimizer import Optimizers
 from geo4d_bench.training.state import Average
 from geo4d_bench.training.train import TrainConfig, TrainResult, train
 from geo4d_bench.training.train import run as of_dataset
+from geo4d_bench.training.validation import hand_error_cm
+
+UNET_DEBUG = presets().get("unet_debug")
+SVD = presets().get("svd")
 
 SMALL_SVD = dataclasses.replace(SVD, height=64, width=64, sample_steps=2)
 
@@ -45,9 +48,9 @@ class Made:
         return window(int(rng.integers(1_000_000)), self.height, self.width)
 
 
-def run(out: Path, preset: AnyConfig, source: Made, **changes: object) -> TrainResult:
+def run(out: Path, preset: GeneratorConfig, source: Made, **changes: object) -> TrainResult:
     settings = TrainConfig(
-        preset="debug_unet", steps=4, batch_size=2, out=out, threads=1, watched=1, watches=2, precision="fp32"
+        preset="unet_debug", steps=4, batch_size=2, out=out, threads=1, val_windows=1, n_validations=2, precision="fp32"
     )
     return train(dataclasses.replace(settings, **changes), preset, source, source)  # type: ignore[arg-type]
 
@@ -71,13 +74,13 @@ def assert_same(whole: Path, parts: Path) -> None:
 
 
 def test_a_stopped_run_goes_on_exactly(tmp_path: Path) -> None:
-    changes = {"steps": 6, "batch_size": 1, "watches": 1}
-    run(tmp_path / "whole", DEBUG_UNET, Made(), **changes)
+    changes = {"steps": 6, "batch_size": 1, "n_validations": 1}
+    run(tmp_path / "whole", UNET_DEBUG, Made(), **changes)
     # 32 windows measure the normalisation, then one a step is made a few steps ahead.
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "parts", DEBUG_UNET, Made(interrupt_at=32 + 5), **changes)
+        run(tmp_path / "parts", UNET_DEBUG, Made(interrupt_at=32 + 5), **changes)
     assert 0 < len(log(tmp_path / "parts" / "training_log.csv")) < 6
-    assert run(tmp_path / "parts", DEBUG_UNET, Made(), **changes).steps == 6
+    assert run(tmp_path / "parts", UNET_DEBUG, Made(), **changes).steps == 6
     assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
@@ -91,14 +94,18 @@ def test_a_stopped_fitting_of_the_autoencoder_goes_on_exactly(
 ) -> None:
     save_small_svd(tmp_path / "svd")
     svd, small = str(tmp_path / "svd"), Made(64, 64)
-    changes = {"steps": 1, "pretrained": svd, "autoencoder_steps": 2, "batch_size": 1, "watched": 0}
+    changes = {"steps": 1, "pretrained": svd, "autoencoder_steps": 2, "batch_size": 1, "val_windows": 0}
     run(tmp_path / "whole", SMALL_SVD, small, **changes)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "parts", SMALL_SVD, Made(64, 64, interrupt_at=32 + 1), **changes)
     assert "the same command goes on from there" in capsys.readouterr().out
-    assert {p.name for p in (tmp_path / "parts").iterdir()} == {"autoencoder_log.csv", "trainer.safetensors"}
+    assert {p.name for p in (tmp_path / "parts").iterdir()} == {
+        "autoencoder_log.csv",
+        "run.json",
+        "trainer.safetensors",
+    }
     assert len(log(tmp_path / "parts" / "autoencoder_log.csv")) == 1
-    with pytest.raises(CheckpointError, match="was trained with seed = 0, now it is 1"):
+    with pytest.raises(RunError, match="seed 0 there, 1 asked for"):
         run(tmp_path / "parts", SMALL_SVD, small, **changes, seed=1)
     run(tmp_path / "parts", SMALL_SVD, small, **changes)
     assert_same(tmp_path / "whole", tmp_path / "parts")
@@ -106,21 +113,21 @@ def test_a_stopped_fitting_of_the_autoencoder_goes_on_exactly(
 
 
 def test_training_saves_what_loads_and_generates_the_same(tmp_path: Path) -> None:
-    result = run(tmp_path / "a", DEBUG_UNET, Made())
+    result = run(tmp_path / "a", UNET_DEBUG, Made())
     assert result.steps == 4
     assert np.isfinite(result.held_out_cm)
     assert {"latent", "rgb", "points", "valid", "parts"} < set(log(tmp_path / "a" / "training_log.csv")[0])
     generator = load_generator(tmp_path / "a")
-    assert isinstance(generator, LatentGenerator)
-    assert generator.config.point_scale_m != DEBUG_UNET.point_scale_m  # measured on the data
-    # What was watched is the checkpoint; the log has three decimals.
-    watched = fixed_windows(Made(), 1, "held out")
-    assert hand_error_cm(generator, watched) == pytest.approx(result.held_out_cm, abs=5.1e-4)
+    assert isinstance(generator, VideoGenerator)
+    assert generator.config.point_scale_m != UNET_DEBUG.point_scale_m  # measured on the data
+    # What was val_windows is the checkpoint; the log has three decimals.
+    val_windows = fixed_windows(Made(), 1, "held out")
+    assert hand_error_cm(generator, val_windows) == pytest.approx(result.held_out_cm, abs=5.1e-4)
     generator.save_pretrained(tmp_path / "b")
     a, b = (g.generate([first_frames(window(5))], [1])[0] for g in (generator, load_generator(tmp_path / "b")))
     np.testing.assert_array_equal(a.rgb, b.rgb)
     np.testing.assert_array_equal(a.points, b.points)
-    assert run(tmp_path / "a", DEBUG_UNET, Made()).nothing_to_do
+    assert run(tmp_path / "a", UNET_DEBUG, Made()).nothing_to_do
 
 
 def test_pretrained_weights_are_started_from(tmp_path: Path) -> None:
@@ -128,7 +135,7 @@ def test_pretrained_weights_are_started_from(tmp_path: Path) -> None:
     source = Made(64, 64)
     run(tmp_path / "out", SMALL_SVD, source, pretrained=str(tmp_path / "svd"), autoencoder_steps=2, learning_rate=1e-6)
     generator = load_generator(tmp_path / "out")
-    assert isinstance(generator, LatentGenerator)
+    assert isinstance(generator, VideoGenerator)
     assert generator.config.unet.block_out_channels == (32, 64)
     assert generator.config.point_scale_m == SVD.point_scale_m  # the autoencoder's range
     unet = load_file(tmp_path / "svd" / "unet" / "diffusion_pytorch_model.safetensors")
@@ -146,8 +153,8 @@ def test_pretrained_weights_are_started_from(tmp_path: Path) -> None:
 
 def test_frozen_networks_stay_out_of_the_optimiser_and_the_average(tmp_path: Path) -> None:
     save_small_svd(tmp_path)
-    generator = LatentGenerator.from_svd(tmp_path, dataclasses.replace(SMALL_SVD, frames=3))
-    optimizers = Optimizers(generator, 1e-3, 0.0)
+    generator = VideoGenerator.from_pretrained(tmp_path, dataclasses.replace(SMALL_SVD, frames=3))
+    optimizers = Optimizers(generator.optimizer_groups(), 1e-3, 0.0)
     frozen = {id(p) for m in (generator.codec, generator.embedding) for p in m.parameters()}
     held = {id(p) for o in optimizers.all for g in o.param_groups for p in g["params"]}
     assert held == {id(p) for p in generator.parameters()} - frozen
@@ -165,11 +172,11 @@ def test_frozen_networks_stay_out_of_the_optimiser_and_the_average(tmp_path: Pat
 
 
 def test_what_cannot_be_started_from_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'tokens' takes no pretrained weights; choose --preset svd"):
-        run(tmp_path, PRESETS.get("debug"), Made(), pretrained=str(tmp_path))
+    with pytest.raises(ConfigError, match="'layered' takes no pretrained weights; choose --preset svd"):
+        run(tmp_path, presets().get("layered_debug"), Made(), pretrained=str(tmp_path))
     with pytest.raises(CheckpointError, match=r"unet/config.json: no such file"):
         run(tmp_path / "out", SMALL_SVD, Made(64, 64), pretrained=str(tmp_path))
-    with pytest.raises(ConfigError, match="'tokens' has no autoencoder to fit"):
-        run(tmp_path, PRESETS.get("debug"), Made(), autoencoder_steps=1)
+    with pytest.raises(ConfigError, match="'layered' has no autoencoder to fit"):
+        run(tmp_path, presets().get("layered_debug"), Made(), autoencoder_steps=1)
     with pytest.raises(ConfigError, match="--autoencoder-steps is 0, expected at least 1"):
         TrainConfig(autoencoder_steps=0)

@@ -14,14 +14,14 @@ def main(out: Path, rank: int) -> None:
     import torch.distributed
     from test_train import Made, config, run
 
-    whole = run(config(out / "two", steps=8, watches=1))
+    whole = run(config(out / "two", steps=8, n_validations=1))
     # 32 windows measure the normalisation, then each process makes 2 and 6 further ones a step, a few steps ahead.
     stopped = False
     try:
-        run(config(out / "parts", steps=8, watches=1), Made(interrupt_at=32 + 8 * 4 if rank == 1 else None))
+        run(config(out / "parts", steps=8, n_validations=1), Made(interrupt_at=32 + 8 * 4 if rank == 1 else None))
     except KeyboardInterrupt:
         stopped = True
-    resumed = run(config(out / "parts", steps=8, watches=1))
+    resumed = run(config(out / "parts", steps=8, n_validations=1))
     (out / f"rank{rank}").write_text(f"{whole.steps} {stopped} {resumed.steps}")
     torch.distributed.destroy_process_group()
 

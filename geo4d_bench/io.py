@@ -1,0 +1,89 @@
+"""Files that appear only when they are whole, and folders that one command at a time writes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from geo4d_bench.errors import BusyError
+
+LEFTOVERS = ".*.part*"
+"""Pattern of what :func:`atomic` leaves where a process is killed."""
+_LOCK = ".lock"
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` to write one file to, with the same suffix. When the block ends it is synced to
+    disk and becomes ``path``; when the block fails it is removed, and what was at ``path`` stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a whole file, see :func:`atomic`; text is UTF-8."""
+    with atomic(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder for this command alone, until the block or the process ends.
+
+    Raises:
+        BusyError: another command holds it; says which.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _LOCK
+    lock = _locked(path)
+    try:
+        lock.truncate(0)
+        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        lock.write(json.dumps([command, os.getpid(), socket.gethostname(), time.strftime("%H:%M")]))
+        lock.flush()
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.close()
+
+
+def _locked(path: Path) -> IO[str]:
+    """The open lock file; BusyError where another process has it."""
+    while True:
+        lock = path.open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = _holder(lock.read())
+            lock.close()
+            raise BusyError(
+                f"{path.parent} is being written by {holder}; wait for it, stop it, or give another --out"
+            ) from None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                return lock
+        lock.close()  # its holder has removed it meanwhile: it protects nothing
+
+
+def _holder(text: str) -> str:
+    try:
+        command, pid, host, since = json.loads(text)
+    except ValueError:
+        return "another command"
+    return f"'{command}' (process {pid} on {host}, since {since})"

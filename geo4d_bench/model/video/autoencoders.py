@@ -1,0 +1,180 @@
+"""Images to latents and back: two frozen autoencoders, or cells of pixels where a model is trained from scratch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLTemporalDecoder
+from torch import Tensor, nn
+
+from geo4d_bench.model.video.config import AutoencoderSizes
+
+RGB, POINTS = 0, 1
+"""The two streams, each with a codec of its own: colours in -1..1, and points normalised to about -1..1."""
+_CHUNK = 8  # images encoded together: 256 x 320 ones fill memory fast
+
+
+class Codec(Protocol):
+    """Images (N, 3, H, W) float32 to unscaled latents (N, C, h, w) and back."""
+
+    scale: float
+    """The diffusion works on latents times this."""
+
+    def encode(self, stream: int, images: Tensor) -> Tensor:
+        """Latents of images of a stream; the posterior's mode."""
+        ...
+
+    def decode(self, stream: int, latents: Tensor, frames: int) -> Tensor:
+        """Images of (N, C, h, w) latents, each ``frames`` of which are one video."""
+        ...
+
+    def known(self, valid: Tensor) -> Tensor:
+        """(N, C, h, w) float32 share of a latent's cell that is valid (N, 1, H, W): what it weighs in the loss."""
+        ...
+
+
+class Autoencoders(nn.Module):
+    """Stable Video Diffusion's autoencoder for RGB and a copy of it for pointmaps, both frozen."""
+
+    def __init__(self, rgb: AutoencoderKLTemporalDecoder) -> None:
+        super().__init__()
+        self.streams = nn.ModuleList([rgb, copy.deepcopy(rgb)])
+        self.scale = float(rgb.config["scaling_factor"])
+        self.channels = int(rgb.config["latent_channels"])
+        self.cell = 2 ** (len(rgb.config["block_out_channels"]) - 1)
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def encode(self, stream: int, images: Tensor) -> Tensor:
+        autoencoder: Any = self.streams[stream]
+        with torch.autocast(images.device.type, enabled=False):  # latents are what training aims at
+            return torch.cat([autoencoder.encode(some).latent_dist.mode() for some in torch.split(images, _CHUNK)])
+
+    @torch.no_grad()
+    def decode(self, stream: int, latents: Tensor, frames: int) -> Tensor:
+        autoencoder: Any = self.streams[stream]
+        return torch.cat(
+            [autoencoder.decode(video, num_frames=frames).sample for video in torch.split(latents, frames)]
+        )
+
+    def known(self, valid: Tensor) -> Tensor:
+        # Not only whole cells: holes lie along silhouettes, where the hands are.
+        return F.avg_pool2d(valid.float(), self.cell).expand(-1, self.channels, -1, -1)
+
+    def fit_pointmaps(
+        self,
+        videos: Iterable[tuple[Tensor, Tensor]],
+        learning_rate: float = 1e-5,
+        state: dict[str, Tensor] | None = None,
+    ) -> list[dict[str, float]]:
+        """Fine-tune the pointmap autoencoder, one step a video batch, and freeze it again.
+
+        The loss is the L1 distance under a learned scale b, |x' - x| / b + log b (as in latent diffusion, Rombach et
+        al. 2022), of valid pixels alone; Adam.
+
+        Args:
+            videos: normalised pointmaps (N, T, 3, H, W) with anything finite where invalid, and which pixels are valid
+                (N, T, 1, H, W).
+            learning_rate: of Adam.
+            state: the scale and Adam's moments, by ``<parameter>/<moment>``, as an earlier call left them here to go on
+                from, or empty; this call leaves its own.
+
+        Returns:
+            For every step ``loss`` and ``l1``, the mean distance before it.
+        """
+        autoencoder: Any = self.streams[POINTS].requires_grad_(True)
+        log_scale = nn.Parameter(torch.zeros((), device=next(self.parameters()).device))
+        optimizer = torch.optim.Adam([*autoencoder.parameters(), log_scale], learning_rate)
+        state = {} if state is None else state
+        if state:
+            log_scale.data.copy_(state.pop("log_scale"))
+            moments: dict[int, dict[str, Tensor]] = {}
+            for key, value in state.items():
+                index, name = key.split("/")
+                moments.setdefault(int(index), {})[name] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+        autoencoder.enable_gradient_checkpointing()
+        rows = []
+        for points, valid in videos:
+            optimizer.zero_grad()
+            count = valid.sum().clamp(min=1) * 3
+            total = torch.zeros((), device=count.device)
+            # A video at a time: ten frames at full size are as much as fits into memory.
+            for images, counted in zip(points, valid.expand_as(points), strict=True):
+                found = autoencoder.decode(autoencoder.encode(images).latent_dist.mode(), num_frames=len(images)).sample
+                distance = (found - images)[counted].abs().sum() / count
+                (distance / log_scale.detach().exp()).backward()
+                total += distance.detach()
+            loss = total / log_scale.exp() + log_scale
+            loss.backward()  # type: ignore[no-untyped-call]
+            rows.append({"loss": float(loss.detach()), "l1": float(total)})
+            optimizer.step()
+        autoencoder.disable_gradient_checkpointing()
+        autoencoder.requires_grad_(False)
+        autoencoder.zero_grad(set_to_none=True)
+        left = optimizer.state_dict()["state"].items()
+        state |= {f"{index}/{name}": value for index, of_one in left for name, value in of_one.items()}
+        state["log_scale"] = log_scale.detach()
+        return rows
+
+
+def inpaint(points: Tensor, valid: Tensor) -> Tensor:
+    """Points with what is invalid replaced by the mean of the valid ones nearby: an autoencoder mixes neighbours, so
+    that anything made up in a hole would change the latents of the surface beside it.
+
+    Args:
+        points: (N, 3, H, W), anything finite where invalid.
+        valid: (N, 1, H, W) bool.
+
+    Returns:
+        (N, 3, H, W): in each hole the mean over the smallest square of 2, 4, 8 ... pixels, on a fixed grid, that has
+        a valid one; 0 in an image that has none.
+    """
+    height, width = points.shape[-2:]
+    known, size = valid.float(), 1
+    found = points * known
+    result, missing = found, ~valid
+    while size < max(height, width):
+        size *= 2
+        pad = (0, -width % size, 0, -height % size)
+        mean, share = (F.avg_pool2d(F.pad(x, pad), size) for x in (found, known))
+        wide = F.interpolate(mean / share.clamp(min=1e-12), scale_factor=size)[..., :height, :width]
+        here = missing & (F.interpolate(share, scale_factor=size)[..., :height, :width] > 0)
+        result, missing = torch.where(here, wide, result), missing & ~here
+    return result
+
+
+class Pixels(nn.Module):
+    """Cells of patch x patch pixels as latents: exact both ways, for both streams."""
+
+    def __init__(self, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.scale = 1.0
+
+    def encode(self, stream: int, images: Tensor) -> Tensor:
+        return F.pixel_unshuffle(images, self.patch)
+
+    def decode(self, stream: int, latents: Tensor, frames: int) -> Tensor:
+        return F.pixel_shuffle(latents, self.patch)
+
+    def known(self, valid: Tensor) -> Tensor:
+        return F.pixel_unshuffle(valid.float().expand(-1, 3, -1, -1), self.patch)
+
+
+def random_autoencoder(sizes: AutoencoderSizes) -> AutoencoderKLTemporalDecoder:
+    """Stable Video Diffusion's autoencoder of some size, with random weights."""
+    return cast(
+        AutoencoderKLTemporalDecoder,
+        AutoencoderKLTemporalDecoder(
+            down_block_types=("DownEncoderBlock2D",) * len(sizes.block_out_channels),
+            block_out_channels=sizes.block_out_channels,
+            layers_per_block=sizes.layers_per_block,
+            latent_channels=sizes.latent_channels,
+            scaling_factor=sizes.scaling_factor,
+        ),
+    )

@@ -1,0 +1,154 @@
+"""Jobs in processes of this machine, or on an existing Ray cluster (the extra ``cluster``). Results come back to the
+process that asked for them, which alone writes what must not be written twice."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from itertools import islice
+from typing import TypeVar
+
+from geo4d_bench.errors import ConfigError, WorkerError
+from geo4d_bench.fingerprint import fingerprint
+from geo4d_bench.interrupt import ignore_sigint
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+
+def run_jobs(work: Callable[[J], R], jobs: Sequence[J], workers: int, cluster: str | None = None) -> Iterable[R]:
+    """``work`` of every job, as they are finished, in no order.
+
+    Args:
+        work: a function of an installed module.  jobs: what it is called with; pickled where it runs elsewhere.
+        workers: processes of this machine; with 1, or one job, all is done in this process, in the order of ``jobs``.
+        cluster: address of a Ray cluster in place of processes, see :func:`on_cluster`.
+
+    Raises:
+        WorkerError: the system ended a process, for example because memory ran out.
+        ConfigError: no such cluster.
+        Exception: what ``work`` itself raised.
+    """
+    if cluster is not None and jobs:
+        yield from on_cluster(work, jobs, cluster)
+        return
+    workers = min(workers, len(jobs))
+    if workers <= 1:
+        yield from map(work, jobs)
+        return
+    from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
+
+    # Processes, because an OpenGL context and a simulation belong to one each; started afresh, never forked, and anew
+    # for every call: what they keep is this call's. One thread each, since more would only take turns.
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+    executor = ProcessPoolExecutor(workers, timeout=None, initializer=_end_with_parent, env=threads)
+    try:
+        left, pending = iter(jobs), set[Future[R]]()
+        while True:
+            # No more than processes can take: an executor that is stopped with more in its queue stumbles over them.
+            with ignore_sigint():
+                pending |= {executor.submit(work, job) for job in islice(left, workers + 1 - len(pending))}
+            if not pending:
+                break
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+        executor.shutdown()
+    except BrokenProcessPool as error:
+        raise WorkerError(
+            f"the system ended one of {workers} worker processes (memory full?); what was finished is kept: "
+            "run the same command again, with a smaller --workers if memory is short"
+        ) from error
+    finally:
+        executor.shutdown(kill_workers=True)
+
+
+def _end_with_parent() -> None:
+    """Runs in a new process: it ends when the command that started it was killed, and nobody is left to work for."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch computes on one thread: processes share the cores, and sums do not depend on how they were split."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def on_cluster(work: Callable[[J], R], jobs: Sequence[J], address: str) -> Iterable[R]:
+    """``work`` of every job, one CPU each, as they are finished, in no order.
+
+    Every node needs this release of geo4d-bench and must see the same files. A job whose node or process dies is done
+    again, three times at most.
+
+    Args:
+        work: a function of an installed module.
+        jobs: what it is called with; pickled.
+        address: of the head node as ``ray start`` prints it (``192.168.0.1:6379``), or ``auto``.
+
+    Raises:
+        ConfigError: Ray is not installed, or no cluster answers.
+        WorkerError: a node has another source, or processes died again and again.
+        Exception: what ``work`` itself raised, as it was.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("--cluster needs Ray: pip install 'geo4d-bench[cluster]'") from error
+    try:
+        _require_listener(address)
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"--cluster {address}: no Ray cluster of this version answers ({error}); start one with 'ray start --head' "
+            "on one machine and 'ray start --address' on the others"
+        ) from error
+    try:
+        remote = ray.remote(num_cpus=1, max_retries=3)(_same_source)
+        pending = [remote.remote(work, job, fingerprint()) for job in jobs]
+        while pending:
+            (done, *_), pending = ray.wait(pending, num_returns=1)
+            yield ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        raise WorkerError(
+            f"a worker process of the cluster died again and again (memory full?): {str(error).splitlines()[0]}; "
+            "what was finished is kept: run the same command again"
+        ) from error
+    finally:
+        ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """OSError or ValueError where nothing listens there: Ray itself would go on asking for minutes."""
+    if address != "auto" and "://" not in address:
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _same_source(work: Callable[[J], R], job: J, source: str) -> R:
+    """Runs on a node: other source could give other results."""
+    if fingerprint() != source:
+        raise WorkerError(
+            f"node {socket.gethostname()} has geo4d-bench with source {fingerprint()}, this machine {source}: install "
+            "the same release on all nodes"
+        )
+    return work(job)

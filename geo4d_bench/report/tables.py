@@ -1,0 +1,147 @@
+"""``geo4d-bench tables``: the tables of a Markdown page, made from the CSV files that the page names beside them.
+
+A block begins with a comment that says what to show, and ends with ``<!-- end -->``; what stands between is replaced::
+
+    <!-- success
+    `layered`, seen | results/store_cereal-v1/demo/rollout_layered_seen.csv
+    | results/*-v1/ladder/rollout_*_novel.csv
+    -->
+    <!-- metrics novel generated: gripper_cm miou
+    `layered` | results/store_cereal-v1/ablations/metrics_layered.csv | results/.../rollout_layered_novel.csv
+    -->
+
+A line of ``metrics`` may name a ledger too. A label that is left out is the ledger's task and policy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from geo4d_bench.errors import ConfigError
+from geo4d_bench.evaluation.statistics import wilson
+from geo4d_bench.io import write_atomic
+from geo4d_bench.rollout.leaderboard import failed_after, phase_counts
+from geo4d_bench.rollout.ledger import Ledger
+
+_BLOCK = re.compile(r"(<!-- (success|metrics [^\n]*)\n(.*?)-->\n).*?(<!-- end -->)", re.DOTALL)
+COLUMNS = {
+    "gripper_cm": ("gripper error", 2, " cm"),
+    "gripper_cm_undisturbed": ("gripper error, undisturbed", 2, " cm"),
+    "gripper_cm_frames_1_4": ("the same, frames 1 to 4", 2, " cm"),
+    "rotation_deg": ("rotation error", 1, "°"),
+    "opening_cm": ("opening error", 2, " cm"),
+    "lost_share": ("frames lost", 2, ""),
+    "abs_rel_n": ("AbsRel n", 3, ""),
+    "abs_rel_m": ("AbsRel m", 3, ""),
+    "abs_rel_n_moved": ("AbsRel n, what moved", 3, ""),
+    "psnr_n_moved_db": ("PSNR n, what moved", 1, " dB"),
+    "ssim_n": ("SSIM n", 3, ""),
+    "missing_n": ("missing n", 3, ""),
+    "extra_n": ("extra n", 3, ""),
+    "miou": ("mIoU", 2, ""),
+    "hand_view_gap_cm": ("views' gap on the gripper", 1, " cm"),
+    "frechet_derivatives_n": ("Fréchet n (`derivatives`)", 2, ""),
+}
+"""Of ``metrics.csv``: heading, decimals, unit."""
+
+
+@dataclass(frozen=True)
+class TablesConfig:
+    page: Positional[Path]
+    """Markdown page whose tables are made again; paths in it are relative to it."""
+    check: bool = False
+    """Change nothing; exit 1 where the page's tables are not what the files say."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """How many tables the page has, and whether they were up to date."""
+
+    page: Path
+    count: int
+    stale: bool
+    exit_code: int
+
+    def __str__(self) -> str:
+        state = "are up to date" if not self.stale else "are out of date" if self.exit_code else "were made again"
+        return f"{self.page}: {self.count} tables {state}"
+
+
+def run(config: TablesConfig) -> Tables:
+    """Make a page's tables; ConfigError where a file or a column is missing."""
+    if not config.page.is_file():
+        raise ConfigError(f"{config.page}: no such page")
+    before = config.page.read_text(encoding="utf-8")
+    after = _BLOCK.sub(lambda block: f"{block[1]}{_table(block[2], block[3], config.page)}\n{block[4]}", before)
+    if before != after and not config.check:
+        write_atomic(config.page, after)
+    stale = before != after
+    return Tables(config.page, len(_BLOCK.findall(before)), stale, int(stale and config.check))
+
+
+def _table(kind: str, body: str, page: Path) -> str:
+    rows = [[part.strip() for part in line.split("|")] for line in body.strip().splitlines()]
+    success = ["successes", "95 % interval", "failed after"]
+    if kind == "success":
+        found = [(label, path) for label, pattern in rows for path in _files(page, pattern)]
+        return _markdown(["", *success], [[label or _name(path), *_success(path)] for label, path in found])
+    which, _, names = kind.removeprefix("metrics ").partition(":")
+    columns = names.split()
+    unknown = [name for name in columns if name not in COLUMNS]
+    if unknown:
+        raise ConfigError(f"{page}: no column '{unknown[0]}'; known: {', '.join(COLUMNS)}")
+    played = any(len(row) > 2 for row in rows)
+    heads = ["", *(COLUMNS[name][0] for name in columns), *(success[:2] if played else ())]
+    lines = []
+    for label, metrics, *rollout in rows:
+        cells = _metrics(_files(page, metrics)[0], which.split(), columns)
+        own = _success(_files(page, rollout[0])[0])[:2] if rollout else ["", ""]
+        lines.append([label, *cells, *(own if played else ())])
+    return _markdown(heads, lines)
+
+
+def _files(page: Path, pattern: str) -> list[Path]:
+    found = sorted(page.parent.glob(pattern))
+    if not found:
+        raise ConfigError(f"{page}: {pattern} is not there")
+    return found
+
+
+def _name(path: Path) -> str:
+    row = Ledger(path).read().rows[0]
+    return f"`{row.task}`, `{row.policy}`"
+
+
+def _success(path: Path) -> list[str]:
+    rows = Ledger(path).read().rows
+    n, k = len(rows), sum(row.success for row in rows)
+    low, high = wilson(k, n)
+    return [f"{k} / {n}", f"{low:.2f} to {high:.2f}", phase_counts(failed_after(rows)) or "-"]
+
+
+def _metrics(path: Path, which: Sequence[str], columns: Sequence[str]) -> list[str]:
+    import pandas as pd
+
+    views, source = which
+    table = pd.read_csv(path)
+    table = table[(table["views"] == views) & (table["source"] == source)]
+    if len(table) != 1:
+        raise ConfigError(f"{path}: {len(table)} rows of {views} {source}, expected one")
+    row = table.iloc[0]
+    cells = []
+    for name in columns:
+        _, digits, unit = COLUMNS[name]
+        value, low, high = (row.get(name + suffix, float("nan")) for suffix in ("", "_low", "_high"))
+        interval = "" if pd.isna(low) else f" ({low:.{digits}f} to {high:.{digits}f})"
+        cells.append("" if pd.isna(value) else f"{value:.{digits}f}{unit}{interval}")
+    return cells
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

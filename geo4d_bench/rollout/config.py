@@ -1,0 +1,153 @@
+"""The options of a rollout, and what of them decides its rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from geo4d_bench.dataset.sensors import SensorName
+from geo4d_bench.errors import ConfigError
+from geo4d_bench.options import listing, option, with_help
+from geo4d_bench.runs import run_id
+
+if TYPE_CHECKING:
+    from geo4d_bench.policies import PolicyFactory
+
+SPLIT = "eval"
+"""Policies are judged on seeds that no demonstration was made from."""
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    task: str = "store_cereal"
+    """Task to play."""
+    policy: str = "layered"
+    """Policy that plays; it decides which further options there are."""
+    views: str = "novel"
+    """Where the pair of cameras of each episode is taken from: seen, novel, random16, orbit or a rig's .yaml file."""
+    rig: str = "hemisphere16"
+    """Rig that seen and novel refer to: the one that the policy was trained on."""
+    episodes: int = 20
+    """Number of episodes; more than last time adds the missing ones."""
+    seed: int = 1000
+    """Seed of the first episode; the following ones count up."""
+    sensor: SensorName | None = None
+    """How the depth that the policy sees is measured; as in its checkpoint's training where not given."""
+    height: int = 64
+    """Images' height in pixels, where the checkpoint does not fix it."""
+    width: int = 80
+    """Images' width in pixels, where the checkpoint does not fix it."""
+    workers: int = 2
+    """Processes; the rows do not depend on it."""
+    side_by_side: int = 1
+    """Episodes in each process that share a pass of the generator, for a GPU. The last bits of a plan depend on it."""
+    cluster: str | None = None
+    """Play on a Ray cluster instead of local processes: its address, or auto; see datagen."""
+    video: bool = False
+    """Also write an MP4 of each episode."""
+    options: tyro.conf.Suppress[Any] = None
+    """The policy's own options, an instance of its ``Options``; its defaults where None."""
+    out: Path | None = None
+    """Folder of the results; runs/<task>/rollout_<policy>_<views> where not given."""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "height", "width", "workers", "side_by_side"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} is {number}, expected at least 1")
+        if self.seed < 0:
+            raise ConfigError(f"--seed is {self.seed}, expected 0 or more")
+
+    @property
+    def folder(self) -> Path:
+        """Where results go."""
+        name = Path(self.views).stem if self.views.endswith((".yaml", ".yml")) else self.views
+        return self.out or Path("runs") / self.task / f"rollout_{self.policy}_{name}"
+
+
+def config_type(args: Sequence[str]) -> type[RolloutConfig]:
+    """:class:`RolloutConfig` with the options of the policy that command-line arguments name; UnknownNameError."""
+    from geo4d_bench import policies
+
+    policy = policies.policy_class(option(args, "--policy") or RolloutConfig.policy)
+    names = listing(f"Policy that plays; it has options of its own (here those of {policy.name})", policies.names())
+    return with_help(RolloutConfig, policy.Options(), policy=names)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What decides the rows of a rollout, and what stands in each of them.
+
+    Attributes:
+        run_id: 16 hex digits over ``settings``.  settings_id: over those but ``seed``.
+        settings: task, version, policy, generator, ablation, checkpoint, the policy's options, sensor, views, rig,
+            seed, split, images' size, fingerprint.
+    """
+
+    run_id: str
+    settings_id: str
+    settings: dict[str, Any]
+
+
+def describe(config: RolloutConfig, factory: PolicyFactory, version: str) -> Run:
+    """What decides the rows. The number of episodes, workers and films do not."""
+    from geo4d_bench.fingerprint import fingerprint
+
+    height, width = factory.image_size or (config.height, config.width)
+    options = dataclasses.asdict(config.options or factory.policy.Options())
+    settings = {
+        "task": config.task,
+        "task_version": version,
+        "policy": factory.policy.name,
+        "generator": factory.generator,
+        "ablation": factory.ablation,
+        "checkpoint": factory.checkpoint_sha256,
+        "views": _rig_identity(config.views),
+        "rig": _rig_identity(config.rig),
+        "sensor": config.sensor or factory.sensor,
+        "split": SPLIT,
+        "seed": config.seed,
+        "options": {k: v for k, v in options.items() if k != "checkpoint"},
+        "side_by_side": config.side_by_side if factory.policy.needs_checkpoint else 1,
+        "image_size": [height, width] if factory.policy.needs_images else None,
+        "fingerprint": fingerprint(),
+    }
+    return Run(run_id(settings), run_id({k: v for k, v in settings.items() if k != "seed"}), settings)
+
+
+def _rig_identity(name: str) -> str:
+    """A registered rig's name, or the sha256 of a rig's file: another rig is another run, whatever it is called."""
+    from geo4d_bench.tasks.rigs import is_rig_file
+
+    return hashlib.sha256(Path(name).read_bytes()).hexdigest() if is_rig_file(name) else name
+
+
+def load_policy(config: RolloutConfig) -> PolicyFactory:
+    """The policy's factory.
+
+    Raises:
+        CheckpointError: it needs a checkpoint and there is none; names the command that makes one.
+        ConfigError: the checkpoint is for another number of arms than the task has, or ``sensor`` is given to a policy
+            that measures no depth.
+    """
+    from geo4d_bench import policies, tasks
+
+    arms = tasks.spec(config.task).arms
+    factory = policies.load_policy(config.policy, config.task, config.options)
+    if config.sensor is not None and not factory.policy.needs_checkpoint:
+        raise ConfigError(
+            f"policy '{config.policy}' is given no measured depth, so that --sensor {config.sensor} would change "
+            "nothing; leave it out"
+        )
+    if factory.arms not in (None, len(arms)):
+        raise ConfigError(
+            f"the checkpoint of '{config.policy}' was trained for {factory.arms} arm(s), and {config.task} has "
+            f"{len(arms)} ({', '.join(arms)}); name a checkpoint that was trained on {config.task} with --checkpoint"
+        )
+    return factory

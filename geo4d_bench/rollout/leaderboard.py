@@ -1,0 +1,353 @@
+"""The leaderboard: success rates with intervals and significance letters, computed from episode rows alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from geo4d_bench.errors import LedgerError, RunError
+from geo4d_bench.io import write_atomic
+from geo4d_bench.rollout.ledger import EpisodeRow, Ledger, canonical_sha256
+from geo4d_bench.runs import read_run
+
+FLOOR_AND_CEILING = ("random", "expert")
+"""Policies that stand on every board, so that a rate can be read."""
+
+
+@dataclass(frozen=True)
+class LeaderboardConfig:
+    runs: Positional[tuple[Path, ...]]
+    """Rollout folders or their episodes.csv; a folder without one is searched for rollouts below it."""
+    out: Path = Path("leaderboard.csv")
+    """The CSV to write."""
+
+
+@dataclass(frozen=True)
+class BoardRow:
+    """One run on the board.
+
+    Attributes:
+        n, k: episodes and successes.  ci_low, ci_high: 95 % Wilson interval of the success rate k / n.
+        rig: the one that ``seen`` and ``novel`` refer to.
+        group: policies of one task, rig and choice of views that share a letter do not differ at 0.05 (exact
+            McNemar on the seeds both have, Holm-corrected).
+        sensor: how the depth that the policy saw was measured.
+        steps: sampling steps that were asked for, 0 for the checkpoint's own number or where nothing is sampled.
+        privileged: whether the policy was handed the simulator.
+        rows_sha256: of the episode rows behind the line, wall times left out.
+        settings: 16 hex digits over all that decides the rows but their seeds.
+        failed_after: the last phase that episodes without success reached, and how many of them, most first. Not in
+            the CSV, whose columns are fixed; the rows say it too.
+    """
+
+    task: str
+    task_version: str
+    policy: str
+    generator: str
+    ablation: str
+    checkpoint: str
+    views: str
+    rig: str
+    sensor: str
+    steps: int
+    n: int
+    k: int
+    success_rate: float
+    ci_low: float
+    ci_high: float
+    group: str
+    privileged: bool
+    rows_sha256: str
+    settings: str
+    fingerprint: str
+    failed_after: tuple[tuple[str, int], ...]
+
+    @property
+    def title(self) -> str:
+        """The policy with its ablation: ``layered, no_mv_attention``."""
+        return self.policy if self.ablation == "none" else f"{self.policy}, {self.ablation}"
+
+
+CSV_COLUMNS = tuple(f.name for f in fields(BoardRow) if f.name != "failed_after")
+
+
+@dataclass(frozen=True)
+class Unranked:
+    """A run that is not on the board, because episodes of it crashed."""
+
+    policy: str
+    views: str
+    seeds: tuple[int, ...]
+    source: Path
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run that was stopped before its last episode; the long ones are missing more often than the short ones."""
+
+    policy: str
+    views: str
+    missing: int
+    episodes: int
+    source: Path
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The board, best first within a task and a choice of views, and what is missing from it."""
+
+    rows: tuple[BoardRow, ...]
+    unranked: tuple[Unranked, ...]
+    unfinished: tuple[Unfinished, ...]
+    out: Path
+
+    @property
+    def exit_code(self) -> int:
+        """1 where a run could not be ranked."""
+        return 1 if self.unranked else 0
+
+    def __str__(self) -> str:
+        return "\n".join([*self.table(), *self.notes(), f"leaderboard: {self.out}"])
+
+    def table(self) -> list[str]:
+        """The board as lines of text."""
+        header = (
+            "task",
+            "views",
+            "rig",
+            "policy",
+            "checkpoint",
+            "sensor",
+            "steps",
+            "k/n",
+            "success",
+            "95 % interval",
+            "group",
+            "",
+            "failed after",
+        )
+        cells = [
+            (
+                f"{row.task}-{row.task_version}",
+                row.views,
+                row.rig,
+                row.title,
+                row.checkpoint[:8],
+                row.sensor,
+                str(row.steps or ""),
+                f"{row.k}/{row.n}",
+                f"{row.success_rate:.2f}",
+                f"{row.ci_low:.2f} to {row.ci_high:.2f}",
+                row.group,
+                "oracle" if row.privileged else "",
+                phase_counts(row.failed_after),
+            )
+            for row in self.rows
+        ]
+        widths = [max(len(line[i]) for line in [header, *cells]) for i in range(len(header))]
+        return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in [header, *cells]]
+
+    def notes(self) -> list[str]:
+        """What a reader must know: runs left out, and missing floor or ceiling rows."""
+        notes = [
+            f"NOT RANKED: {run.policy} on {run.views} views, {len(run.seeds)} crashed (seed "
+            f"{', '.join(map(str, run.seeds))}); see {run.source.parent / 'crashes.log'} and run the same rollout again"
+            for run in self.unranked
+        ]
+        notes += [
+            f"NOT COMPLETE: {run.policy} on {run.views} views lacks {run.missing} of {run.episodes} episodes, and "
+            f"those that take long are missing first; run the same rollout again ({run.source.parent})"
+            for run in self.unfinished
+        ]
+        notes += self._like_random()
+        for key in sorted({(row.task, row.views, row.rig) for row in self.rows}):
+            there = {row.policy for row in self.rows if (row.task, row.views, row.rig) == key}
+            missing = [policy for policy in FLOOR_AND_CEILING if policy not in there]
+            if missing and len(there) > 1:
+                notes.append(
+                    f"no {' and no '.join(missing)} row on {key[1]} views: the board lacks its floor or ceiling"
+                )
+        return notes
+
+    def _like_random(self) -> list[str]:
+        """Trained policies whose interval overlaps that of ``random``, with what would tell them apart."""
+        floors = {(row.task, row.task_version, row.views, row.rig): row for row in self.rows if row.policy == "random"}
+        notes = []
+        for row in self.rows:
+            floor = floors.get((row.task, row.task_version, row.views, row.rig))
+            if row.checkpoint and floor is not None and row.ci_low <= floor.ci_high:
+                mine, chance = (f"{r.k}/{r.n}, {r.ci_low:.2f} to {r.ci_high:.2f}" for r in (row, floor))
+                notes.append(
+                    f"the intervals of {row.title} on {row.views} views ({mine}) and random ({chance}) overlap: train "
+                    f"longer, or play more than {min(row.n, floor.n)} episodes"
+                )
+        return notes
+
+
+def run(config: LeaderboardConfig) -> Leaderboard:
+    """Read the ledgers, compute the board and write it; LedgerError where there is nothing to rank."""
+    paths = [path for given in config.runs for path in find_ledgers(given)]
+    if not paths:
+        given = ", ".join(map(str, config.runs)) or "nothing"
+        raise LedgerError(f"no episodes.csv in {given}; 'geo4d-bench rollout' writes one")
+    board = compute(read_all(paths), config.out)
+    write(board)
+    return board
+
+
+def find_ledgers(path: Path) -> list[Path]:
+    """The ledger that a path names: itself, the one inside a folder, or all those below."""
+    if path.is_file():
+        return [path]
+    if (path / "episodes.csv").is_file():
+        return [path / "episodes.csv"]
+    return sorted(path.rglob("episodes.csv"))
+
+
+def read_all(paths: Iterable[Path]) -> dict[EpisodeRow, Path]:
+    """Rows of several ledgers with where they come from; a row given twice counts once, at whatever commit it was made.
+
+    LedgerError where two ledgers tell different outcomes of the same episode of the same run.
+    """
+    found: dict[tuple[str, int], EpisodeRow] = {}
+    sources: dict[EpisodeRow, Path] = {}
+    for path in dict.fromkeys(p.resolve() for p in paths):
+        for row in Ledger(path).read().rows:
+            other = found.get((row.run_id, row.seed))
+            if other is not None and canonical_sha256([replace(other, commit=row.commit)]) != canonical_sha256([row]):
+                raise LedgerError(
+                    f"{path} and {sources[other]} differ on seed {row.seed} of run {row.run_id}, which must be the "
+                    "same everywhere; leave one of them out"
+                )
+            if other is None:
+                found[row.run_id, row.seed] = row
+                sources[row] = path
+    return sources
+
+
+def compute(rows: dict[EpisodeRow, Path], out: Path) -> Leaderboard:
+    """The board of episode rows."""
+    runs: dict[tuple[str, ...], list[EpisodeRow]] = {}
+    for row in rows:
+        runs.setdefault(_run_key(row), []).append(row)
+    unranked = []
+    ranked: dict[tuple[str, ...], list[EpisodeRow]] = {}
+    for key, members in sorted(runs.items()):
+        _refuse_doubled_seeds(members)
+        crashed = tuple(sorted(row.seed for row in members if row.status == "crash"))
+        if crashed:
+            unranked.append(Unranked(members[0].title, members[0].views, crashed, rows[members[0]]))
+        else:
+            ranked[key] = members
+    letters = _letters(ranked)
+    board = [_board_row(members, letters[key]) for key, members in ranked.items()]
+    board.sort(key=lambda row: (row.task, row.task_version, row.views, row.rig, -row.success_rate, row.title))
+    return Leaderboard(tuple(board), tuple(unranked), tuple(_unfinished(rows)), out)
+
+
+def write(board: Leaderboard) -> None:
+    """Write the CSV under a temporary name, then rename it: a file that exists is whole."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for row in board.rows:
+        writer.writerow([_cell(getattr(row, name)) for name in CSV_COLUMNS])
+    write_atomic(board.out, buffer.getvalue())
+
+
+def _unfinished(rows: dict[EpisodeRow, Path]) -> Iterator[Unfinished]:
+    """Of the ledgers that lie beside their rollout's ``run.json``, which says how many episodes it was to have."""
+    for path in sorted(set(rows.values())):
+        try:
+            config = read_run(path.parent) or {}
+            first, episodes = int(config["options"]["seed"]), int(config["options"]["episodes"])
+        except (RunError, ValueError, KeyError, TypeError):
+            continue
+        there = [row for row, source in rows.items() if source == path and row.run_id == config.get("run_id")]
+        missing = set(range(first, first + episodes)) - {row.seed for row in there}
+        if there and missing:
+            yield Unfinished(there[0].title, there[0].views, len(missing), episodes, path)
+
+
+def _run_key(row: EpisodeRow) -> tuple[str, ...]:
+    return *_comparable(row), row.policy, row.ablation, row.checkpoint, row.sensor, str(row.steps), row.settings
+
+
+def _comparable(row: EpisodeRow) -> tuple[str, ...]:
+    """What runs must share for their seeds to be the same episodes."""
+    return row.task, row.task_version, row.split, row.views, row.rig
+
+
+def _refuse_doubled_seeds(members: Sequence[EpisodeRow]) -> None:
+    by_seed: dict[int, EpisodeRow] = {}
+    for row in members:
+        other = by_seed.setdefault(row.seed, row)
+        if other is not row:
+            raise LedgerError(
+                f"{row.title} on {row.views} views has seed {row.seed} twice, in runs {other.run_id} and "
+                f"{row.run_id}; an episode counts once: leave one of them out"
+            )
+
+
+def _letters(ranked: dict[tuple[str, ...], list[EpisodeRow]]) -> dict[tuple[str, ...], str]:
+    from geo4d_bench.evaluation.statistics import significance_groups
+
+    letters: dict[tuple[str, ...], str] = {}
+    for setting in sorted({_comparable(members[0]) for members in ranked.values()}):
+        rivals = {"/".join(key): key for key, members in ranked.items() if _comparable(members[0]) == setting}
+        outcomes = {name: {row.seed: row.success for row in ranked[key]} for name, key in rivals.items()}
+        letters |= {rivals[name]: group for name, group in significance_groups(outcomes).items()}
+    return letters
+
+
+def _board_row(members: Sequence[EpisodeRow], group: str) -> BoardRow:
+    from geo4d_bench.evaluation.statistics import wilson
+
+    first, n, k = members[0], len(members), sum(row.success for row in members)
+    low, high = wilson(k, n)
+    return BoardRow(
+        task=first.task,
+        task_version=first.task_version,
+        policy=first.policy,
+        generator=first.generator,
+        ablation=first.ablation,
+        checkpoint=first.checkpoint,
+        views=first.views,
+        rig=first.rig,
+        sensor=first.sensor,
+        steps=first.steps,
+        n=n,
+        k=k,
+        success_rate=k / n,
+        ci_low=low,
+        ci_high=high,
+        group=group,
+        privileged=first.privileged,
+        rows_sha256=canonical_sha256(members),
+        settings=first.settings,
+        fingerprint=first.fingerprint,
+        failed_after=failed_after(members),
+    )
+
+
+def failed_after(rows: Iterable[EpisodeRow]) -> tuple[tuple[str, int], ...]:
+    """The last phase that the episodes without success reached, with their numbers, most first, then by name."""
+    counts = Counter(row.phase for row in rows if not row.success)
+    return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def phase_counts(counts: Iterable[tuple[str, int]]) -> str:
+    """``grasped 3, start 1``"""
+    return ", ".join(f"{phase} {number}" for phase, number in counts)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,100 @@
+"""Rollouts: a policy plays seeded episodes from seen or novel views; every episode is a row the moment it ends."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from geo4d_bench.errors import LedgerError
+from geo4d_bench.io import held
+from geo4d_bench.rollout import leaderboard, workers
+from geo4d_bench.rollout.config import RolloutConfig, Run, config_type
+from geo4d_bench.rollout.leaderboard import Leaderboard
+from geo4d_bench.rollout.ledger import EpisodeRow, Ledger
+from geo4d_bench.runs import claim
+
+__all__ = ["Rollout", "RolloutConfig", "config_type", "run"]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A finished rollout.
+
+    Attributes:
+        rows: all rows of the ledger, this call's and earlier ones'.  made: how many this call made.
+    """
+
+    rows: tuple[EpisodeRow, ...]
+    made: int
+    board: Leaderboard
+    out: Path
+
+    @property
+    def exit_code(self) -> int:
+        """1 where an episode crashed, else 0: failing at the task is a result, not an error."""
+        return self.board.exit_code
+
+    def __str__(self) -> str:
+        first = self.rows[0]
+        count = Counter(row.status for row in self.rows)
+        status = ", ".join(f"{count[s]} {s}" for s in ("success", "failure", "timeout", "crash") if count[s])
+        lines = [f"{first.title} on {first.views} views: {status} ({self.made} of {len(self.rows)} made now)"]
+        failed = leaderboard.failed_after(self.rows)
+        if failed:
+            lines.append(f"without success, last phase reached: {leaderboard.phase_counts(failed)}")
+        lines += [*self.board.table(), *self.board.notes()]
+        lines += [
+            f"rows, leaderboard and trajectories: {self.out}",
+            f"compare: geo4d-bench leaderboard {self.out.parent}",
+        ]
+        return "\n".join(lines)
+
+
+def run(config: RolloutConfig) -> Rollout:
+    """Play the episodes that are not in the ledger yet.
+
+    Raises:
+        UnknownNameError: no such task or policy.
+        ConfigError: views or numbers that make no sense, or ``steps`` for a policy that generates no video.
+        CheckpointError: the policy needs a checkpoint and there is none.
+        RunError: ``out`` holds another run.
+        BusyError: another command is writing ``out``.
+    """
+    context = workers.prepare(config)
+    with held(config.folder):
+        return _play(config, context)
+
+
+def _play(config: RolloutConfig, context: workers.RolloutContext) -> Rollout:
+    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    claim(config.folder, "rollout", "episodes.csv", context.run.settings, **options)
+    ledger = Ledger(config.folder / "episodes.csv")
+    there = _present(ledger, context.run)
+    seeds = range(config.seed, config.seed + config.episodes)
+    finished = {row.seed for row in there if row.status != "crash"}
+    missing = [seed for seed in seeds if seed not in finished]
+    if missing:
+        try:
+            workers.play_all(config, context, missing)
+        finally:
+            if ledger.path.exists():
+                ledger.tidy()
+    rows = ledger.read().rows
+    board = leaderboard.run(leaderboard.LeaderboardConfig((config.folder,), config.folder / "leaderboard.csv"))
+    return Rollout(rows, len(missing), board, config.folder)
+
+
+def _present(ledger: Ledger, mine: Run) -> tuple[EpisodeRow, ...]:
+    """This run's rows; LedgerError where the ledger holds another's."""
+    contents = ledger.read()
+    others = {row.run_id for row in contents.rows} - {mine.run_id}
+    if others:
+        raise LedgerError(
+            f"{ledger.path} holds rows of another run ({', '.join(sorted(others))}, not {mine.run_id}); use another "
+            f"--out, or delete {ledger.path.parent}"
+        )
+    if contents.torn is not None:
+        print(f"{ledger.path}: the last line was cut off and is dropped; its episode is run again")
+    return contents.rows

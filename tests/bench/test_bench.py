@@ -1,0 +1,106 @@
+"""Benchmarks write one ledger, line by line, with the reference beside the value."""
+
+import csv
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from geo4d_bench.bench import model as bench_model
+from geo4d_bench.bench.bench import run
+from geo4d_bench.bench.config import BenchConfig
+from geo4d_bench.bench.measurement import median_seconds
+from geo4d_bench.errors import ConfigError
+from geo4d_bench.model.types import FirstFrames
+
+
+def test_medians_are_taken_after_the_warm_up_in_turns() -> None:
+    calls: list[str] = []
+    medians = median_seconds(5, lambda: calls.append("a"), lambda: calls.append("b"))
+    assert len(medians) == 2
+    assert calls == ["a", "b"] * 7
+
+
+def test_rollout_speed_is_written_with_its_reference_and_replaced_when_measured_again(tmp_path: Path) -> None:
+    (tmp_path / "bench.csv").write_text(
+        "name,value,unit,reference,ratio,command\nother,1,ms,2,2,geo4d-bench bench rollout --task another\n"
+    )
+    for _ in range(2):
+        result = run(BenchConfig("rollout", tmp_path, repeats=5))
+    with (tmp_path / "bench.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    of = "store_cereal-v1, 1 arm"
+    names = [f"rollout control step, {of}", f"rollout reset, {of}", f"rollout control step with its expert, {of}"]
+    assert [row["name"] for row in rows] == ["other", *names]  # another task's figures are kept
+    assert {row["command"] for row in rows[1:]} == {"geo4d-bench bench rollout --task store_cereal"}
+    for row in result.rows[:2]:
+        assert row.value > 0
+        assert math.isclose(row.ratio, row.reference / row.value)
+    assert result.rows[2].value > 0
+
+
+def test_too_few_repeats_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--repeats is 3"):
+        BenchConfig("render", repeats=3)
+
+
+class Recorder:
+    """Stands where a generator does, and writes down what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+
+    def generate(self, conditions: list[FirstFrames], seeds: list[int], steps: int) -> None:
+        self.asked += [(len(first.K), steps) for first in conditions]
+
+
+def pair(k: int) -> FirstFrames:
+    """View n and a further view, told by its intrinsics."""
+    K = np.stack([np.eye(3), k * np.eye(3)])
+    return FirstFrames(
+        np.zeros((2, 4, 4, 3), np.uint8), np.zeros((2, 4, 4, 3), np.float32), K, None, np.zeros((1, 3)), np.zeros(1)
+    )
+
+
+def once(*works: Callable[[], object]) -> tuple[float, ...]:
+    for work in works:
+        work()
+    return tuple(1.0 for _ in works)
+
+
+def test_plans_are_measured_by_steps_and_by_views() -> None:
+    by_steps, by_views = Recorder(), Recorder()
+    assert set(bench_model.plan_seconds(by_steps, pair(2), once)) == {1, 2, 4, 8, 25}
+    assert by_steps.asked == [(2, steps) for steps in (1, 2, 4, 8, 25)]
+    assert set(bench_model.view_seconds(by_views, [pair(k) for k in range(2, 9)], once)) == {2, 3, 4, 8}
+    assert by_views.asked == [(views, 1) for views in (2, 3, 4, 8)]
+
+
+def test_a_training_step_is_measured_in_one_pass_and_in_four() -> None:
+    found = bench_model.training_seconds("layered_debug", functools.partial(median_seconds, 1))
+    assert set(found) == {"network", "generator"}
+    for one, four in found.values():
+        assert min(one, four) > 0
+
+
+def test_what_a_preset_costs(tmp_path: Path) -> None:
+    preset = "layered_debug"
+    result = run(BenchConfig("preset", tmp_path, repeats=5, preset=preset, batch_size=2))
+    trained, arithmetic, memory, *plans = result.rows
+    assert trained.name.startswith(f"train {preset} (16x24) on ")
+    assert "batch 2" in trained.name
+    assert trained.unit == "samples/s"
+    assert trained.value > 0
+    assert 0 < arithmetic.ratio < 1  # small matrices never reach what a large product does
+    assert memory.unit == "GiB"
+    assert 0.1 < memory.value < 1000
+    assert [row.name.split(",")[0] for row in plans] == [
+        "generate one plan of 1 step", *(f"generate one plan of {n} steps" for n in (2, 4, 8, 25))
+    ]  # fmt: skip
+    assert plans[0].value < plans[-1].value
+    assert {row.command for row in result.rows} == {
+        f"geo4d-bench bench preset --preset {preset} --batch-size 2 --device cpu"
+    }
