@@ -26,12 +26,16 @@ def test_a_second_call_makes_nothing(tiny_dataset: Any) -> None:
     assert "geo4d-bench train --data" in str(result)
 
 
-def test_no_simulation_is_left_in_the_process(tiny_dataset: Any) -> None:
+def test_no_simulation_is_left_in_the_process(tiny_dataset: Any, tmp_path: Path) -> None:
     from robosuite.utils.binding_utils import MjSim
 
-    gc.collect()
-    assert tiny_dataset.train.is_dir()
-    assert not [o for o in gc.get_objects() if issubclass(type(o), MjSim)]
+    def simulations() -> set[int]:
+        gc.collect()
+        return {id(o) for o in gc.get_objects() if issubclass(type(o), MjSim)}
+
+    before = simulations()
+    assert make_dataset(tmp_path / "d", read_manifest(tiny_dataset.train).settings, 1).made == 1
+    assert simulations() <= before
 
 
 def test_other_settings_are_refused_by_name(tiny_dataset: Any, tiny_rig: Any) -> None:
