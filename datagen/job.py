@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from geo4d_bench.dataset.manifest import DamagedManifestError, Manifest, Settings, read_manifest, write_manifest
-from geo4d_bench.dataset.rescan import drop_damaged_scenes, drop_leftovers
+from geo4d_bench.dataset.checks import shared_faults
+from geo4d_bench.dataset.manifest import (
+    DamagedManifestError,
+    Manifest,
+    Settings,
+    read_manifest,
+    settings_json,
+    write_manifest,
+)
 from geo4d_bench.dataset.rescan import rescan as rescan_files
-from geo4d_bench.dataset.schema import EPISODES, MANIFEST, episode_name
+from geo4d_bench.dataset.schema import EPISODES, HANDS, MANIFEST, SCENES, episode_name
 from geo4d_bench.errors import ConfigError, DatasetError
-from geo4d_bench.geometry.rig import AnyRig, DrawnRig
-from geo4d_bench.io import held
+from geo4d_bench.io import LEFTOVERS, held
 from geo4d_bench.pool import run_jobs
+from geo4d_bench.runs import differences
 
 J = TypeVar("J")
 
@@ -95,39 +103,42 @@ def run(config: DatagenConfig) -> DatagenResult:
 def make_dataset(
     folder: Path, settings: Settings, episodes: int, workers: int = 1, cluster: str | None = None
 ) -> DatagenResult:
-    """:func:`run` for settings that no option names, for example a rig that was made in Python.
+    """:func:`run` for settings that no option names, for example a rig that was made in Python."""
+    from geo4d_bench.datagen.worker import make_episode, release_tools, restore_scene
 
-    Raises:
-        DatasetError: as :func:`run`.
-    """
     with held(folder):
-        return _make_missing(folder, settings, episodes, workers, cluster)
+        manifest = open_folder(folder, settings)
+        there = {entry.file for entry in manifest.episodes}
+        missing = [index for index in range(episodes) if episode_name(index) not in there]
+        make = functools.partial(make_episode, folder.absolute(), manifest.settings)
+        try:
+            if damaged := [folder / name for name, _ in shared_faults(folder, manifest)]:
+                for path in damaged:
+                    path.unlink(missing_ok=True)
+                restore_scene(folder, manifest)
+            manifest = make_missing(folder, manifest, make, missing, workers, cluster)
+        finally:
+            release_tools()
+        return DatagenResult(folder, manifest, len(missing))
 
 
-def _make_missing(folder: Path, settings: Settings, episodes: int, workers: int, cluster: str | None) -> DatagenResult:
+def make_missing(
+    folder: Path, manifest: Manifest, work: Callable[[J], str], jobs: Sequence[J], workers: int, cluster: str | None
+) -> Manifest:
+    """Do ``jobs``, each of which makes an episode in ``folder`` and returns its file's name; the manifest with them."""
     from tqdm import tqdm
 
-    from geo4d_bench.datagen.worker import Job, make_episode, release_tools, restore_scene
-
-    manifest = open_folder(folder, settings)
-    there = {entry.file for entry in manifest.episodes}
-    missing = [i for i in range(episodes) if episode_name(i) not in there]
-    jobs = [Job(folder.absolute(), index, manifest.settings) for index in missing]
-    made = 0
+    done = len(manifest.episodes)
     try:
-        if drop_damaged_scenes(folder, manifest):
-            restore_scene(folder, manifest)
-        with tqdm(total=episodes, initial=episodes - len(jobs), unit="episode", desc="datagen") as bar:
-            for name in run_jobs(make_episode, jobs, workers, cluster):
+        with tqdm(total=done + len(jobs), initial=done, unit="episode", desc=folder.name) as bar:
+            for name in run_jobs(work, jobs, workers, cluster):
                 require_here(folder, name)
-                made += 1
                 manifest = rescan(folder, manifest)
                 bar.update()
     finally:
-        release_tools()
         # After Ctrl-C or an error too: another worker may have finished an episode meanwhile.
         manifest = rescan(folder, manifest)
-    return DatagenResult(folder, manifest, made)
+    return manifest
 
 
 def settings_of(config: DatagenConfig) -> Settings:
@@ -138,9 +149,7 @@ def settings_of(config: DatagenConfig) -> Settings:
     from geo4d_bench.rendering.renderer import MAX_DEPTH_M
     from geo4d_bench.tasks.rigs import make_rig
 
-    for name, low in (("episodes", 1), ("height", 8), ("width", 8), ("workers", 1), ("seed", 0)):
-        if getattr(config, name) < low:
-            raise ConfigError(f"--{name} {getattr(config, name)}: expected {low} or more")
+    require_at_least(config, episodes=1, height=8, width=8, workers=1, seed=0)
     if not 0.0 <= config.disturbed_share <= 1.0:
         raise ConfigError(f"--disturbed-share {config.disturbed_share:g}: expected a share from 0 to 1")
     spec = tasks.spec(config.task)
@@ -165,14 +174,19 @@ def settings_of(config: DatagenConfig) -> Settings:
     )
 
 
+def require_at_least(config: Any, **least: int) -> None:
+    """ConfigError where an option that is not None is less than it may be."""
+    for name, low in least.items():
+        value = getattr(config, name)
+        if value is not None and value < low:
+            raise ConfigError(f"--{name} {value}: expected {low} or more")
+
+
 def open_folder(folder: Path, settings: Settings) -> Manifest:
     """The folder's manifest, made where the folder is new and rebuilt from the files where it is damaged.
 
-    Episodes that were cut off, changed or deleted since they were written are named on stderr and taken out, so that
-    the caller makes them again.
-
-    Raises:
-        DatasetError: the folder was made with other settings, or holds an episode of another dataset.
+    Episodes that were cut off, changed or deleted since they were written are named on stderr and left out.
+    DatasetError where the folder was made with other settings, or holds an episode of another dataset.
     """
     if not (folder / MANIFEST).exists():
         if (folder / EPISODES).is_dir() and any((folder / EPISODES).iterdir()):
@@ -184,27 +198,28 @@ def open_folder(folder: Path, settings: Settings) -> Manifest:
     except DamagedManifestError as error:
         print(str(error).replace("run the same datagen command again: it is", "it is"), file=sys.stderr)
         manifest = Manifest(settings)
-    differing = _differences(manifest.settings, settings)
-    if differing:
+    if differing := _differences(manifest.settings, settings):
         raise DatasetError(f"{folder} was made with other settings: {differing}; choose another --out or delete it")
-    drop_leftovers(folder)
-    return rescan(folder, manifest, tell_all=True)
+    for place in (folder, folder / EPISODES, folder / SCENES, folder / HANDS):
+        for part in place.glob(LEFTOVERS):  # of a call that was killed
+            part.unlink(missing_ok=True)
+    return rescan(folder, manifest, all_damaged=True)
 
 
-def rescan(folder: Path, manifest: Manifest, *, tell_all: bool = False) -> Manifest:
-    """Write the manifest anew for the episode files that are there now, and name those that were damaged since.
+def rescan(folder: Path, manifest: Manifest, *, all_damaged: bool = False) -> Manifest:
+    """Write the manifest anew for the episode files that are there now, and name on stderr those that were damaged
+    since; with ``all_damaged`` also those that an earlier call has named."""
+    from geo4d_bench.datagen.worker import require_own_seed
 
-    ``tell_all`` names those that an earlier call has named too.
-    """
-    from geo4d_bench.datagen.worker import require_own_seeds
-
-    taken = rescan_files(folder, manifest)
+    new, damaged = rescan_files(folder, manifest)
     known = {entry.file for entry in manifest.episodes}
-    for file, why in taken.damaged:
-        if tell_all or file in known:
+    for file, why in damaged:
+        if all_damaged or file in known:
             print(f"{folder / EPISODES / file}: {why}; to be made again", file=sys.stderr)
-    require_own_seeds(folder, [e for e in taken.manifest.episodes if e.file not in known], manifest.settings)
-    return taken.manifest
+    for entry in new.episodes:
+        if entry.file not in known:
+            require_own_seed(folder, entry, manifest.settings)
+    return new
 
 
 def require_here(folder: Path, file: str, patience_s: float = 30.0) -> None:
@@ -222,25 +237,10 @@ def require_here(folder: Path, file: str, patience_s: float = 30.0) -> None:
 
 def _differences(old: Settings, new: Settings) -> str:
     """What differs, but for the source's version: an interrupted dataset may be finished after an edit."""
-    found = []
-    for field in dataclasses.fields(Settings):
-        if field.name in ("fingerprint", "commit"):
-            continue
-        before, now = getattr(old, field.name), getattr(new, field.name)
-        if field.name == "rig":
-            same = _rig_key(before) == _rig_key(now)
-            before, now = (
-                f"'{r.name}' with other cameras" if before.name == now.name else r.name for r in (before, now)
-            )
-        else:
-            same = before == now
-        if not same:
-            found.append(f"{field.name} {before} there, {now} asked for")
-    return ", ".join(found)
-
-
-def _rig_key(rig: AnyRig) -> Any:
-    if isinstance(rig, DrawnRig):
-        return rig
-    cameras = [(c.name, c.T_world_cam.tolist(), c.fovy_rad, c.split) for c in rig.cameras]
-    return rig.name, rig.target, rig.ring_offset, cameras
+    before, now = (
+        {k: v for k, v in settings_json(s).items() if k not in ("fingerprint", "commit")} for s in (old, new)
+    )
+    if before["rig"] != now["rig"]:
+        same_name = old.rig.name == new.rig.name
+        before["rig"], now["rig"] = old.rig.name, f"'{new.rig.name}' with other cameras" if same_name else new.rig.name
+    return differences(before, now)

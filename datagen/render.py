@@ -1,20 +1,22 @@
-"""RenderAssets 2: a recorded trajectory becomes an episode file with images. Needs MuJoCo, not robosuite."""
+"""The second stage: a recorded trajectory becomes an episode file with images. Needs MuJoCo, not robosuite."""
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from geo4d_bench.dataset.manifest import Settings
 from geo4d_bench.dataset.types import Trajectory
-from geo4d_bench.dataset.writer import EpisodeWriter
+from geo4d_bench.dataset.writer import write_episode
 from geo4d_bench.errors import ConfigError
-from geo4d_bench.geometry.camera import Camera
 from geo4d_bench.rendering.renderer import Renderer
+from geo4d_bench.rendering.scene import load_scene
 
 # Mesa's software renderer reads this when a process makes its first context. Threads of its own cost more than they
 # bring at these sizes (4.7 s an episode of 128 x 160 with two, 3.8 s without), and every worker has a core to itself.
@@ -29,16 +31,17 @@ def frame_steps(steps: int, control_hz: float, video_hz: float) -> npt.NDArray[n
     return np.arange(0, steps, round(every), dtype=np.int32)
 
 
+@functools.lru_cache(maxsize=1)
+def scene_renderer(scene: Path, height: int, width: int, max_depth_m: float) -> Renderer:
+    """The renderer of a packed scene; a process keeps the last one, since most datasets have one scene.
+    ``scene_renderer.cache_clear()`` frees its OpenGL context."""
+    return Renderer(load_scene(scene), height, width, max_depth_m=max_depth_m)
+
+
 def render_episode(
-    path: Path,
-    trajectory: Trajectory,
-    renderer: Renderer,
-    cameras: Sequence[Camera],
-    *,
-    video_hz: float,
-    notes: Mapping[str, Any] | None = None,
+    path: Path, trajectory: Trajectory, renderer: Renderer, settings: Settings, notes: Mapping[str, Any]
 ) -> None:
-    """Render a trajectory's frames from every camera into an episode file, one frame in memory at a time.
+    """Render a trajectory's frames from its dataset's cameras into an episode file, a few frames in memory at a time.
 
     The file appears under ``path`` only when it is whole. ``renderer`` draws the scene that the trajectory names.
 
@@ -46,18 +49,18 @@ def render_episode(
         DatasetError: the disk is full or the folder cannot be written.
         SceneError: the states do not fit the renderer's scene, or a camera does not stand where it was asked to.
     """
-    steps = frame_steps(len(trajectory.time), trajectory.control_hz, video_hz)
-    with EpisodeWriter(
+    steps = frame_steps(len(trajectory.time), trajectory.control_hz, settings.video_hz)
+    cameras = settings.cameras(trajectory.seed)
+    frames = (renderer.render(trajectory.states[step], cameras, check=index == 0) for index, step in enumerate(steps))
+    write_episode(
         path,
         trajectory,
+        ((frame.rgb, frame.depth, frame.seg) for frame in frames),
         steps=steps,
-        video_hz=video_hz,
+        video_hz=settings.video_hz,
         cameras=cameras,
         height=renderer.height,
         width=renderer.width,
         seg_names=renderer.scene.seg_names,
         notes=notes,
-    ) as writer:
-        for index, step in enumerate(steps):
-            frame = renderer.render(trajectory.states[step], cameras, check=index == 0)
-            writer.add(frame.rgb, frame.depth, frame.seg)
+    )

@@ -13,17 +13,16 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from geo4d_bench import __version__
+from geo4d_bench import __version__, process
 from geo4d_bench.errors import Geo4DError
-from geo4d_bench.registry import Registry
+from geo4d_bench.registry import unknown_name
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a command lives: ``module`` has the dataclass ``config`` and the function ``run``; typed again, one that
-    ``resumes`` goes on where it was interrupted."""
+    """Where a command is: ``module`` has the dataclass ``config`` and the function ``run``. The same command again goes
+    on where one that ``resumes`` was interrupted."""
 
     module: str
     config: str
@@ -31,17 +30,20 @@ class Entry:
     resumes: bool = False
 
 
-_TABLE = {
+COMMANDS = {
     "doctor": Entry("doctor", "DoctorConfig", "check that this machine can render, simulate and train"),
     "tasks": Entry("report.listing", "TasksConfig", "list the tasks and camera rigs, or draw them (--preview)"),
     "datagen": Entry("datagen.job", "DatagenConfig", "collect demonstrations and render them from a camera rig", True),
     "inspect": Entry("report.inspection", "InspectConfig", "print, draw and film what a dataset or an episode holds"),
     "render": Entry("datagen.redraw", "RenderConfig", "draw a stored dataset from another rig or size", True),
     "verify": Entry(
-        "datagen.repair", "VerifyConfig", "check a dataset (exit 0 when whole, 1 with a line a fault); repair"
+        "datagen.verify", "VerifyConfig", "check a dataset (exit 0 when whole, 1 with one line per fault); repair"
     ),
     "export": Entry("dataset.export", "ExportConfig", "write a dataset for robomimic or LeRobot"),
     "train": Entry("training.train", "TrainConfig", "train the generator", True),
+    "segmenter": Entry(
+        "trackers.segmenter", "SegmenterConfig", "train what labels grippers in videos that carry no labels"
+    ),
     "generate": Entry("evaluation.generate", "GenerateConfig", "generate held-out windows as films and point clouds"),
     "conditions": Entry(
         "evaluation.conditions", "ConditionsConfig", "write held-out windows' first frames for any generator"
@@ -55,9 +57,6 @@ _TABLE = {
     "tables": Entry("report.tables", "TablesConfig", "make a Markdown page's tables from the CSV files that it names"),
     "bench": Entry("bench.bench", "BenchConfig", "measure speed against references, side by side"),
 }
-COMMANDS: Registry[Entry] = Registry("command")
-for _name, _entry in _TABLE.items():
-    COMMANDS.register(_name, _entry)
 
 
 def main(argv: Sequence[str] | None = None, *, own_process: bool = False) -> int:
@@ -74,25 +73,21 @@ def main(argv: Sequence[str] | None = None, *, own_process: bool = False) -> int
     os.environ.setdefault("MUJOCO_GL", "egl")
     try:
         return _run(args[0], args[1:], own_process)
-    except Geo4DError as error:
-        print(f"geo4d-bench {args[0]}: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
+    except (Geo4DError, OSError) as error:
         print(f"geo4d-bench {args[0]}: {_sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        resumes = args[0] in COMMANDS and COMMANDS.get(args[0]).resumes
-        kept = ": what was finished is kept; the same command goes on from there" if resumes else ""
+        kept = ": what was finished is kept; the same command goes on from there" if COMMANDS[args[0]].resumes else ""
         print(f"\ninterrupted{kept}", file=sys.stderr)
         return 130
 
 
 def _run(name: str, args: list[str], own_process: bool) -> int:
-    entry = COMMANDS.get(name)
+    if name not in COMMANDS:
+        raise unknown_name("command", name, sorted(COMMANDS))
+    entry = COMMANDS[name]
     if own_process:
-        from geo4d_bench.process import set_openmp_waits
-
-        set_openmp_waits()
+        process.set_openmp_waits()
     import tyro
 
     module = importlib.import_module(f"geo4d_bench.{entry.module}")
@@ -105,25 +100,18 @@ def _run(name: str, args: list[str], own_process: bool) -> int:
     )
     if type(config) is not config_type:
         config = config_type(**{f.name: getattr(config, f.name) for f in dataclasses.fields(config_type)})
-    if own_process:
-        _set_process(name, config)
+    if own_process and name == "train" and config.threads is None:
+        process.bind_openmp_threads()
+    if own_process and name in ("train", "bench"):
+        process.keep_freed_memory()
     result = module.run(config)
     if text := str(result):
         print(text)
     return int(getattr(result, "exit_code", 0))
 
 
-def _set_process(name: str, config: Any) -> None:
-    from geo4d_bench import process
-
-    if name == "train" and config.threads is None:
-        process.bind_openmp_threads()
-    if name in ("train", "bench"):
-        process.keep_freed_memory()
-
-
 def _usage() -> str:
-    lines = "\n".join(f"  {name:<12} {entry.help}" for name, entry in _TABLE.items())
+    lines = "\n".join(f"  {name:<12} {entry.help}" for name, entry in COMMANDS.items())
     return (
         "usage: geo4d-bench COMMAND [options]\n\n"
         "Does a policy that plans by generating 4D video still work when the cameras move?\n\n"
@@ -132,7 +120,9 @@ def _usage() -> str:
     )
 
 
-def _sentence(error: OSError) -> str:
+def _sentence(error: Geo4DError | OSError) -> str:
+    if isinstance(error, Geo4DError):
+        return str(error)
     where = f" ({error.filename})" if error.filename else ""
     if error.errno == errno.ENOSPC:
         return f"the disk is full{where}; what was finished is kept: free some space and type the same command again"

@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,33 +27,22 @@ class Diagnosis:
 
     def __str__(self) -> str:
         lines = [f"{'ok  ' if well else 'FAIL'}  {name:<10} {found}" for name, found, well in self.checks]
-        closing = (
-            "all is well; begin with: geo4d-bench datagen --task store_cereal"
-            if self.exit_code == 0
-            else "mend what failed, then type 'geo4d-bench doctor' again"
-        )
+        closing = "all is well; begin with: geo4d-bench datagen --task store_cereal"
+        if self.exit_code:
+            closing = "mend what failed, then type 'geo4d-bench doctor' again"
         return "\n".join([*lines, closing])
 
 
 def run(config: DoctorConfig) -> Diagnosis:
-    """Run every check; a check that raises has failed, with its error as what was found."""
-    checks = {
-        "python": _python,
-        "packages": _packages,
-        "rendering": _rendering,
-        "simulator": _simulator,
-        "training": _training,
-        "video": _video,
-        "disk": _disk,
-    }
-    return Diagnosis(tuple((name, *_attempt(check)) for name, check in checks.items()))
-
-
-def _attempt(check: Callable[[], str]) -> tuple[str, bool]:
-    try:
-        return check(), True
-    except Exception as error:  # a check must never stop the others; its error is the finding
-        return f"{type(error).__name__}: {error}", False
+    """Run every check; one that raises has failed, and its error is what was found."""
+    checks = []
+    for check in (_python, _packages, _rendering, _simulator, _training, _video, _disk):
+        try:
+            found, well = check(), True
+        except Exception as error:  # a check must never stop the others
+            found, well = f"{type(error).__name__}: {error}", False
+        checks.append((check.__name__.removeprefix("_"), found, well))
+    return Diagnosis(tuple(checks))
 
 
 def _python() -> str:
@@ -67,7 +55,7 @@ def _packages() -> str:
 
 
 def _rendering() -> str:
-    from geo4d_bench.geometry import Camera, look_at
+    from geo4d_bench.geometry.camera import Camera, look_at
     from geo4d_bench.rendering.renderer import Renderer
     from geo4d_bench.rendering.scene import load_scene, pack_scene
 

@@ -3,6 +3,13 @@
 The command line prints the sentence of any :class:`Geo4DError` on stderr, without a traceback, and exits with 2.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class Geo4DError(Exception):
     """Base of every error that a wrong input, file or setting causes."""
@@ -50,3 +57,13 @@ class BusyError(Geo4DError):
 
 class RunError(Geo4DError):
     """A folder that holds another run."""
+
+
+def explain(error: ValidationError) -> str:
+    """pydantic's first complaint: ``cameras.0.name: Field required, got {'position': [1, 0, 2]}``."""
+    fault = error.errors(include_url=False)[0]
+    # A validator's own sentence says what it got.
+    text = (
+        str(fault["ctx"]["error"]) if fault["type"] == "value_error" else f"{fault['msg']}, got {fault['input']!r:.80}"
+    )
+    return ": ".join([".".join(map(str, fault["loc"])), text]).removeprefix(": ")

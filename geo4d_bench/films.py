@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 
@@ -34,20 +33,21 @@ class Film:
         try:
             self._ffmpeg.stdin.write(picture.tobytes())
         except BrokenPipeError:
-            self._end()
+            self.close()
             raise
 
     def close(self) -> None:
         """Finish the file; OSError where ffmpeg could not."""
-        if self._ffmpeg is not None:
-            self._end()
+        ffmpeg, self._ffmpeg = self._ffmpeg, None
+        if ffmpeg is not None:
+            _, errors = ffmpeg.communicate()
+            if ffmpeg.returncode:
+                raise OSError(f"{self._path} could not be written: {errors.decode(errors='replace').strip()}")
 
     def __enter__(self) -> Film:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _start(self, height: int, width: int) -> subprocess.Popen[bytes]:
@@ -59,10 +59,3 @@ class Film:
             [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *raw, *coded], stdin=subprocess.PIPE,
             stderr=subprocess.PIPE, process_group=0,
         )  # fmt: skip
-
-    def _end(self) -> None:
-        ffmpeg, self._ffmpeg = self._ffmpeg, None
-        assert ffmpeg is not None
-        _, said = ffmpeg.communicate()
-        if ffmpeg.returncode:
-            raise OSError(f"{self._path} could not be written: {said.decode(errors='replace').strip()}")

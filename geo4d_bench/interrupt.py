@@ -5,31 +5,18 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType, TracebackType
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import FrameType
 
 
-class StopRequest:
-    """While entered, the first SIGINT or SIGTERM sets ``received``; a second SIGINT stops at once.
+class StopRequest(ExitStack):
+    """While entered, the first SIGINT or SIGTERM sets ``received``; a second SIGINT stops at once."""
 
-    Signals can be handled by the main thread alone; elsewhere this does nothing.
-    """
-
-    def __init__(self) -> None:
-        self.received = False
-        self._before: dict[signal.Signals, signal._HANDLER] = {}
+    received = False
 
     def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
+        self.enter_context(_handled(self._handle, signal.SIGINT, signal.SIGTERM))
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
@@ -37,15 +24,21 @@ class StopRequest:
         self.received = True
 
 
+def ignore_sigint() -> AbstractContextManager[None]:
+    """Processes that are started meanwhile ignore Ctrl-C: this one ends them. During their imports, each would print a
+    traceback."""
+    return _handled(signal.SIG_IGN, signal.SIGINT)
+
+
 @contextmanager
-def ignore_sigint() -> Iterator[None]:
-    """Processes that are started meanwhile never hear Ctrl-C: it is for this one, which ends them. Raised in their
-    imports, each would tell it in a traceback."""
-    if threading.current_thread() is not threading.main_thread():  # which alone may say so
+def _handled(handler: signal._HANDLER, *numbers: signal.Signals) -> Iterator[None]:
+    """Handle signals meanwhile; does nothing outside the main thread, which alone can."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import socket
 import sys
@@ -17,7 +16,6 @@ from geo4d_bench.errors import BusyError
 
 LEFTOVERS = ".*.part*"
 """Pattern of what :func:`atomic` leaves where a process is killed."""
-_LOCK = ".lock"
 
 
 @contextmanager
@@ -49,12 +47,13 @@ def held(folder: Path) -> Iterator[None]:
         BusyError: another command holds it; says which.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / _LOCK
+    path = folder / ".lock"
     lock = _locked(path)
     try:
         lock.truncate(0)
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        lock.write(json.dumps([command, os.getpid(), socket.gethostname(), time.strftime("%H:%M")]))
+        since = time.strftime("%H:%M")
+        lock.write(f"'{command}' (process {os.getpid()} on {socket.gethostname()}, since {since})")
         lock.flush()
         yield
     finally:
@@ -65,12 +64,12 @@ def held(folder: Path) -> Iterator[None]:
 def _locked(path: Path) -> IO[str]:
     """The open lock file; BusyError where another process has it."""
     while True:
-        lock = path.open("a+")
+        lock = path.open("a+", encoding="utf-8", errors="surrogateescape")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            holder = _holder(lock.read())
+            holder = lock.read() or "another command"
             lock.close()
             raise BusyError(
                 f"{path.parent} is being written by {holder}; wait for it, stop it, or give another --out"
@@ -78,12 +77,4 @@ def _locked(path: Path) -> IO[str]:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                 return lock
-        lock.close()  # its holder has removed it meanwhile: it protects nothing
-
-
-def _holder(text: str) -> str:
-    try:
-        command, pid, host, since = json.loads(text)
-    except ValueError:
-        return "another command"
-    return f"'{command}' (process {pid} on {host}, since {since})"
+        lock.close()  # its holder has removed it meanwhile

@@ -5,11 +5,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
+from geo4d_bench.errors import ConfigError
+
 T = TypeVar("T")
+
+
+def require_at_least(config: Any, least: int, *names: str) -> None:
+    """ConfigError unless these numbers of a config dataclass are at least ``least``."""
+    for name in names:
+        value = getattr(config, name)
+        if value < least:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}, expected at least {least}")
 
 
 def listing(what: str, names: Iterable[str]) -> str:
@@ -18,19 +28,16 @@ def listing(what: str, names: Iterable[str]) -> str:
 
 
 def with_help(config: type[T], own: Any = None, **helps: str) -> type[T]:
-    """A config dataclass with other help texts for some fields, by name.
+    """A config dataclass with other help texts for some of its fields, by name.
 
-    Args:
-        config: it.
-        own: further options, an instance of a dataclass, which become the field ``options``; None where there are none.
+    ``own``, an instance of a dataclass, holds further options, which become the field ``options``.
     """
-    fields: list[Any] = []
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        if field.name in helps:
-            kind = Annotated[str, tyro.conf.arg(help=helps[field.name])]
-            fields.append((field.name, kind, dataclasses.field(default=field.default)))
+    kinds = get_type_hints(config)
+    fields: list[Any] = [
+        (name, Annotated[kinds[name], tyro.conf.arg(help=text)], getattr(config, name)) for name, text in helps.items()
+    ]
     if own is not None:
-        fields.append(("options", Annotated[type(own), tyro.conf.arg(name="")], dataclasses.field(default=own)))
+        fields.append(("options", Annotated[type(own), tyro.conf.arg(name="")], own))
     return dataclasses.make_dataclass(config.__name__, fields, bases=(config,), frozen=True)
 
 

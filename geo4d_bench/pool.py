@@ -1,5 +1,4 @@
-"""Jobs in processes of this machine, or on an existing Ray cluster (the extra ``cluster``). Results come back to the
-process that asked for them, which alone writes what must not be written twice."""
+"""Jobs in processes of this machine, or on an existing Ray cluster (the extra ``cluster``)."""
 
 from __future__ import annotations
 
@@ -22,17 +21,15 @@ R = TypeVar("R")
 
 
 def run_jobs(work: Callable[[J], R], jobs: Sequence[J], workers: int, cluster: str | None = None) -> Iterable[R]:
-    """``work`` of every job, as they are finished, in no order.
+    """``work`` of every job, as they are finished, in no order; what ``work`` raises is raised here.
 
     Args:
-        work: a function of an installed module.  jobs: what it is called with; pickled where it runs elsewhere.
+        work: a function of an installed module, pickled like the jobs.
         workers: processes of this machine; with 1, or one job, all is done in this process, in the order of ``jobs``.
         cluster: address of a Ray cluster in place of processes, see :func:`on_cluster`.
 
     Raises:
         WorkerError: the system ended a process, for example because memory ran out.
-        ConfigError: no such cluster.
-        Exception: what ``work`` itself raised.
     """
     if cluster is not None and jobs:
         yield from on_cluster(work, jobs, cluster)
@@ -43,14 +40,14 @@ def run_jobs(work: Callable[[J], R], jobs: Sequence[J], workers: int, cluster: s
         return
     from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 
-    # Processes, because an OpenGL context and a simulation belong to one each; started afresh, never forked, and anew
-    # for every call: what they keep is this call's. One thread each, since more would only take turns.
+    # Processes, because an OpenGL context and a simulation belong to one each; started afresh for every call, never
+    # forked. One thread each, since more would only take turns.
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
     executor = ProcessPoolExecutor(workers, timeout=None, initializer=_end_with_parent, env=threads)
     try:
         left, pending = iter(jobs), set[Future[R]]()
         while True:
-            # No more than processes can take: an executor that is stopped with more in its queue stumbles over them.
+            # No more than processes can take: an executor that is stopped with more in its queue fails on them.
             with ignore_sigint():
                 pending |= {executor.submit(work, job) for job in islice(left, workers + 1 - len(pending))}
             if not pending:
@@ -68,7 +65,7 @@ def run_jobs(work: Callable[[J], R], jobs: Sequence[J], workers: int, cluster: s
 
 
 def _end_with_parent() -> None:
-    """Runs in a new process: it ends when the command that started it was killed, and nobody is left to work for."""
+    """Runs in a new process: it ends when the command that started it was killed."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -81,7 +78,7 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """torch computes on one thread: processes share the cores, and sums do not depend on how they were split."""
+    """torch computes on one thread: processes share the cores, and sums do not depend on their number."""
     import torch
 
     before = torch.get_num_threads()
@@ -93,27 +90,26 @@ def one_thread() -> Iterator[None]:
 
 
 def on_cluster(work: Callable[[J], R], jobs: Sequence[J], address: str) -> Iterable[R]:
-    """``work`` of every job, one CPU each, as they are finished, in no order.
+    """:func:`run_jobs` on a Ray cluster, one CPU for each job.
 
     Every node needs this release of geo4d-bench and must see the same files. A job whose node or process dies is done
     again, three times at most.
 
     Args:
-        work: a function of an installed module.
-        jobs: what it is called with; pickled.
         address: of the head node as ``ray start`` prints it (``192.168.0.1:6379``), or ``auto``.
 
     Raises:
         ConfigError: Ray is not installed, or no cluster answers.
         WorkerError: a node has another source, or processes died again and again.
-        Exception: what ``work`` itself raised, as it was.
     """
     try:
         import ray
     except ImportError as error:
         raise ConfigError("--cluster needs Ray: pip install 'geo4d-bench[cluster]'") from error
     try:
-        _require_listener(address)
+        if address != "auto" and "://" not in address:  # Ray itself would wait for minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
@@ -135,13 +131,6 @@ def on_cluster(work: Callable[[J], R], jobs: Sequence[J], address: str) -> Itera
         ) from error
     finally:
         ray.shutdown()
-
-
-def _require_listener(address: str) -> None:
-    """OSError or ValueError where nothing listens there: Ray itself would go on asking for minutes."""
-    if address != "auto" and "://" not in address:
-        host, _, port = address.rpartition(":")
-        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _same_source(work: Callable[[J], R], job: J, source: str) -> R:

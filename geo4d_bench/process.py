@@ -1,4 +1,4 @@
-"""What a command sets for its own process before it begins; a program that imports the package is left as it is."""
+"""What a command sets for its own process before it begins; importing the package sets nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SPINS = "10000"
 _OF_USERS = ("GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND", "OMP_WAIT_POLICY")
 _OF_LAUNCHERS = ("LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 _GPU = Path("/dev/nvidiactl")
-"""There where an NVIDIA driver is; a training that uses it computes little on the processor."""
+"""Exists where there is an NVIDIA driver; training on a GPU computes little on the processor."""
 _allowed: Set[int] = frozenset()
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -21,11 +21,10 @@ _MOST = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what this process frees for its next allocations; nothing where it is not glibc.
+    """Have glibc keep what this process frees for its next allocations; nothing with another C library.
 
-    By default glibc takes tensors of some megabytes from the system and gives them back each time: all their pages are
-    then cleared anew in every step, which on two cores took a seventh of the time of ``nano``'s loss and gradient. It
-    cannot be undone, so that it is for a process that trains and ends.
+    By default tensors of some megabytes are given back to the system and their pages cleared anew in every step, which
+    on two cores took a seventh of the time of ``nano``'s loss and gradient. It cannot be undone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -34,25 +33,22 @@ def keep_freed_memory() -> None:
 
 
 def set_openmp_waits() -> None:
-    """How long OpenMP's threads wait awake, of GNU's OpenMP that torch brings; to be called before torch is loaded.
+    """Let threads of GNU's OpenMP, which torch brings, spin only briefly; to be called before torch is loaded.
 
-    By default a thread that waits for another burns its processor for milliseconds. Beside one busy program the kernel
-    then takes two threads of ours for as busy as that one and lets them take turns on one processor: each of some
-    thousand parallel regions of a training step lasts a time slice, and training runs at a thirtieth of its speed.
-    Nothing is set where the environment says anything of it.
+    By default a waiting thread spins for milliseconds. Beside another busy program the kernel then lets two threads of
+    ours take turns on one processor: each of some thousand parallel regions of a training step lasts a time slice, and
+    training runs at a thirtieth of its speed. Nothing is set where the environment sets any of it.
     """
     if not any(name in os.environ for name in _OF_USERS):
         os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def bind_openmp_threads() -> None:
-    """Keep each OpenMP thread of this process, which alone computes, on a core of its own, and load torch.
+    """Bind each OpenMP thread of this process to a core of its own, and load torch.
 
-    Beside a busy program one thread then runs half of the time, where two threads on one core would take turns. Nothing
-    where the environment or a launcher of several processes decided, or where there is a GPU.
-
-    Threads and processes that this one starts inherit the main thread's core; they call :func:`use_all_processors`. A
-    thread that enters a parallel region of OpenMP itself is moved to the main thread's core again.
+    Nothing where the environment or a launcher of several processes decided, or where there is a GPU. Threads and
+    processes that this one starts inherit the main thread's core; they call :func:`use_all_processors`. A thread that
+    enters a parallel region of OpenMP itself is moved to the main thread's core again.
     """
     global _allowed
     decided = any(name in os.environ for name in (*_OF_USERS, *_OF_LAUNCHERS) if name != "GOMP_SPINCOUNT")
@@ -69,11 +65,11 @@ def bind_openmp_threads() -> None:
 
 
 def allowed_processors() -> Set[int]:
-    """Those that this process could use before its threads got cores of their own; empty where they did not."""
+    """Those that this process could use before :func:`bind_openmp_threads`; empty where that did nothing."""
     return _allowed
 
 
 def use_all_processors(allowed: Set[int]) -> None:
-    """Let the calling thread, and whatever it starts, run on any of these; nothing where there are none."""
+    """Let the calling thread, and what it starts, run on any of these; nothing where there are none."""
     if allowed:
         os.sched_setaffinity(0, allowed)

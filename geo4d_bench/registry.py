@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib
-from collections.abc import Iterator
+import pkgutil
+from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar, cast
 
@@ -20,8 +20,7 @@ class Registry(Generic[T]):
 
     Args:
         kind: what the entries are, in the singular, as it should read in an error ("task").
-        group: of the entry points by which other packages add entries; an entry point's name is the entry's. None
-            where there are no such.
+        group: of the entry points by which other packages add entries under the entry point's name; None: no such.
         builtin: our own entries as ``module:attribute``, imported when they are first asked for.
     """
 
@@ -44,18 +43,13 @@ class Registry(Generic[T]):
             UnknownNameError: there is none; names the nearest ones.
             PluginError: it is another package's and cannot be imported.
         """
-        if name in self._entries:
-            return self._entries[name]
-        if name in self._lazy:
-            module, _, attribute = self._lazy[name].partition(":")
-            self._entries[name] = cast(T, getattr(importlib.import_module(module), attribute))
-            return self._entries[name]
-        if name in self._outside:
-            self._entries[name] = cast(T, self._loaded(self._outside[name]))
-            return self._entries[name]
-        near = difflib.get_close_matches(name, self, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"known: {', '.join(self)}"
-        raise UnknownNameError(f"there is no {self.kind} '{name}'; {hint}")
+        if name not in self:
+            raise unknown_name(self.kind, name, list(self))
+        if name not in self._entries:
+            lazy = self._lazy.get(name)
+            entry = pkgutil.resolve_name(lazy) if lazy is not None else _load(self.kind, self._outside[name])
+            self._entries[name] = cast(T, entry)
+        return self._entries[name]
 
     def items(self) -> Iterator[tuple[str, T]]:
         """All entries, imported, by name."""
@@ -66,9 +60,6 @@ class Registry(Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries or name in self._lazy or name in self._outside
-
-    def __len__(self) -> int:
-        return len(list(iter(self)))
 
     @functools.cached_property
     def _outside(self) -> dict[str, EntryPoint]:
@@ -86,14 +77,22 @@ class Registry(Generic[T]):
             found[point.name] = point
         return found
 
-    def _loaded(self, point: EntryPoint) -> object:
-        try:
-            return point.load()
-        except Exception as error:
-            raise PluginError(
-                f"the {self.kind} '{point.name}' of {_package(point)} cannot be imported from {point.value}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+
+def unknown_name(kind: str, name: str, known: Sequence[str]) -> UnknownNameError:
+    """The error for a name that is not among the known ones: suggests the nearest."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(repr(n) for n in near)}?" if near else f"known: {', '.join(known)}"
+    return UnknownNameError(f"there is no {kind} '{name}'; {hint}")
+
+
+def _load(kind: str, point: EntryPoint) -> object:
+    try:
+        return point.load()
+    except Exception as error:
+        raise PluginError(
+            f"the {kind} '{point.name}' of {_package(point)} cannot be imported from {point.value}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _package(point: EntryPoint) -> str:

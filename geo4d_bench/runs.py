@@ -1,4 +1,4 @@
-"""What identifies a run, and that a folder holds one run: typed again it goes on, with other settings it is refused."""
+"""What identifies a run, and that a folder holds one run: given again it goes on, other settings are refused."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any
 from geo4d_bench.errors import RunError
 from geo4d_bench.fingerprint import commit
 from geo4d_bench.io import write_atomic
-
-RUN_FILE = "run.json"
 
 
 def run_id(settings: dict[str, Any]) -> str:
@@ -40,7 +38,7 @@ def claim(folder: Path, kind: str, results: str, settings: dict[str, Any], **opt
             "on, or another --out, or delete it"
         )
     content = {"run_id": run_id(settings), "settings": settings, "commit": commit(), "options": options}
-    write_atomic(folder / RUN_FILE, json.dumps(content, indent=2, default=str) + "\n")
+    write_atomic(folder / "run.json", json.dumps(content, indent=2, default=str) + "\n")
     return str(content["run_id"])
 
 
@@ -50,7 +48,7 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     Raises:
         RunError: it is none of this program's.
     """
-    path = folder / RUN_FILE
+    path = folder / "run.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -64,17 +62,14 @@ def read_run(folder: Path) -> dict[str, Any] | None:
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """``seed 0 there, 5 asked for``, for each setting that differs."""
-    before, now = _flat(before), _flat(now)
-    names = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
-    return ", ".join(f"{name} {_short(before.get(name))} there, {_short(now.get(name))} asked for" for name in names)
+    pairs = {name: (_flat(before).get(name), _flat(now).get(name)) for name in _flat(before) | _flat(now)}
+    return ", ".join(f"{name} {_short(a)} there, {_short(b)} asked for" for name, (a, b) in pairs.items() if a != b)
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings inside a setting under their own names."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value) if isinstance(value, dict) else {name: value}
-    return flat
+    """Nested settings under their own names."""
+    nested = [_flat(value) if isinstance(value, dict) else {name: value} for name, value in settings.items()]
+    return {name: value for each in nested for name, value in each.items()}
 
 
 def _short(value: Any) -> str:

@@ -6,10 +6,11 @@ point of the group ``geo4d_bench.policies`` (docs/adding_a_policy.md); every gen
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
-from geo4d_bench.errors import CheckpointError, UnknownNameError
+from geo4d_bench.errors import CheckpointError
 from geo4d_bench.policies.protocol import (
     ActionChunk,
     Future,
@@ -20,7 +21,7 @@ from geo4d_bench.policies.protocol import (
     SimulatorAccess,
     TaskInfo,
 )
-from geo4d_bench.registry import Registry
+from geo4d_bench.registry import Registry, unknown_name
 
 __all__ = [
     "POLICIES",
@@ -69,11 +70,7 @@ def policy_class(name: str) -> type[Policy]:
         from geo4d_bench.policies.generated import policy_of_generator
 
         return policy_of_generator(*of_generators[name])
-    known: Registry[str] = Registry("policy")
-    for each in names():
-        known.register(each, each)
-    known.get(name)
-    raise UnknownNameError(f"there is no policy '{name}'")
+    raise unknown_name("policy", name, names())
 
 
 def load_policy(name: str, task: str, options: Any = None) -> PolicyFactory:
@@ -89,8 +86,6 @@ def load_policy(name: str, task: str, options: Any = None) -> PolicyFactory:
         CheckpointError: the policy needs a checkpoint and there is none, or it is incomplete.
         ConfigError: an option is out of range, or the checkpoint is another policy's.
     """
-    import dataclasses
-
     policy = policy_class(name)
     options = policy.Options() if options is None else options
     if policy.needs_checkpoint:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from geo4d_bench.errors import ConfigError, PolicyError
-from geo4d_bench.geometry import depth_to_points, inverse, transform
+from geo4d_bench.geometry.camera import depth_to_points
+from geo4d_bench.geometry.hand import hand_mask
+from geo4d_bench.geometry.se3 import inverse
 from geo4d_bench.model.generators import Device
 from geo4d_bench.model.types import FirstFrames
 from geo4d_bench.policies.protocol import ActionChunk, Observation, PlanOptions, Policy, PolicyFactory, TaskInfo
@@ -118,12 +120,12 @@ class TrainedPolicy(Policy):
                 f"{self.name}: images are {obs.rgb.shape[1]} x {obs.rgb.shape[2]}, the checkpoint was trained at "
                 f"{config.height} x {config.width}; render observations at that size"
             )
-        return first_frames(obs, task)
+        return frames_of_observation(obs, task)
 
 
 class GeneratedVideo(TrainedPolicy, VideoPolicy):
-    """Plans by a generator's video; knows the reference camera's pose to say where the grippers are in it, and to take
-    its plan to the world."""
+    """Plans by a generator's video. The reference camera's pose puts the grippers into its frame and the plan into the
+    world's."""
 
     Options: ClassVar[type] = GeneratorOptions
     rung_above, stage = "oracle_video", "generating the frames"
@@ -165,71 +167,50 @@ class Geo4D(GeneratedVideo):
     """The method of arXiv 2507.01099: the plan is tracked in generated 4D video, and comes from nowhere else."""
 
     name = "geo4d"
-    meaning = "generated 4D video alone, through a tracker: the paper's method"
     preset = "unet_nano"
     rank = 30.0
-
-
-class Geo4DCalibrated(Geo4D):
-    """:class:`Geo4D` that is given the poses of both cameras."""
-
-    name = "geo4d_calibrated"
-    meaning = "the same with the poses of both cameras given"
-    needs_both_poses = True
-    rank = 31.0
 
 
 class Layered(GeneratedVideo):
     """A trajectory predicted from the first frames, drawn into video by layers, and read back by the tracker."""
 
     name = "layered"
-    meaning = "a trajectory predicted from the first frames, drawn into video by layers, read back by the tracker"
     preset = "layered_nano"
     colour = "#882255"
     rank = 20.0
 
 
-class LayeredCalibrated(Layered):
-    """:class:`Layered` that is given the poses of both cameras."""
-
-    name = "layered_calibrated"
-    meaning = "the same with the poses of both cameras given"
-    needs_both_poses = True
-    rank = 21.0
+def calibrated(policy: type[TrainedPolicy]) -> type[TrainedPolicy]:
+    """The same policy, given the poses of both cameras."""
+    values = {"name": f"{policy.name}_calibrated", "needs_both_poses": True, "rank": policy.rank + 1.0}
+    return type(f"{policy.__name__}Calibrated", (policy,), values)
 
 
-def policy_of_generator(generator: str, calibrated: bool) -> type[GeneratedVideo]:
+Geo4DCalibrated, LayeredCalibrated = calibrated(Geo4D), calibrated(Layered)
+
+
+def policy_of_generator(generator: str, both_poses: bool) -> type[TrainedPolicy]:
     """The policy that plans by the video of another package's generator."""
     from geo4d_bench.model.generators import GENERATORS
 
     config = GENERATORS.get(generator)
-    name = config.policy + ("_calibrated" if calibrated else "")
-    values = {
-        "name": name,
-        "meaning": f"video of the generator '{generator}', through a tracker",
-        "preset": next(iter(config.presets()), generator),
-        "needs_both_poses": calibrated,
-        "rank": 35.0 + calibrated,
-        "__doc__": f"Plans by the video of the generator '{generator}'.",
-    }
-    return type(name, (GeneratedVideo,), values)
+    values = {"name": config.policy, "preset": next(iter(config.presets()), generator), "rank": 35.0}
+    policy = type(config.policy, (GeneratedVideo,), values)
+    return calibrated(policy) if both_poses else policy
 
 
-def first_frames(obs: Observation, task: TaskInfo) -> FirstFrames:
+def frames_of_observation(obs: Observation, task: TaskInfo) -> FirstFrames:
     """The first frames of an observation: points in each view's own frame, the hands in view n from the poses, and the
     poses of both cameras where the observation has them."""
-    points = np.stack([depth_to_points(obs.depth[v], obs.K[v]) for v in (0, 1)])
-    mask = np.zeros(points.shape[1:3], dtype=bool)
-    points_world = transform(obs.T_world_cam_n, points[0])
-    for arm in task.arms:
-        mask |= task.hand.visible_mask(points_world, obs.T_world_ee[arm], obs.opening_m[arm])
-    T_n_world = inverse(obs.T_world_cam_n)
+    points = np.stack([depth_to_points(depth, K) for depth, K in zip(obs.depth, obs.K, strict=True)])
+    T_n_ee = np.stack([inverse(obs.T_world_cam_n) @ obs.T_world_ee[arm] for arm in task.arms])
+    opening = np.array([obs.opening_m[arm] for arm in task.arms])
     return FirstFrames(
         rgb=obs.rgb,
         points=points,
         K=obs.K,
-        hand_mask=mask,
-        p_n_ee=np.stack([transform(T_n_world, obs.T_world_ee[arm][:3, 3]) for arm in task.arms]),
-        opening_m=np.array([obs.opening_m[arm] for arm in task.arms]),
+        hand_mask=hand_mask(points[0], [(task.hand, *at) for at in zip(T_n_ee, opening, strict=True)]),
+        p_n_ee=T_n_ee[:, :3, 3],
+        opening_m=opening,
         T_world_cam=None if obs.T_world_cam_m is None else np.stack([obs.T_world_cam_n, obs.T_world_cam_m]),
     )

@@ -25,7 +25,6 @@ class Expert(Policy):
     """The scripted expert, one control step at a time: the ceiling."""
 
     name = "expert"
-    meaning = "the task's scripted expert, which reads the simulator"
     colour, rank = "#009E73", 100.0
     privileged: ClassVar[bool] = True
     needs_images: ClassVar[bool] = False
@@ -41,7 +40,6 @@ class OraclePose(Policy):
     """The true future poses that the expert would reach, at the rate of a generated plan."""
 
     name = "oracle_pose"
-    meaning = "the expert's true future poses, planned as a generator plans"
     rung_above, stage = "expert", "planning at 0.4 s, interpolation, replanning"
     Options: ClassVar[type] = PlanOptions
     colour, rank = "#009E73", 90.0
@@ -61,7 +59,6 @@ class OracleVideo(VideoPolicy):
     """The true future frames, with their true labels, through the tracker that generated video goes through."""
 
     name = "oracle_video"
-    meaning = "true future frames, through the tracker"
     rung_above, stage = "oracle_pose", "tracking the gripper in true frames"
     colour, rank = "#009E73", 80.0
     privileged: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""The policy protocol: what a policy is told, what it sees, what it returns.
+"""The policy protocol: what a policy is given, observes and returns.
 
 A policy sees an allow-list and nothing else: no object poses, no view name, no split. Oracles are handed the
 simulator explicitly, through :class:`SimulatorAccess`, and are marked ``privileged`` in every row.
@@ -53,7 +53,7 @@ class Observation:
         depth: (2, H, W) float32 metres along z as the sensor measures it, NaN where invalid; where it is not metric
             scaled by the hands, view m's only for policies that need both poses (docs/sensors.md).
         K: (2, 3, 3).  T_world_cam_n: (4, 4), the reference view's pose.
-        T_world_cam_m: (4, 4), view m's pose, for policies that say ``needs_both_poses``; None for all others.
+        T_world_cam_m: (4, 4), view m's pose, for policies with ``needs_both_poses``; None for all others.
         T_world_ee: (4, 4) for each arm.  opening_m: metres between the fingers, for each arm.
         language: the instruction.
     """
@@ -109,13 +109,11 @@ class Future:
     Attributes:
         T_world_ee: (N, 4, 4) for each arm.  opening_m: (N,) for each arm.  dt_s: waypoint i is (i + 1) * dt_s ahead.
         video: the true frames of the two views of the episode at the same times, where asked for.
-        T_n_ee: (N, 4, 4) for each arm: the true poses in camera n's frame.
     """
 
     T_world_ee: dict[str, Array]
     opening_m: dict[str, Array]
     dt_s: float
-    T_n_ee: dict[str, Array]
     video: Video4D | None
 
 
@@ -161,8 +159,6 @@ class Policy(ABC):
 
     name: ClassVar[str]
     """In ``--policy`` and in every row."""
-    meaning: ClassVar[str]
-    """What plans, in a few words: ``generated 4D video, through a tracker``."""
     Options: ClassVar[type] = NoOptions
     """A frozen dataclass whose fields become command-line options, their docstrings the help."""
     rank: ClassVar[float] = 50.0

@@ -20,7 +20,6 @@ class Random(Policy):
     """Random waypoints about the present pose, a pure function of the seed and the observed poses."""
 
     name = "random"
-    meaning = "a bounded random walk of the gripper: the floor"
     colour, rank = "#8A8F98", 0.0
 
     needs_images: ClassVar[bool] = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from geo4d_bench.policies.generated import TrainedPolicy
+from geo4d_bench.policies.generated import TrainedPolicy, calibrated
 from geo4d_bench.policies.protocol import ActionChunk, Observation, TaskInfo
 
 
@@ -12,7 +12,6 @@ class TrajectoryRegression(TrainedPolicy):
     """Moves along the predicted trajectory; nothing is generated or tracked."""
 
     name = "trajectory_regression"
-    meaning = "the trajectory predictor of 'layered' alone, no video"
     preset = "layered_nano"
     ablation = "trajectory_regression"
     colour = "#999933"
@@ -34,10 +33,4 @@ class TrajectoryRegression(TrainedPolicy):
         )
 
 
-class TrajectoryRegressionCalibrated(TrajectoryRegression):
-    """:class:`TrajectoryRegression` that is given the poses of both cameras."""
-
-    name = "trajectory_regression_calibrated"
-    meaning = "the same with the poses of both cameras given"
-    needs_both_poses = True
-    rank = 11.0
+TrajectoryRegressionCalibrated = calibrated(TrajectoryRegression)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from geo4d_bench.geometry.se3 import inverse
 from geo4d_bench.model.types import Video4D
 from geo4d_bench.policies.protocol import ActionChunk, Observation, PlanOptions, Policy, TaskInfo
-from geo4d_bench.trackers import TRACKERS, make_tracker
+from geo4d_bench.trackers import SEGMENTERS, TRACKERS
 from geo4d_bench.trackers.protocol import HandTrack
 
 
@@ -23,10 +23,14 @@ class VideoOptions(PlanOptions):
 
     tracker: str = "point_cloud"
     """What follows the grippers through the video."""
+    segmenter: str | None = None
+    """What labels the grippers' parts in the video; the video's own labels where not given."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         TRACKERS.get(self.tracker)
+        if self.segmenter is not None:
+            SEGMENTERS.get(self.segmenter)
 
 
 class VideoPolicy(Policy):
@@ -46,17 +50,22 @@ class VideoPolicy(Policy):
 
     def reset(self, task: TaskInfo, seed: int) -> None:
         self.task, self.seed = task, seed
-        self.tracker = make_tracker(self.options.tracker, task.hand)
+        self.tracker = TRACKERS.get(self.options.tracker)(task.hand)
+        name = self.options.segmenter
+        self.segmenter = None if name is None else SEGMENTERS.get(name)(task.hand, task.id)
         self.last_video: Video4D | None = None
         self.last_tracks: dict[str, HandTrack] | None = None
         self.timings: dict[str, float] = {}
 
     def chunk_from_video(self, video: Video4D, obs: Observation) -> ActionChunk:
-        """Track from where forward kinematics says the hands are now, then take the poses to the world."""
+        """Track from the hands' poses by forward kinematics, then transform the poses to the world."""
         began = time.perf_counter()
-        T_n_world = inverse(obs.T_world_cam_n)
+        T_n_ee = np.stack([inverse(obs.T_world_cam_n) @ obs.T_world_ee[arm] for arm in self.task.arms])
+        opening = np.array([obs.opening_m[arm] for arm in self.task.arms])
+        if self.segmenter is not None:
+            video = replace(video, parts=self.segmenter.segment(video, T_n_ee, opening))
         tracks = {
-            arm: self.tracker.track(video, T_n_world @ obs.T_world_ee[arm], obs.opening_m[arm], index)
+            arm: self.tracker.track(video, T_n_ee[index], float(opening[index]), index)
             for index, arm in enumerate(self.task.arms)
         }
         self.last_video, self.last_tracks = video, tracks

@@ -12,9 +12,10 @@ import gymnasium
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.registry import Registry
 from geo4d_bench.tasks.apple_to_bin import AppleToBin
-from geo4d_bench.tasks.base import Command, Expert, Task, TaskSpec
+from geo4d_bench.tasks.base import Command, Expert, TaskSpec
 from geo4d_bench.tasks.can_in_drawer import CanInDrawer
 from geo4d_bench.tasks.hang_mug import HangMug
+from geo4d_bench.tasks.robosuite_task import RobosuiteTask as Task
 from geo4d_bench.tasks.spatula_on_table import SpatulaOnTable
 from geo4d_bench.tasks.stack_blocks import StackBlocks
 from geo4d_bench.tasks.store_cereal import StoreCereal

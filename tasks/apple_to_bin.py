@@ -7,13 +7,12 @@ origin: bowl and left arm are on the side of positive y, bin and right arm on th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 
-from geo4d_bench.geometry.se3 import Array, pose, pose_error
+from geo4d_bench.geometry.se3 import Array, pose
 from geo4d_bench.tasks.apple_to_bin_scene import (
     APPLE_IN_BOWL_M,
     BOWL_FLOOR_RADIUS_M,
@@ -29,13 +28,22 @@ from geo4d_bench.tasks.apple_to_bin_scene import (
 )
 from geo4d_bench.tasks.base import ArmSetup, Expert, Spawn, TaskSpec
 from geo4d_bench.tasks.disturbance import Push
-from geo4d_bench.tasks.motion import hand_rotation
-from geo4d_bench.tasks.reactive import CLOSED_M, OPEN_M, ArmState, Phase, ReactiveExpert, Scene, Waypoint, still
+from geo4d_bench.tasks.motion import DOWN, hand_rotation, within
+from geo4d_bench.tasks.reactive import (
+    CLOSED_M,
+    OPEN_M,
+    ArmView,
+    Phase,
+    Reach,
+    ReactiveExpert,
+    SceneState,
+    Waypoint,
+    still,
+)
 from geo4d_bench.tasks.robosuite_task import RobosuiteTask
 
 LEFT, RIGHT = "left", "right"
-SIDE = {LEFT: 1.0, RIGHT: -1.0}
-"""Sign of y on each arm's own side."""
+SIDE = {LEFT: 1.0, RIGHT: -1.0}  # sign of y on each arm's own side
 
 SPEC = TaskSpec(
     id="apple_to_bin",
@@ -57,14 +65,10 @@ SPEC = TaskSpec(
 )
 
 # What counts.
-GRASP_M = 0.01
-"""The apple is between the fingers when their opening is this near to its thickness."""
-REACH_M = 0.03
-"""The left hand counts as there when the grip site is this near to the apple's centre."""
-LIFT_M = 0.06
-"""The apple counts as lifted when its bottom is this far above the table: the bowl's rim is at 0.042."""
-WITHDRAWN_M = 0.05
-"""The right hand is out of the bin when the grip site is this far above the rim; fingertips reach 0.01 lower."""
+GRASP_M = 0.01  # the apple is between the fingers when their opening is this near to its thickness
+REACH_M = 0.03  # the left hand counts as there when the grip site is this near to the apple's centre
+LIFT_M = 0.06  # the apple counts as lifted when its bottom is this far above the table: the bowl's rim is at 0.042
+WITHDRAWN_M = 0.05  # the right hand is out of the bin this far above the rim; fingertips reach 0.01 lower
 
 
 class AppleToBin(RobosuiteTask):
@@ -97,132 +101,83 @@ class AppleToBin(RobosuiteTask):
         return None
 
     def update_phases(self, done: dict[str, bool]) -> None:
-        poses, ee, contacts = self.object_poses(), self.ee_poses(), self.contacts()["apple"]
-        apple, T_bin = poses["apple"][:3, 3], poses["bin"]
-        fingers = {arm: {f"finger_left/{arm}", f"finger_right/{arm}"} for arm in SPEC.arms}
-        openings = self.openings()
-        held = {arm: fingers[arm] <= contacts and abs(openings[arm] - 2 * RADIUS_M) < GRASP_M for arm in SPEC.arms}
-        free = not contacts & (fingers[LEFT] | fingers[RIGHT])
-        bottom = float(apple[2]) - RADIUS_M
-        done["reached"] |= bool(np.linalg.norm(ee[LEFT][:3, 3] - apple) < REACH_M)
-        done["lifted"] |= done["reached"] and held[LEFT] and bottom > TABLE_TOP_M + LIFT_M
-        # Held until it is low above the stand: an apple that slipped and fell there has not been put there.
-        done["over_shelf"] |= done["lifted"] and held[LEFT] and in_dish(apple)
-        done["on_shelf"] |= done["over_shelf"] and in_dish(apple) and free and self.at_rest("apple")
-        done["handed_over"] |= done["on_shelf"] and held[RIGHT] and not held[LEFT]
-        above = inside_bin(apple, T_bin) and bottom > RIM_M - 0.02
-        done["over_bin"] |= done["handed_over"] and held[RIGHT] and above
-        rests = done["over_bin"] and in_bin(apple, T_bin) and free
-        done["in_bin"] |= rests
-        withdrawn = float(ee[RIGHT][2, 3]) > RIM_M + WITHDRAWN_M
-        done["task"] |= done["in_bin"] and rests and self.at_rest("apple") and withdrawn
+        scene = self.scene()
+        left, right = (AppleView(scene, arm) for arm in SPEC.arms)
+        apple, T_bin = left.apple, left.T_bin
+        held_left, held_right = (
+            view.fingers == 2 and abs(view.hand.opening_m - 2 * RADIUS_M) < GRASP_M for view in (left, right)
+        )
+        free = not left.fingers and not right.fingers
+        rests = in_bin(apple, T_bin) and free
+        self.advance(
+            done,
+            reached=np.linalg.norm(left.p - apple) < REACH_M,
+            lifted=held_left and left.bottom > TABLE_TOP_M + LIFT_M,
+            # Held until it is low above the stand: an apple that slipped and fell there has not been put there.
+            over_shelf=held_left and in_dish(apple),
+            on_shelf=in_dish(apple) and free and self.at_rest("apple"),
+            handed_over=held_right and not held_left,
+            over_bin=held_right and inside_bin(apple, T_bin) and right.bottom > RIM_M - 0.02,
+            in_bin=rests,
+            task=rests and self.at_rest("apple") and right.p[2] > RIM_M + WITHDRAWN_M,
+        )
 
     def expert(self) -> Expert:
-        return ReactiveExpert(self.scene, View.of, {LEFT: LEFT_PHASES, RIGHT: RIGHT_PHASES}, SPEC.control_hz)
+        return ReactiveExpert(self.scene, AppleView, {LEFT: LEFT_PHASES, RIGHT: RIGHT_PHASES}, SPEC.control_hz)
 
     def choose_pushes(self, rng: np.random.Generator) -> tuple[Push, ...]:
         scene = self.scene()
-        views = {arm: View.of(scene, arm) for arm in SPEC.arms}
         arm = LEFT if not scene.done["on_shelf"] else RIGHT
-        view, bowl = views[arm], scene.T_world_obj["bowl"]
+        view = AppleView(scene, arm)
         near = float(np.linalg.norm(view.p - view.apple)) < 0.10
-        over = in_dish(view.apple, 0.06) or view.apple_over(bowl[:2, 3], 0.03)
+        over = in_dish(view.apple, 0.06) or view.apple_over(view.T_bowl[:2, 3], 0.03)
         floor = TABLE_TOP_M if arm == LEFT and not in_dish(view.apple, 0.06) else DISH_FLOOR_M
         if view.held and view.hand.is_closed and over and view.bottom > floor + 0.025 and rng.random() < 0.7:
             return self.force_open(arm, "apple_slipped")  # it falls back into the bowl or onto the stand
         if arm == LEFT and not near and not view.held and view.in_bowl and rng.random() < 0.5:
-            spawn = SPEC.spawn[0]
-            way = np.array([rng.uniform(*spawn.x_m), rng.uniform(*spawn.y_m)]) - bowl[:2, 3]
-            return (self.nudge_bowl(way * min(1.0, 0.05 / max(float(np.linalg.norm(way)), 1e-9))),)
+            # The bowl is heavy; the apple goes along in it.
+            way = self.way_to_spawn("bowl", rng, 0.05)
+            return (self.push_object("bowl", "bowl_nudged", way, 12.0, 0.0, gain_n_s_m=200.0),)
         if view.held or not near:
             # Away from the other arm, so that nothing gets jammed between them.
             way = np.array([rng.uniform(-1, 1), SIDE[arm] * rng.uniform(0.2, 1.0), rng.uniform(0.2, 1.0)])
             return (self.push_hand(arm, way, rng.uniform(0.04, 0.08)),)
         return ()
 
-    def nudge_bowl(self, offset_m: Array) -> Push:
-        """The bowl is slid by ``offset_m`` (2,) with the apple in it; it weighs more than ``push_object`` can move."""
-        vx, vy = (float(v) for v in offset_m / 0.5)
-        return Push("bowl_nudged", self._body_of["bowl"], (vx, vy, 0.0), 200.0, 12.0, 0.0, 10)
-
 
 # ---------------------------------------------------------------- the expert
 
-GRASP_UP_M = 0.004
-"""The grip site goes this far above the apple's centre; the pads reach from 4 mm below it to 12 mm above."""
+GRASP_UP_M = 0.004  # of the grip site above the apple's centre; the pads reach from 4 mm below it to 12 mm above
 HOME_M = {arm: np.array([-0.10, side * 0.25, TABLE_TOP_M + 0.20]) for arm, side in SIDE.items()}
 """Where an idle hand waits: above its own side, far enough back to leave cameras a view of the stand."""
-HOVER_Z = TABLE_TOP_M + 0.19
-"""Height at which empty hands move about."""
-CARRY_Z = TABLE_TOP_M + 0.115
-"""Height of the apple's bottom while it is carried: above everything on the table."""
-DROP_Z = RIM_M - 0.008
-"""Height of the apple's bottom when it is dropped into the bin; the fingertips stay above the rim."""
-CLEAR_Y = 0.17
-"""A hand further out than this on its own side leaves the stand to the other one."""
+HOVER_Z = TABLE_TOP_M + 0.19  # height at which empty hands move about
+CARRY_Z = TABLE_TOP_M + 0.115  # height of the apple's bottom while it is carried: above everything on the table
+DROP_Z = RIM_M - 0.008  # height of the apple's bottom when it is dropped into the bin; fingertips stay above the rim
+CLEAR_Y = 0.17  # a hand further out than this on its own side leaves the stand to the other one
 
 
-@dataclass(frozen=True)
-class View:
+class AppleView(ArmView):
     """What the phases' conditions are about: one arm, the other's hand, and where things are."""
 
-    arm: str
-    hand: ArmState
-    other: ArmState
-    apple: Array
-    T_bowl: Array
-    T_bin: Array
-    fingers: int
-    shelved: bool
-    arrived: bool
-
-    @classmethod
-    def of(cls, scene: Scene, arm: str) -> View:
-        T = scene.T_world_obj
-        return cls(
-            arm,
-            scene.arms[arm],
-            scene.arms[RIGHT if arm == LEFT else LEFT],
-            T["apple"][:3, 3],
-            T["bowl"],
-            T["bin"],
-            scene.fingers_on("apple", arm),
-            scene.done["on_shelf"],
-            scene.done["over_shelf"],
-        )
-
-    @property
-    def p(self) -> Array:
-        """(3,) of the grip site."""
-        position: Array = self.hand.T_world_ee[:3, 3]
-        return position
-
-    @property
-    def bottom(self) -> float:
-        return float(self.apple[2]) - RADIUS_M
-
-    @property
-    def held(self) -> bool:
-        return self.fingers == 2 and 0.035 < self.hand.opening_m < 0.065 and self.hand.gripper_ramp > -0.9
+    def __init__(self, scene: SceneState, arm: str) -> None:
+        super().__init__(scene, arm)
+        other = scene.arms[RIGHT if arm == LEFT else LEFT]
+        self.apple = scene.T_world_obj["apple"][:3, 3]
+        self.T_bowl, self.T_bin = scene.T_world_obj["bowl"], scene.T_world_obj["bin"]
+        self.fingers = scene.fingers_on("apple", arm)
+        self.shelved = scene.done["on_shelf"]
+        self.bottom = float(self.apple[2]) - RADIUS_M
+        self.held = self.fingers == 2 and self.hand.squeezes(0.035, 0.065)
+        # The apple is where the left arm should bring it.
+        self.brought = scene.done["over_shelf"] and in_dish(self.apple)
+        # In the bin, or falling into it.
+        self.binned = inside_bin(self.apple, self.T_bin) and self.fingers == 0
+        # The other hand is on its own side.
+        self.way_free = bool(-SIDE[arm] * other.T_world_ee[1, 3] > CLEAR_Y)
 
     @property
     def in_bowl(self) -> bool:
-        return bool(np.hypot(*(self.apple - self.T_bowl[:3, 3])[:2]) < BOWL_FLOOR_RADIUS_M)
-
-    @property
-    def brought(self) -> bool:
-        """The apple is where the left arm should bring it."""
-        return self.arrived and in_dish(self.apple)
-
-    @property
-    def binned(self) -> bool:
-        """In the bin, or falling into it."""
-        return inside_bin(self.apple, self.T_bin) and self.fingers == 0
-
-    @property
-    def way_free(self) -> bool:
-        """The other hand is on its own side."""
-        return bool(-SIDE[self.arm] * self.other.T_world_ee[1, 3] > CLEAR_Y)
+        return self.apple_over(self.T_bowl[:2, 3], BOWL_FLOOR_RADIUS_M)
 
     @property
     def mine(self) -> bool:
@@ -234,27 +189,16 @@ class View:
         return self.shelved and (in_dish(self.apple) or bool(self.apple[1] < 0.0))
 
     @cached_property
-    def grasp(self) -> Array:
-        """(4, 4) of the grip site about the apple; beside an obstacle, no finger goes between it and the apple."""
+    def reach(self) -> Reach:
+        """To the apple; beside an obstacle, no finger goes between it and the apple."""
         yaw = 0.0
         if not (self.in_bowl or in_dish(self.apple, 0.03)):
             offsets = [self.apple[:2] - centre for centre in (self.T_bowl[:2, 3], np.zeros(2), self.T_bin[:2, 3])]
             nearest = min(offsets, key=lambda offset: float(np.hypot(*offset)))
             if np.hypot(*nearest) < 0.18:
-                yaw = float((np.arctan2(nearest[1], nearest[0]) + np.pi / 2) % np.pi - np.pi / 2)
-        return pose(hand_rotation(np.pi / 2, yaw), self.apple + np.array([0.0, 0.0, GRASP_UP_M]))
-
-    @property
-    def at_grasp(self) -> bool:
-        closing = self.hand.gripper_ramp > -0.9 and self.hand.opening_m > 0.035
-        near, turned = (0.02, 0.3) if closing else (0.008, 0.15)
-        distance, angle = pose_error(self.hand.T_world_ee, self.grasp)
-        return bool(distance < near and angle < turned) and self.hand.opening_m > 0.035
-
-    @property
-    def lined_up(self) -> bool:
-        offset, turned = self.p - self.grasp[:3, 3], pose_error(self.hand.T_world_ee, self.grasp)[1]
-        return bool(np.hypot(*offset[:2]) < 0.012 and offset[2] > -0.02 and turned < 0.15) and self.hand.is_open
+                yaw = within(np.arctan2(nearest[1], nearest[0]), np.pi)
+        grasp = pose(hand_rotation(np.pi / 2, yaw), self.apple + np.array([0.0, 0.0, GRASP_UP_M]))
+        return Reach(self.hand, grasp, DOWN, 0.035, (0.008, 0.15), (0.02, 0.3), aside=(0.012, 0.15), before_m=np.inf)
 
     def apple_over(self, xy: Array, within_m: float) -> bool:
         return bool(np.hypot(*(self.apple[:2] - xy)) < within_m)
@@ -266,16 +210,16 @@ def _down(p: Array, opening_m: float, speed: float, yaw_of: Array | None = None)
     return Waypoint(pose(R, p), opening_m, speed)
 
 
-def _bring(v: View, xy: Array, bottom: float, speed: float) -> Waypoint:
+def _bring(v: AppleView, xy: Array, bottom: float, speed: float) -> Waypoint:
     """The held apple's centre to xy, its bottom to a height."""
     return _down(v.p + np.array([*xy, bottom + RADIUS_M]) - v.apple, CLOSED_M, speed)
 
 
-def _rise(v: View) -> Waypoint:
+def _rise(v: AppleView) -> Waypoint:
     return _down(np.array([*v.p[:2], HOVER_Z]), OPEN_M, 0.15, v.hand.T_world_ee)
 
 
-def _retire(v: View) -> Waypoint:
+def _retire(v: AppleView) -> Waypoint:
     """Straight up, then to where the idle hand waits."""
     home = HOME_M[v.arm]
     if v.p[2] < HOVER_Z - 0.03 and np.hypot(*(v.p - home)[:2]) > 0.03:
@@ -283,7 +227,7 @@ def _retire(v: View) -> Waypoint:
     return _down(home, OPEN_M, 0.2)
 
 
-def _held_rows(target: Callable[[View], Array]) -> tuple[Phase[View], ...]:
+def _held_rows(target: Callable[[AppleView], Array]) -> tuple[Phase[AppleView], ...]:
     """With the apple between the fingers: up, and to above the target."""
     return (
         Phase(
@@ -295,16 +239,20 @@ def _held_rows(target: Callable[[View], Array]) -> tuple[Phase[View], ...]:
     )
 
 
-_TAKE: tuple[Phase[View], ...] = (
+_TAKE: tuple[Phase[AppleView], ...] = (
     # The hand is empty: over the apple, straight down, and close.
     Phase("wait", lambda v: not v.mine, _retire),
-    Phase("close", lambda v: v.at_grasp, lambda v: Waypoint(v.grasp, CLOSED_M, speed=0.03)),
-    Phase("approach", lambda v: v.lined_up, lambda v: Waypoint(v.grasp, OPEN_M, speed=0.12)),
+    Phase("close", lambda v: v.reach.there, lambda v: Waypoint(v.reach.grasp, CLOSED_M, speed=0.03)),
+    Phase(
+        "approach",
+        lambda v: v.reach.lined_up and v.hand.is_open,
+        lambda v: Waypoint(v.reach.grasp, OPEN_M, speed=0.12),
+    ),
     Phase("rise", lambda v: bool(v.p[2] < HOVER_Z - 0.04), _rise),
-    Phase("reach", lambda v: True, lambda v: _down(np.array([*v.apple[:2], HOVER_Z]), OPEN_M, 0.2, v.grasp)),
+    Phase("reach", lambda v: True, lambda v: _down(np.array([*v.apple[:2], HOVER_Z]), OPEN_M, 0.2, v.reach.grasp)),
 )
 
-LEFT_PHASES: tuple[Phase[View], ...] = (
+LEFT_PHASES: tuple[Phase[AppleView], ...] = (
     Phase("release", lambda v: v.brought and not v.hand.is_open, still(OPEN_M)),
     Phase("withdraw", lambda v: v.brought, _retire),
     Phase("close", lambda v: v.held and not v.hand.is_closed, still(CLOSED_M)),
@@ -322,7 +270,7 @@ LEFT_PHASES: tuple[Phase[View], ...] = (
     *_TAKE,
 )
 
-RIGHT_PHASES: tuple[Phase[View], ...] = (
+RIGHT_PHASES: tuple[Phase[AppleView], ...] = (
     Phase("release", lambda v: v.binned and not v.hand.is_open, still(OPEN_M)),
     Phase("withdraw", lambda v: v.binned, _retire),
     Phase(

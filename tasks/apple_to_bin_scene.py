@@ -8,22 +8,20 @@ from itertools import pairwise
 import numpy as np
 
 from geo4d_bench.geometry.se3 import Array, inverse, transform
+from geo4d_bench.tasks.mjcf import FIRM, SEEN, legs, text, textured
 
 # Metres; heights of parts are above the table's top.
 TABLE_TOP_M = 0.84
 TABLE_HALF_M = (0.26, 0.42, 0.02)
-RADIUS_M = 0.025
-"""The apple's: a sphere to whatever it touches."""
-STAND_RADIUS_M, STAND_HEIGHT_M = 0.068, 0.070
-"""A drum, so that nothing rolls under it."""
+RADIUS_M = 0.025  # the apple's: a sphere to whatever it touches
+STAND_RADIUS_M, STAND_HEIGHT_M = 0.068, 0.070  # a drum, so that nothing rolls under it
 DISH = ((0.0, 0.0), (0.012, 0.0), (0.060, 0.013))
 """(radius, height) of the hollow in the stand's top, which keeps an apple from rolling off."""
 DISH_FLOOR_M = TABLE_TOP_M + STAND_HEIGHT_M - 0.009
 BOWL = ((0.0, 0.008), (0.018, 0.008), (0.075, 0.016), (0.105, 0.042))
 """(radius, height) of the bowl's inside: flat in the middle, where the apple lies, then a floor that rises a little."""
 BOWL_FLOOR_RADIUS_M = BOWL[2][0]
-APPLE_IN_BOWL_M = BOWL[0][1] + RADIUS_M
-"""Height of the apple's centre above the bowl's origin."""
+APPLE_IN_BOWL_M = BOWL[0][1] + RADIUS_M  # height of the apple's centre above the bowl's origin
 BIN_HALF_M, BIN_WALL_M, BIN_HEIGHT_M = 0.085, 0.006, 0.080
 BIN_INSIDE_M = BIN_HALF_M - BIN_WALL_M
 RIM_M = TABLE_TOP_M + BIN_HEIGHT_M
@@ -31,26 +29,15 @@ RIM_M = TABLE_TOP_M + BIN_HEIGHT_M
 
 def world_mjcf() -> str:
     """Table, stand, bowl, apple and bin, see ``RobosuiteTask.world``."""
-    from geo4d_bench.tasks.simulation import texture_file
-
     half = " ".join(map(str, TABLE_HALF_M))
-    legs = "".join(
-        f'<geom type="box" size="0.02 0.02 {TABLE_TOP_M / 2 - 0.02}" pos="{sx * 0.22} {sy * 0.38} '
-        f'{TABLE_TOP_M / 2 - 0.02}" rgba="0.55 0.56 0.58 1" group="1"/>'
-        for sx in (-1, 1)
-        for sy in (-1, 1)
-    )
+    stand = legs((-0.22, 0.22), (-0.38, 0.38), TABLE_TOP_M / 2 - 0.02, 'rgba="0.55 0.56 0.58 1"')
     return f"""
     <mujoco>
       <asset>
-        <texture type="2d" name="tex-table" file="{texture_file("white-plaster.png")}"/>
-        <texture type="2d" name="tex-stand" file="{texture_file("light-wood.png")}"/>
+        {textured("table", "white-plaster.png", 2)}
+        {textured("stand", "light-wood.png", 6)}
         <texture type="cube" name="tex-apple" builtin="gradient" rgb1="0.80 0.07 0.06" rgb2="0.88 0.45 0.12"
                  width="64" height="64"/>
-        <material name="table" texture="tex-table" texrepeat="2 2" texuniform="true" specular="0.1"
-                  shininess="0.1" reflectance="0"/>
-        <material name="stand" texture="tex-stand" texrepeat="6 6" texuniform="true" specular="0.1"
-                  shininess="0.1" reflectance="0"/>
         <material name="apple" texture="tex-apple" specular="0.4" shininess="0.5" reflectance="0"/>
         <material name="glaze" rgba="0.25 0.47 0.62 1" specular="0.4" shininess="0.5" reflectance="0"/>
         <material name="plastic" rgba="0.30 0.56 0.34 1" specular="0.2" shininess="0.3" reflectance="0"/>
@@ -62,26 +49,26 @@ def world_mjcf() -> str:
         <body name="table" pos="0 0 {TABLE_TOP_M - TABLE_HALF_M[2]}">
           <geom type="box" size="{half}" material="table" group="1" {_FIRM}/>
         </body>
-        <body name="legs">{legs}</body>
+        <body name="legs">{stand}</body>
         <body name="shelf" pos="0 0 {TABLE_TOP_M}">
-          <geom type="mesh" mesh="stand" material="stand" group="1" {_SEEN}/>
+          <geom type="mesh" mesh="stand" material="stand" {SEEN}/>
           <geom name="stand" type="cylinder" size="{STAND_RADIUS_M} {_DISH_Z / 2}" pos="0 0 {_DISH_Z / 2}"
                 group="0" {_FIRM}/>
           {_cone("dish", DISH, _DISH_Z, 0.0)}
         </body>
         <body name="bowl">
           <freejoint/>
-          <geom type="mesh" mesh="bowl" material="glaze" group="1" {_SEEN}/>
+          <geom type="mesh" mesh="bowl" material="glaze" {SEEN}/>
           <geom name="bowl_foot" type="box" size="0.040 0.040 0.004" pos="0 0 0.004" mass="0.2" group="0" {_FIRM}/>
           {_cone("bowl", BOWL, 0.0, 0.2)}
         </body>
         <body name="apple">
           <freejoint/>
-          <geom type="mesh" mesh="apple" material="apple" group="1" {_SEEN}/>
+          <geom type="mesh" mesh="apple" material="apple" {SEEN}/>
           <geom type="capsule" fromto="0 0 0.012 0.002 0 0.0245" size="0.0014" rgba="0.36 0.25 0.14 1"
-                group="1" {_SEEN}/>
+                {SEEN}/>
           <geom name="apple" type="sphere" size="{RADIUS_M}" mass="0.12" group="0" condim="6"
-                friction="1 0.01 0.001" solref="0.005 1" solimp="0.95 0.99 0.001"/>
+                {_FIRM}/>
         </body>
         <body name="bin"><freejoint/>{_bin()}</body>
       </worldbody>
@@ -103,8 +90,7 @@ def in_bin(apple: Array, T_world_bin: Array) -> bool:
     return inside_bin(apple, T_world_bin) and bool(apple[2] < T_world_bin[2, 3] + BIN_HEIGHT_M)
 
 
-_FIRM = 'solref="0.005 1" solimp="0.95 0.99 0.001" friction="1 0.01 0.001"'
-_SEEN = 'contype="0" conaffinity="0"'
+_FIRM = f'{FIRM} friction="1 0.01 0.001"'
 _DISH_Z = DISH_FLOOR_M - TABLE_TOP_M
 _SIDES = 12
 
@@ -140,11 +126,11 @@ def _bin() -> str:
     for number, (size, pos) in enumerate(boxes):
         at_size = f'type="box" size="{size[0]} {size[1]} {size[2]}" pos="{pos[0]} {pos[1]} {pos[2]}"'
         geoms.append(f'<geom name="bin{number}" {at_size} mass="0.16" group="0" {_FIRM}/>')
-        geoms.append(f'<geom {at_size} material="plastic" group="1" {_SEEN}/>')
+        geoms.append(f'<geom {at_size} material="plastic" {SEEN}/>')
     for size, (x, y) in rims:
         geoms.append(
             f'<geom type="box" size="{size[0]} {size[1]} {size[2]}" pos="{x} {y} {BIN_HEIGHT_M - 0.003}" '
-            f'material="plastic" group="1" {_SEEN}/>'
+            f'material="plastic" {SEEN}/>'
         )
     return "".join(geoms)
 
@@ -185,5 +171,4 @@ def _mesh(name: str, outline: Array, around: int = 36) -> str:
         faces.append(np.column_stack([low + here, low + after, high + after]))
         faces.append(np.column_stack([low + here, high + after, high + here]))
     faces.append(np.column_stack([last - around + here, last - around + after, np.full(around, last)]))
-    numbers = " ".join(f"{v:.6f}" for v in vertices.ravel())
-    return f'<mesh name="{name}" vertex="{numbers}" face="{" ".join(map(str, np.vstack(faces).ravel()))}"/>'
+    return f'<mesh name="{name}" vertex="{text(vertices.round(6).ravel())}" face="{text(np.vstack(faces).ravel())}"/>'

@@ -1,13 +1,10 @@
-"""The contract of a task: a seeded simulation with absolute end-effector control, phases and an expert."""
+"""What a task declares (arms, starts, phases) and what its expert commands."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from geo4d_bench.geometry.se3 import Array
 
@@ -56,14 +53,6 @@ class Spawn:
 
 
 @dataclass(frozen=True)
-class JointSpawn:
-    """Where a joint of the scene, such as a drawer's, starts: drawn uniformly from ``range``, metres or radians."""
-
-    joint: str
-    range: tuple[float, float]
-
-
-@dataclass(frozen=True)
 class TaskSpec:
     """What does not change between episodes.
 
@@ -78,7 +67,8 @@ class TaskSpec:
         workspace: (3,) point of the world that camera rigs look at, metres.
         objects: names of the movable objects.
         spawn: where objects start; those left out start where the scene has them.
-        joints: where the scene's own joints start; those left out start at 0.
+        joints: (name, low, high) of the scene's own joints, such as a drawer's: each starts anywhere in its range,
+            metres or radians; those left out start at 0.
     """
 
     id: str
@@ -92,7 +82,7 @@ class TaskSpec:
     workspace: tuple[float, float, float]
     objects: tuple[str, ...]
     spawn: tuple[Spawn, ...]
-    joints: tuple[JointSpawn, ...] = ()
+    joints: tuple[tuple[str, float, float], ...] = ()
 
     @property
     def key(self) -> str:
@@ -115,79 +105,3 @@ class Expert(ABC):
     def command(self) -> Command:
         """The command for the next control step, from the task's present state; advances the expert's own memory
         (only what smoothness needs: the last commanded pose and speed)."""
-
-
-class Task(ABC):
-    """A running simulation of one task; built once, reset many times."""
-
-    spec: TaskSpec
-
-    @abstractmethod
-    def reset(self, seed: int, split: str) -> None:
-        """A new episode: every random number comes from ``seeding.generator(spec.key, split, seed, stream)``.
-
-        Raises:
-            SceneError: no start that meets the task's constraints was found in a bounded number of tries.
-        """
-
-    @abstractmethod
-    def step(self, command: Command) -> None:
-        """One control step (1 / control_hz seconds) towards absolute targets."""
-
-    @abstractmethod
-    def action(self, command: Command) -> Array:
-        """(A,) what the controller was given for a command, as stored in datasets."""
-
-    @abstractmethod
-    def physics_state(self) -> Array:
-        """(nstate,) mjSTATE_FULLPHYSICS: enough to render the moment, also on another machine."""
-
-    @abstractmethod
-    def snapshot(self) -> Any:
-        """All of the simulation, controllers and counters included, so that ``restore`` continues to the bit."""
-
-    @abstractmethod
-    def restore(self, snapshot: Any) -> None: ...
-
-    @abstractmethod
-    def ee_poses(self) -> dict[str, Array]:
-        """T_world_ee (4, 4) of each arm: robosuite's grip site, z along the approach, x along the fingers' axis."""
-
-    @abstractmethod
-    def openings(self) -> dict[str, float]:
-        """Metres between the fingers of each arm, 0 when closed."""
-
-    @abstractmethod
-    def object_poses(self) -> dict[str, Array]:
-        """T_world_obj (4, 4) of each movable object."""
-
-    @abstractmethod
-    def success(self) -> dict[str, bool]:
-        """Each phase of ``spec.phases`` and whether it has been reached in this episode; ``task`` is the whole."""
-
-    @abstractmethod
-    def failure(self) -> str | None:
-        """Why the episode cannot succeed any more (the object lies on the floor), or None."""
-
-    @abstractmethod
-    def scene_xml(self) -> str:
-        """The MJCF of the present model; its mesh and texture files may be absolute paths of this machine."""
-
-    @abstractmethod
-    def expert(self) -> Expert:
-        """A fresh expert that starts from the present state."""
-
-    @abstractmethod
-    def disturb(self, rng: np.random.Generator) -> str | None:
-        """Apply one physical disturbance now (hand pushed aside, object slipped); its name, or None where the
-        present phase has none."""
-
-    def phase(self) -> str:
-        """The last phase reached in order, ``start`` where none was."""
-        done = self.success()
-        reached = "start"
-        for name in self.spec.phases:
-            if not done[name]:
-                break
-            reached = name
-        return reached

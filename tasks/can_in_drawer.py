@@ -7,14 +7,13 @@ look down into it. The world's x axis points from the robot to the cabinet, y to
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 
 from geo4d_bench.geometry.se3 import Array, pose
-from geo4d_bench.tasks.base import ArmSetup, Expert, JointSpawn, Spawn, TaskSpec
+from geo4d_bench.tasks.base import ArmSetup, Expert, Spawn, TaskSpec
 from geo4d_bench.tasks.can_in_drawer_scene import (
     BAR_HALF_M,
     BAR_M,
@@ -29,8 +28,18 @@ from geo4d_bench.tasks.can_in_drawer_scene import (
     world_mjcf,
 )
 from geo4d_bench.tasks.disturbance import Push
-from geo4d_bench.tasks.motion import hand_rotation, offset_from
-from geo4d_bench.tasks.reactive import CLOSED_M, OPEN_M, ArmState, Phase, ReactiveExpert, Scene, Waypoint, still
+from geo4d_bench.tasks.motion import hand_rotation
+from geo4d_bench.tasks.reactive import (
+    CLOSED_M,
+    OPEN_M,
+    ArmView,
+    Phase,
+    Reach,
+    ReactiveExpert,
+    SceneState,
+    Waypoint,
+    still,
+)
 from geo4d_bench.tasks.robosuite_task import RobosuiteTask
 
 ARM = "right"
@@ -47,20 +56,15 @@ SPEC = TaskSpec(
     workspace=(0.0, 0.0, 1.0),
     objects=("can",),
     spawn=(Spawn("can", (-0.13, 0.03), (-0.24, -0.10), TABLE_TOP_M + CAN_HALF_M + 1e-4, (-np.pi, np.pi)),),
-    joints=(JointSpawn("drawer", (0.0, 0.05)),),  # shut, or left ajar
+    joints=(("drawer", 0.0, 0.05),),  # shut, or left ajar
 )
 
 # What counts.
-REACH_M = 0.02
-"""The hand counts as there when the grip site is this near to the handle's bar."""
-OPENED_M, LEFT_OPEN_M = 0.14, 0.10
-"""The drawer has been pulled open this far while gripped; it stands open this far at the end."""
-GRASP_M = 0.008
-"""Something is between the fingers when their opening is this near to its thickness."""
-LIFT_M = 0.03
-"""The can counts as lifted when its lowest point is this far above the table."""
-WITHDRAWN_M = 0.05
-"""The hand is out of the drawer when the grip site is this far above its front."""
+REACH_M = 0.02  # the hand counts as there when the grip site is this near to the handle's bar
+OPENED_M, LEFT_OPEN_M = 0.14, 0.10  # the drawer was pulled open this far while gripped; is open this far at the end
+GRASP_M = 0.008  # something is between the fingers when their opening is this near to its thickness
+LIFT_M = 0.03  # the can counts as lifted when its lowest point is this far above the table
+WITHDRAWN_M = 0.05  # the hand is out of the drawer when the grip site is this far above its front
 
 
 class CanInDrawer(RobosuiteTask):
@@ -79,43 +83,39 @@ class CanInDrawer(RobosuiteTask):
             return "the can has fallen off the table"
         if x < -0.30 or x > 0.16 or abs(y) > 0.36:
             return "the can is out of reach"
-        if self._dropped_across():
+        # Not put in, and a hand that takes it would not fit between the drawer's front and the cabinet.
+        can = Can(self.object_poses()["can"])
+        across = can.inside(self.joints()["drawer"]) and abs(can.grasp_yaw) >= 0.9 and not self._done["in_drawer"]
+        if across and self.at_rest("can") and self.scene().fingers_on("can", ARM) == 0:
             return "the can fell across the drawer, where the hand cannot take it"
         return None
 
-    def _dropped_across(self) -> bool:
-        """It rests in the drawer without having been put in, and a hand that takes it would not fit between the
-        drawer's front and the cabinet."""
-        can = Can.of(self.object_poses()["can"])
-        if self._done["in_drawer"] or not can.inside(self.joints()["drawer"]) or abs(can.grasp_yaw) < 0.9:
-            return False
-        return self.at_rest("can") and self.scene().fingers_on("can", ARM) == 0
-
     def update_phases(self, done: dict[str, bool]) -> None:
-        view = View.of(self.scene(), ARM)
-        p_ee, can = view.hand.T_world_ee[:3, 3], view.can
+        view = CanView(self.scene(), ARM)
+        can = view.can
         grips = view.on_handle == 2 and abs(view.hand.opening_m - 2 * BAR_HALF_M[1]) < GRASP_M
         held = view.on_can == 2 and abs(view.hand.opening_m - 2 * CAN_RADIUS_M) < GRASP_M
         inside = can.inside(view.travel)
         rests = inside and view.can_on_drawer and view.on_can == 0
-        done["reached_handle"] |= _gap(p_ee, view.bar, BAR_HALF_M) < REACH_M
-        # Pulled by the bar between the fingers: a drawer that was dragged open some other way has to be gripped too.
-        done["opened"] |= done["reached_handle"] and grips and view.travel > OPENED_M
-        done["grasped"] |= done["opened"] and held
-        done["lifted"] |= done["grasped"] and held and can.bottom > TABLE_TOP_M + LIFT_M
-        # Held until it is between the walls: a can that was dropped from above has not been put in.
-        done["in_drawer"] |= done["lifted"] and held and inside
-        done["released"] |= done["in_drawer"] and rests
-        withdrawn = p_ee[2] > TABLE_TOP_M + FRONT_TOP_M + WITHDRAWN_M
-        done["task"] |= bool(
-            done["released"] and rests and withdrawn and view.travel > LEFT_OPEN_M and self.at_rest("can")
+        withdrawn = view.p[2] > TABLE_TOP_M + FRONT_TOP_M + WITHDRAWN_M
+        self.advance(
+            done,
+            reached_handle=_gap(view.p, view.bar, BAR_HALF_M) < REACH_M,
+            # By the bar between the fingers: a drawer that was dragged open some other way has to be gripped too.
+            opened=grips and view.travel > OPENED_M,
+            grasped=held,
+            lifted=held and can.bottom > TABLE_TOP_M + LIFT_M,
+            # Held until it is between the walls: a can that was dropped from above has not been put in.
+            in_drawer=held and inside,
+            released=rests,
+            task=rests and withdrawn and view.travel > LEFT_OPEN_M and self.at_rest("can"),
         )
 
     def expert(self) -> Expert:
-        return ReactiveExpert(self.scene, View.of, {ARM: PHASES}, SPEC.control_hz)
+        return ReactiveExpert(self.scene, CanView, {ARM: PHASES}, SPEC.control_hz)
 
     def choose_pushes(self, rng: np.random.Generator) -> tuple[Push, ...]:
-        view = View.of(self.scene(), ARM)
+        view = CanView(self.scene(), ARM)
         can, beside_drawer = view.can, view.can.p[1] < CABINET_M[1] - CABINET_SIZE_M[1] / 2 - 0.05
         on_table = can.bottom < TABLE_TOP_M + 0.06 and beside_drawer
         held, grips = view.held and view.hand.is_closed, view.grips and view.hand.is_closed
@@ -125,15 +125,13 @@ class CanInDrawer(RobosuiteTask):
         if held and on_table and rng.random() < 0.7:
             return self.force_open(ARM, "can_slipped")
         if free and can.stands and on_table and _gap(view.p, can.p, can.half) > 0.06 and rng.random() < 0.5:
-            ranges = SPEC.spawn[0]
-            way = np.array([rng.uniform(*ranges.x_m), rng.uniform(*ranges.y_m)]) - can.p[:2]
-            way *= min(1.0, 0.06 / max(float(np.linalg.norm(way)), 1e-9))
+            way = self.way_to_spawn("can", rng, 0.06)
             if rng.random() < 0.5:
                 return (self.push_object("can", "can_nudged", way, 3.0, -0.8 * CAN_HALF_M),)
             return (self.push_object("can", "can_knocked_over", way, 3.0, 0.9 * CAN_HALF_M),)
         if free and view.travel > OPEN_ENOUGH_M and view.handle.far and rng.random() < 0.6:
-            speed = rng.uniform(0.06, 0.12) / self._push_s
-            return (Push("drawer_pushed", self.model.body("drawer").id, (speed, 0.0, 0.0), 100.0, 10.0, 0.0, 10),)
+            inwards = np.array([rng.uniform(0.06, 0.12), 0.0])
+            return (self.push_object("drawer", "drawer_pushed", inwards, 10.0, 0.0, gain_n_s_m=100.0),)
         if held or grips or free:
             # Never down, nor towards the cabinet, where something would be jammed.
             away = np.array([-rng.uniform(0.3, 1.0), rng.uniform(-1, 1), 0.7 * rng.uniform(0, 1)])
@@ -143,53 +141,32 @@ class CanInDrawer(RobosuiteTask):
 
 # ---------------------------------------------------------------- the expert
 
-FLOOR_M = float(CABINET_M[2] + INSIDE_LOW_M[2])
-"""Height of the drawer's floor."""
-PREGRASP_M = 0.09
-"""How far before a grasp the straight approach begins."""
-OPEN_TO_M, OPEN_ENOUGH_M = 0.17, 0.125
-"""How far the drawer is pulled; when it stands less open, it is pulled again."""
-HIGH_ON_BAR_M = 0.015
-"""Above the middle of the handle's bar: the palm stays clear of the drawer's front."""
-CARRY_M, CROSS_M = 0.16, 0.16
-"""Above the table: the carried can's lowest point; the empty hand on its way past the drawer."""
-OUT_M = FRONT_TOP_M + WITHDRAWN_M + 0.03
-"""Above the table: where the hand ends."""
-PARK = np.array([-0.05, -0.16])
-"""Where a held can is put back on the table when the drawer has to be opened again."""
-OVER_M = 0.02
-"""The can is lowered while its centre is this near to where it goes."""
+FLOOR_M = float(CABINET_M[2] + INSIDE_LOW_M[2])  # height of the drawer's floor
+OPEN_TO_M, OPEN_ENOUGH_M = 0.17, 0.125  # how far the drawer is pulled; when it stands less open, it is pulled again
+HIGH_ON_BAR_M = 0.015  # above the middle of the handle's bar: the palm stays clear of the drawer's front
+CARRY_M, CROSS_M = 0.16, 0.16  # above the table: the carried can's bottom; the empty hand on its way past the drawer
+OUT_M = FRONT_TOP_M + WITHDRAWN_M + 0.03  # above the table: where the hand ends
+PARK = np.array([-0.05, -0.16])  # where a held can is put back on the table when the drawer has to be opened again
+OVER_M = 0.02  # the can is lowered while its centre is this near to where it goes
 
 
-@dataclass(frozen=True)
-class View:
-    """What phases and their conditions are about; ``on_handle`` and ``on_can`` count fingers that touch."""
+class CanView(ArmView):
+    """What the phases' conditions are about; ``on_handle`` and ``on_can`` count fingers that touch."""
 
-    hand: ArmState
-    can: Can
-    travel: float
-    on_handle: int
-    on_can: int
-    can_on_drawer: bool
-    opened: bool
-    put_in: bool
-
-    @classmethod
-    def of(cls, scene: Scene, arm: str) -> View:
-        return cls(
-            scene.arms[arm],
-            Can.of(scene.T_world_obj["can"]),
-            scene.joints["drawer"],
-            scene.fingers_on("handle", arm),
-            scene.fingers_on("can", arm),
-            "drawer" in scene.contacts["can"],
-            scene.done["opened"],
-            scene.done["in_drawer"],
-        )
-
-    @property
-    def p(self) -> Array:
-        return self.hand.T_world_ee[:3, 3]
+    def __init__(self, scene: SceneState, arm: str) -> None:
+        super().__init__(scene, arm)
+        self.can, self.travel = Can(scene.T_world_obj["can"]), scene.joints["drawer"]
+        self.on_handle, self.on_can = scene.fingers_on("handle", arm), scene.fingers_on("can", arm)
+        self.can_on_drawer = "drawer" in scene.contacts["can"]
+        self.put_in = scene.done["in_drawer"]
+        self.held = self.on_can == 2 and self.hand.squeezes(0.03, 0.055)
+        # The bar is between the fingers; while pulling, one of them may lose touch for a moment.
+        self.grips = self.on_handle > 0 and self.hand.squeezes(0.012, 0.03)
+        # The drawer has to be pulled, first or again.
+        self.shut = not scene.done["opened"] or self.travel < OPEN_ENOUGH_M
+        self.bar: Array = CABINET_M + BAR_M - np.array([self.travel, 0.0, 0.0])  # (3,) middle of the handle's bar
+        # (2,) where the can goes: the middle of what stands out of the cabinet.
+        self.goal = np.array([CABINET_M[0] - self.travel / 2, CABINET_M[1]])
 
     @property
     def placed(self) -> bool:
@@ -201,79 +178,40 @@ class View:
         return _gap(self.p, self.can.p, self.can.half) < 0.03
 
     @property
-    def held(self) -> bool:
-        return self.on_can == 2 and 0.03 < self.hand.opening_m < 0.055 and self.hand.gripper_ramp > -0.9
-
-    @property
-    def grips(self) -> bool:
-        """The bar is between the fingers; while pulling, one of them may lose touch for a moment."""
-        return self.on_handle > 0 and 0.012 < self.hand.opening_m < 0.03 and self.hand.gripper_ramp > -0.9
-
-    @property
-    def bar(self) -> Array:
-        """(3,) middle of the handle's bar."""
-        middle: Array = CABINET_M + BAR_M - np.array([self.travel, 0.0, 0.0])
-        return middle
-
-    @property
-    def shut(self) -> bool:
-        """The drawer has to be pulled, first or again."""
-        return not self.opened or self.travel < OPEN_ENOUGH_M
-
-    @property
-    def goal(self) -> Array:
-        """(2,) where the can goes: the middle of what stands out of the cabinet."""
-        return np.array([CABINET_M[0] - self.travel / 2, CABINET_M[1]])
-
-    @property
     def over_drawer(self) -> bool:
         return bool(np.linalg.norm(self.can.p[:2] - self.goal) < OVER_M)
 
     @cached_property
-    def handle(self) -> Reach:
-        return Reach(self.hand, handle_grasp(self.travel), 2 * float(BAR_HALF_M[1]))
+    def handle(self) -> Straight:
+        """To the bar's upper end."""
+        T = pose(hand_rotation(np.pi / 2), self.bar + np.array([0.0, 0.0, HIGH_ON_BAR_M]))
+        return Straight.to(self, T, 2 * float(BAR_HALF_M[1]))
 
     @cached_property
-    def take(self) -> Reach:
+    def take(self) -> Straight:
         T = pose(hand_rotation(np.pi / 2, self.can.grasp_yaw), self.can.grasp_point)
-        return Reach(self.hand, T, 2 * CAN_RADIUS_M)
+        return Straight.to(self, T, 2 * CAN_RADIUS_M)
 
 
-@dataclass(frozen=True)
-class Reach:
-    """The hand on its straight way to a grasp (4, 4) of the grip site, about something ``thickness_m`` thick."""
+class Straight(Reach):
+    """The hand on its way to the handle or the can."""
 
-    hand: ArmState
-    grasp: Array
-    thickness_m: float
-
-    @property
-    def pregrasp(self) -> Array:
-        return pose(self.grasp[:3, :3], self.grasp[:3, 3] - PREGRASP_M * self.grasp[:3, 2])
-
-    @cached_property
-    def offset(self) -> tuple[float, float, float]:
-        """From the grasp to the hand: along the approach, aside of it (m), and how far turned (rad)."""
-        return offset_from(self.hand.T_world_ee, self.grasp, self.grasp[:3, 2])
+    @classmethod
+    def to(cls, view: CanView, grasp: Array, thickness_m: float) -> Straight:
+        """To a grasp (4, 4) about something ``thickness_m`` thick."""
+        return cls(view.hand, grasp, grasp[:3, 2], thickness_m - 0.006, (0.012, 0.12), (0.025, 0.25), past_m=0.03)
 
     @property
     def there(self) -> bool:
         along, aside, turned = self.offset
-        near, turn = (0.025, 0.25) if self.hand.gripper_ramp > -0.9 else (0.012, 0.12)
-        # Closed further than that, there is nothing between the fingers.
-        wide = self.hand.opening_m > self.thickness_m - 0.006
-        return wide and abs(along) < near and aside < near and turned < turn
-
-    @property
-    def lined_up(self) -> bool:
-        along, aside, turned = self.offset
-        return aside < 0.015 and -PREGRASP_M - 0.03 < along < 0.03 and turned < 0.14 and self.hand.opening_m > 0.07
+        near, turn = self.near_closing if self.hand.is_closing else self.near
+        return self.hand.opening_m > self.empty_m and abs(along) < near and aside < near and turned < turn
 
     @property
     def beside(self) -> bool:
         """So near that the way to the pregrasp would touch what is to be taken."""
         along, aside, _ = self.offset
-        return aside < 0.08 and -PREGRASP_M + 0.02 < along < 0.05
+        return aside < 0.08 and 0.02 - self.pregrasp_m < along < 0.05
 
     @property
     def far(self) -> bool:
@@ -281,55 +219,51 @@ class Reach:
         return bool(np.linalg.norm((self.hand.T_world_ee - self.pregrasp)[:2, 3]) > 0.06)
 
 
-def handle_grasp(travel: float) -> Array:
-    """(4, 4) of the grip site near the upper end of the handle's bar, when the drawer is open by ``travel``."""
-    return pose(hand_rotation(np.pi / 2), CABINET_M + BAR_M + np.array([-travel, 0.0, HIGH_ON_BAR_M]))
-
-
-def _move_can(v: View, p_can: Array, speed: float) -> Waypoint:
+def _move_can(v: CanView, p_can: Array, speed: float) -> Waypoint:
     """The held can's centre to ``p_can`` (3,), the hand turned square and straight down."""
     R = hand_rotation(np.pi / 2)
     offset = R @ v.hand.T_world_ee[:3, :3].T @ (v.can.p - v.p)
     return Waypoint(pose(R, p_can - offset), CLOSED_M, speed)
 
 
-def _carry(v: View, xy: Array) -> Waypoint:
+def _carry(v: CanView, xy: Array) -> Waypoint:
     return _move_can(v, np.array([*xy, TABLE_TOP_M + CARRY_M + v.can.half[2]]), 0.16)
 
 
-def _lower(v: View, floor_m: float) -> Waypoint:
+def _lower(v: CanView, floor_m: float) -> Waypoint:
     return _move_can(v, np.array([*v.can.p[:2], floor_m - 0.004 + v.can.half[2]]), 0.10)
 
 
-def _pull(v: View) -> Waypoint:
+def _pull(v: CanView) -> Waypoint:
     """From where the hand is on the bar: it may have slid along it."""
     x, _, _ = v.p
     _, y, z = v.handle.grasp[:3, 3]
     return Waypoint(pose(v.handle.grasp[:3, :3], (x - (OPEN_TO_M - v.travel), y, z)), CLOSED_M, 0.12)
 
 
-def _up(v: View, height_m: float) -> Waypoint:
+def _up(v: CanView, height_m: float) -> Waypoint:
     """Straight up to ``height_m`` above the table."""
-    T = v.hand.T_world_ee
-    return Waypoint(pose(T[:3, :3], (v.p[0], v.p[1], TABLE_TOP_M + height_m)), OPEN_M)
+    return Waypoint(v.hand_at((v.p[0], v.p[1], TABLE_TOP_M + height_m)), OPEN_M)
 
 
-def _cross(v: View, reach: Reach) -> Waypoint:
+def _cross(reach: Reach) -> Waypoint:
     """Past the drawer's front and the can to where the approach begins."""
-    x, y, z = reach.pregrasp[:3, 3]
-    return Waypoint(pose(reach.grasp[:3, :3], (x, y, max(z, TABLE_TOP_M + CROSS_M + 0.015))), OPEN_M, speed=0.18)
+    T = reach.pregrasp
+    T[2, 3] = max(T[2, 3], TABLE_TOP_M + CROSS_M + 0.015)
+    return Waypoint(T, OPEN_M, speed=0.18)
 
 
-def _leave(v: View, reach: Reach) -> Waypoint:
-    T = v.hand.T_world_ee
-    return Waypoint(pose(T[:3, :3], v.p - 0.08 * reach.grasp[:3, 2]), OPEN_M, speed=0.12)
+def _leave(v: CanView, reach: Reach) -> Waypoint:
+    return Waypoint(v.hand_at(v.p - 0.08 * reach.approach), OPEN_M, speed=0.12)
 
 
-def _low(v: View) -> bool:
+def _low(v: CanView) -> bool:
     return bool(v.p[2] < TABLE_TOP_M + CROSS_M)
 
 
-def _take(name: str, reach: Callable[[View], Reach], when: Callable[[View], bool]) -> tuple[Phase[View], ...]:
+def _take(
+    name: str, reach: Callable[[CanView], Straight], when: Callable[[CanView], bool]
+) -> tuple[Phase[CanView], ...]:
     """The empty hand goes before a grasp, past what is in its way, straight towards it, and closes."""
     return (
         Phase(f"grip_{name}", lambda v: when(v) and reach(v).there, lambda v: Waypoint(reach(v).grasp, CLOSED_M, 0.03)),
@@ -338,12 +272,12 @@ def _take(name: str, reach: Callable[[View], Reach], when: Callable[[View], bool
         ),
         Phase(f"leave_{name}", lambda v: when(v) and reach(v).beside, lambda v: _leave(v, reach(v))),
         Phase(f"rise_to_{name}", lambda v: when(v) and reach(v).far and _low(v), lambda v: _up(v, CROSS_M + 0.03)),
-        Phase(f"cross_to_{name}", lambda v: when(v) and reach(v).far, lambda v: _cross(v, reach(v))),
+        Phase(f"cross_to_{name}", lambda v: when(v) and reach(v).far, lambda v: _cross(reach(v))),
         Phase(f"reach_{name}", when, lambda v: Waypoint(reach(v).pregrasp, OPEN_M)),
     )
 
 
-PHASES: tuple[Phase[View], ...] = (
+PHASES: tuple[Phase[CanView], ...] = (
     # The can stands where it should: open, then straight up.
     Phase("release", lambda v: v.placed and v.at_can and not v.hand.is_open, still(OPEN_M)),
     Phase("withdraw", lambda v: v.placed and (v.at_can or not v.shut), lambda v: _up(v, OUT_M)),

@@ -1,22 +1,18 @@
-"""The scene of ``can_in_drawer``: a table, a cabinet with one drawer, and a can. All in metres.
-
-The world's x axis points from the robot to the cabinet, y to the robot's left, z up.
-"""
+"""The scene of ``can_in_drawer``: a table, a cabinet with one drawer, and a can. All in metres."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from geo4d_bench.geometry.se3 import Array
+from geo4d_bench.tasks.mjcf import FIRM, SEEN, textured
+from geo4d_bench.tasks.motion import within
 
 TABLE_TOP_M = 0.88
 CABINET_M = np.array([0.10, 0.12, TABLE_TOP_M])
 """Middle of the lower edge of the cabinet's front; the drawer's parts are given from here, for a shut drawer."""
-CABINET_SIZE_M = (0.24, 0.26, 0.125)
-"""Depth, width and height of the cabinet."""
+CABINET_SIZE_M = (0.24, 0.26, 0.125)  # depth, width and height of the cabinet
 INSIDE_LOW_M, INSIDE_HIGH_M = np.array([-0.002, -0.106, 0.022]), np.array([0.200, 0.106, 0.085])
 """Corners of the drawer's inside; the upper one is at the height of its walls, its front is higher."""
 FRONT_TOP_M = 0.121
@@ -25,48 +21,30 @@ BAR_M, BAR_HALF_M = np.array([-0.054, 0.0, 0.077]), np.array([0.012, 0.008, 0.03
 TRAVEL_M = 0.19
 CAN_RADIUS_M, CAN_HALF_M = 0.0212, 0.0425
 """The can is eight-sided to whatever touches it, 3.9 cm across its sides, 4.2 cm across its edges. Half height."""
-TOP_GRASP_M = 0.022
-"""Below the top of a standing can: where it is taken."""
+TOP_GRASP_M = 0.022  # below the top of a standing can: where it is taken
 
-_BOARD_M, _WALL_M = 0.012, 0.008
-"""Thickness of the cabinet's boards and the drawer's front; of the drawer's other walls."""
-_STIFF = 'solref="0.005 1" solimp="0.95 0.99 0.001" friction="1 0.005 0.0001"'
+_BOARD_M, _WALL_M = 0.012, 0.008  # thickness of the cabinet's boards and the drawer's front; of its other walls
+_STIFF = f'{FIRM} friction="1 0.005 0.0001"'
 
 Corner = npt.ArrayLike
 
 
-@dataclass(frozen=True)
 class Can:
-    """The can's pose (4, 4), its half extents along the world's axes (3,) in metres, and how it stands."""
+    """The can's pose T (4, 4), middle p (3,), half extents along the world's axes (3,), and the height of its lowest
+    point, metres; it stands when it is upright or upside down."""
 
-    T: Array
-    half: Array
-
-    @classmethod
-    def of(cls, T: Array) -> Can:
+    def __init__(self, T: Array) -> None:
         along = np.abs(T[:3, 2])
-        return cls(T, along * CAN_HALF_M + np.sqrt(np.maximum(1.0 - along**2, 0.0)) * CAN_RADIUS_M)
-
-    @property
-    def p(self) -> Array:
-        """(3,) its middle."""
-        return self.T[:3, 3]
-
-    @property
-    def bottom(self) -> float:
-        """Height of its lowest point."""
-        return float(self.p[2] - self.half[2])
-
-    @property
-    def stands(self) -> bool:
-        """Upright, or upside down."""
-        return bool(abs(self.T[2, 2]) > 0.95)
+        self.T, self.p = T, T[:3, 3]
+        self.half: Array = along * CAN_HALF_M + np.sqrt(np.maximum(1.0 - along**2, 0.0)) * CAN_RADIUS_M
+        self.bottom = float(self.p[2] - self.half[2])
+        self.stands = bool(abs(T[2, 2]) > 0.95)
 
     @property
     def grasp_yaw(self) -> float:
         """Of a hand from above that takes it by two of its eight sides, or across where it leans or lies; radians."""
         (x, y), period = (self.T[:2, 0], np.pi / 4) if self.stands else (self.T[:2, 2], np.pi)
-        return float((np.arctan2(y, x) + period / 2) % period - period / 2)
+        return within(np.arctan2(y, x), period)
 
     @property
     def grasp_point(self) -> Array:
@@ -85,14 +63,10 @@ class Can:
 
 def world_mjcf() -> str:
     """See ``RobosuiteTask.world``."""
-    from geo4d_bench.tasks.simulation import texture_file
-
     where = " ".join(map(str, CABINET_M))
     table = _box("table_top", (-0.40, -0.45, -0.03), (0.40, 0.45, 0.0), f'material="table" group="1" {_STIFF}')
     materials = "".join(
-        f'<texture type="2d" name="tex-{name}" file="{texture_file(file)}"/>'
-        f'<material name="{name}" texture="tex-{name}" texrepeat="{repeat} {repeat}" texuniform="true" '
-        f'specular="{specular}" shininess="0.1" reflectance="0"/>'
+        textured(name, file, repeat, f'specular="{specular}" shininess="0.1"')
         for name, file, repeat, specular in (
             ("table", "light-wood.png", 2, 0.1),
             ("cabinet", "wood-tiles.png", 4, 0.1),
@@ -166,7 +140,7 @@ def _can() -> str:
     )
     bands = "".join(
         f'<geom name="can_{name}" type="cylinder" size="{radius} {(top - bottom) / 2}" '
-        f'pos="0 0 {(top + bottom) / 2}" group="1" contype="0" conaffinity="0" {look}/>'
+        f'pos="0 0 {(top + bottom) / 2}" {SEEN} {look}/>'
         for name, bottom, top, radius, look in (
             ("base", -CAN_HALF_M, -0.037, 0.0195, 'material="steel"'),
             ("red", -0.037, 0.037, 0.0206, 'rgba="0.78 0.10 0.10 1"'),
@@ -179,9 +153,8 @@ def _can() -> str:
 
 def _movable(name: str, low: Corner, high: Corner, material: str, density: float) -> str:
     """A box that collides and weighs (kg/m^3), and the same box that is seen."""
-    return _box(name, low, high, f'group="0" density="{density}" {_STIFF}') + _box(
-        f"{name}_seen", low, high, f'group="1" contype="0" conaffinity="0" material="{material}"'
-    )
+    solid = _box(name, low, high, f'group="0" density="{density}" {_STIFF}')
+    return solid + _box(f"{name}_seen", low, high, f'{SEEN} material="{material}"')
 
 
 def _box(name: str, low: Corner, high: Corner, rest: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,3 @@ class Push:
         force *= min(1.0, self.max_force_n / max(float(np.linalg.norm(force)), 1e-9))
         data.xfrc_applied[self.body, :3] = force
         data.xfrc_applied[self.body, 3:] = np.cross((0.0, 0.0, self.at_height_m), force)
-
-    def after_step(self) -> Push | None:
-        """What is left of the push after a control step."""
-        return replace(self, steps=self.steps - 1) if self.steps > 1 else None

@@ -11,14 +11,12 @@ from scipy.spatial.transform import Rotation
 
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.geometry.se3 import pose
-from geo4d_bench.tasks import make
-from geo4d_bench.tasks.base import Command, Task
+from geo4d_bench.tasks import Command, Task, make
 
 Observation = dict[str, npt.NDArray[np.float64]]
 Action = npt.NDArray[np.float64]
 
-REACH_M = 2.0
-"""End-effector positions lie within this of the world's origin, along each axis."""
+REACH_M = 2.0  # end-effector positions lie within this of the world's origin, along each axis
 MAX_OPENING_M = 0.08
 
 
@@ -45,15 +43,12 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
         low = np.tile([-REACH_M] * 3 + [-np.pi] * 3 + [0.0], len(spec.arms))
         high = np.tile([REACH_M] * 3 + [np.pi] * 3 + [MAX_OPENING_M], len(spec.arms))
         self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float64)
+        parts = {"position": (3, REACH_M), "rotvec": (3, np.pi), "opening": (1, 2 * MAX_OPENING_M)}
         self.observation_space: gymnasium.spaces.Dict = gymnasium.spaces.Dict(  # type: ignore[assignment]
             {
-                name: gymnasium.spaces.Box(-limit, limit, (size,), dtype=np.float64)
+                f"{arm}_{part}": gymnasium.spaces.Box(-limit, limit, (size,), dtype=np.float64)
                 for arm in spec.arms
-                for name, size, limit in (
-                    (f"{arm}_position", 3, REACH_M),
-                    (f"{arm}_rotvec", 3, np.pi),
-                    (f"{arm}_opening", 1, 2 * MAX_OPENING_M),
-                )
+                for part, (size, limit) in parts.items()
             }
         )
         self._steps = 0
@@ -72,17 +67,10 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         spec = self._task.spec
-        rows = np.asarray(action, dtype=np.float64).reshape(len(spec.arms), 7)
+        rows = dict(zip(spec.arms, np.asarray(action, dtype=np.float64).reshape(len(spec.arms), 7), strict=True))
+        targets = {arm: pose(Rotation.from_rotvec(row[3:6]).as_matrix(), row[:3]) for arm, row in rows.items()}
         before = self._task.success()["task"]
-        self._task.step(
-            Command(
-                {
-                    arm: pose(Rotation.from_rotvec(a[3:6]).as_matrix(), a[:3])
-                    for arm, a in zip(spec.arms, rows, strict=True)
-                },
-                {arm: float(a[6]) for arm, a in zip(spec.arms, rows, strict=True)},
-            )
-        )
+        self._task.step(Command(targets, {arm: float(row[6]) for arm, row in rows.items()}))
         self._steps += 1
         success = self._task.success()["task"]
         terminated = success or self._task.failure() is not None

@@ -7,13 +7,12 @@ the peg has to go through it: the fingers' axis is across the handle's plane, so
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 
-from geo4d_bench.geometry.se3 import Array, inverse, pose, rotation_angle
+from geo4d_bench.geometry.se3 import Array, inverse, pose
 from geo4d_bench.tasks.base import ArmSetup, Expert, Spawn, TaskSpec
 from geo4d_bench.tasks.disturbance import Push
 from geo4d_bench.tasks.hang_mug_scene import (
@@ -29,8 +28,18 @@ from geo4d_bench.tasks.hang_mug_scene import (
     peg_in_loop,
     world_xml,
 )
-from geo4d_bench.tasks.motion import hand_rotation, turn_z
-from geo4d_bench.tasks.reactive import CLOSED_M, OPEN_M, ArmState, Phase, ReactiveExpert, Scene, Waypoint, still
+from geo4d_bench.tasks.motion import DOWN, hand_rotation, turn_z
+from geo4d_bench.tasks.reactive import (
+    CLOSED_M,
+    OPEN_M,
+    ArmView,
+    Phase,
+    Reach,
+    ReactiveExpert,
+    SceneState,
+    Waypoint,
+    still,
+)
 from geo4d_bench.tasks.robosuite_task import RobosuiteTask
 
 ARM = "right"
@@ -53,14 +62,10 @@ SPEC = TaskSpec(
 )
 
 # What counts.
-LIFT_M = 0.03
-"""The mug counts as lifted when its bottom is this far above the table."""
-REACH_M = 0.03
-"""The hand counts as there when the grip site is this near to the mug's axis."""
-GRASP_M = 0.01
-"""The mug is between the fingers when their opening is this near to its thickness."""
-WITHDRAWN_M = 0.10
-"""The hand is withdrawn when the grip site is this far from the mug's axis."""
+LIFT_M = 0.03  # the mug counts as lifted when its bottom is this far above the table
+REACH_M = 0.03  # the hand counts as there when the grip site is this near to the mug's axis
+GRASP_M = 0.01  # the mug is between the fingers when their opening is this near to its thickness
+WITHDRAWN_M = 0.10  # the hand is withdrawn when the grip site is this far from the mug's axis
 
 
 class HangMug(RobosuiteTask):
@@ -74,56 +79,56 @@ class HangMug(RobosuiteTask):
         return world_xml()
 
     def failure(self) -> str | None:
-        T_mug, T_rack = (self.object_poses()[name] for name in SPEC.objects)
+        scene = self.scene()
+        T_mug, T_rack = scene.T_world_obj["mug"], scene.T_world_obj["rack"]
         x, y, z = T_mug[:3, 3]
         if T_rack[2, 2] < 0.9:
             return "the rack has fallen over"
         if z < TABLE_TOP_M - 0.05:
             return "the mug has fallen off the table"
-        touching = self.contacts()["mug"]
-        if T_mug[2, 2] < 0.5 and "table" in touching and not _fingers(touching):
+        if T_mug[2, 2] < 0.5 and "table" in scene.contacts["mug"] and not scene.fingers_on("mug", ARM):
             return "the mug lies on its side"
         if abs(x - 0.02) > 0.26 or abs(y) > 0.34:
             return "the mug is out of reach"
         return None
 
     def update_phases(self, done: dict[str, bool]) -> None:
-        poses, p_ee = self.object_poses(), self.ee_poses()[ARM][:3, 3]
-        T_mug, T_rack = poses["mug"], poses["rack"]
-        touching = self.contacts()["mug"]
+        scene = self.scene()
+        view = MugView(scene, ARM)
+        touching = scene.contacts["mug"]
         # Closed fingertips pushing from one side both touch the mug too, but nothing is between them.
-        held = _fingers(touching) == 2 and abs(self.openings()[ARM] - 2 * WALL_M) < GRASP_M
-        threaded = peg_in_loop(T_mug, T_rack)[0]
-        hangs = threaded and "rack" in touching and not _fingers(touching) and "table" not in touching
-        hangs &= f"robot/{ARM}" not in touching
-        done["reached"] |= axis_gap(p_ee, T_mug) < REACH_M
-        done["grasped"] |= done["reached"] and held
-        done["lifted"] |= done["grasped"] and held and T_mug[2, 3] > TABLE_TOP_M + LIFT_M
-        done["threaded"] |= done["lifted"] and held and threaded
-        done["hung"] |= done["threaded"] and hangs
-        done["task"] |= done["hung"] and hangs and self.at_rest("mug") and axis_gap(p_ee, T_mug) > WITHDRAWN_M
+        held = view.fingers == 2 and abs(view.hand.opening_m - 2 * WALL_M) < GRASP_M
+        threaded = view.threaded[0]
+        hangs = threaded and "rack" in touching and view.fingers == 0 and not {"table", f"robot/{ARM}"} & touching
+        gap = axis_gap(view.p, view.T_mug)
+        self.advance(
+            done,
+            reached=gap < REACH_M,
+            grasped=held,
+            lifted=held and view.T_mug[2, 3] > TABLE_TOP_M + LIFT_M,
+            threaded=held and threaded,
+            hung=hangs,
+            task=hangs and self.at_rest("mug") and gap > WITHDRAWN_M,
+        )
 
     def expert(self) -> Expert:
-        return ReactiveExpert(self.scene, View.of, {ARM: PHASES}, SPEC.control_hz)
+        return ReactiveExpert(self.scene, MugView, {ARM: PHASES}, SPEC.control_hz)
 
     def choose_pushes(self, rng: np.random.Generator) -> tuple[Push, ...]:
-        v = View.of(self.scene(), ARM)
+        v = MugView(self.scene(), ARM)
         held = v.fingers == 2 and v.hand.is_closed
-        clear = v.fingers == 0 and axis_gap(v.hand.T_world_ee[:3, 3], v.T_mug) > 0.05
+        clear = v.fingers == 0 and axis_gap(v.p, v.T_mug) > 0.05
         free = clear and v.standing
         # From higher up the mug would not land on its bottom.
         if held and 0.002 < v.bottom < 0.06 and v.before_tip > 0.07 and rng.random() < 0.6:
             return self.force_open(ARM, "mug_slipped")
         if free and rng.random() < 0.5:
-            ranges = SPEC.spawn[0]
-            way = np.array([rng.uniform(*ranges.x_m), rng.uniform(*ranges.y_m)]) - v.T_mug[:2, 3]
-            way *= min(1.0, 0.05 / max(float(np.linalg.norm(way)), 1e-9))
             # Pushed low, so that it slides over the table and does not fall over.
-            return (self.push_object("mug", "mug_nudged", way, 2.0, -0.03),)
+            return (self.push_object("mug", "mug_nudged", self.way_to_spawn("mug", rng, 0.05), 2.0, -0.03),)
         if (free or (held and v.bottom > 0.03 and v.before_tip > 0.06)) and rng.random() < 0.5:
             angle = rng.uniform(-np.pi, np.pi)
-            velocity = rng.uniform(0.03, 0.08) * np.array([np.cos(angle), np.sin(angle)])
-            return (Push("rack_nudged", self._body_of["rack"], (velocity[0], velocity[1], 0.0), 600.0, 40.0, 0.0, 10),)
+            way = rng.uniform(0.03, 0.08) * np.array([np.cos(angle), np.sin(angle)]) / 2
+            return (self.push_object("rack", "rack_nudged", way, 40.0, 0.0, gain_n_s_m=600.0),)
         if held and v.before_tip < 0.06:
             # Drawn back along the peg; any other way it would tear the mug out of the hand.
             return (self.push_hand(ARM, v.axis, rng.uniform(0.05, 0.10)),)
@@ -135,72 +140,31 @@ class HangMug(RobosuiteTask):
 
 # ---------------------------------------------------------------- the expert
 
-GRASP_Z = 0.072
-"""Height of the grip site on the mug."""
-ABOVE_M = 0.09
-"""How far above the grasp the straight descent begins."""
-CARRY_M = 0.05
-"""The mug is lifted this far before it goes anywhere else."""
-BEFORE_TIP_M = 0.08
-"""The handle is lined up with the peg this far before its tip."""
-HANG_AT_M = 0.052
-"""Where on the peg, from the post, the handle is put."""
-SEATED_M = 0.015
-"""The peg is this far above the middle of the handle's opening: the handle's top is about to rest on it."""
-RACK_TOP_M, WITHDRAW_M = 0.24, 0.30
-"""Above the table: here the empty hand passes over the rack; and where it waits in the end."""
-SQUARE_RAD = 0.15
-"""The handle is across the peg when it is turned away by less."""
-MOST_YAW_RAD = 1.9
-"""The hand turns this far from facing forward; half a turn to the other side is as good for a round mug."""
+GRASP_Z = 0.072  # height of the grip site on the mug
+CARRY_M = 0.05  # the mug is lifted this far before it goes anywhere else
+BEFORE_TIP_M = 0.08  # the handle is lined up with the peg this far before its tip
+HANG_AT_M = 0.052  # where on the peg, from the post, the handle is put
+SEATED_M = 0.015  # the peg is this far above the middle of the handle's opening: the handle is about to rest on it
+RACK_TOP_M, WITHDRAW_M = 0.24, 0.30  # above the table: the empty hand over the rack; where it waits in the end
+SQUARE_RAD = 0.15  # the handle is across the peg when it is turned away by less
+MOST_YAW_RAD = 1.9  # the hand turns this far from facing forward; half a turn further is as good for a round mug
 
 
-@dataclass(frozen=True)
-class View:
+class MugView(ArmView):
     """What the phases' conditions are about; heights are above the table."""
 
-    hand: ArmState
-    T_mug: Array
-    T_rack: Array
-    fingers: int
-
-    @classmethod
-    def of(cls, scene: Scene, arm: str) -> View:
-        poses = scene.T_world_obj
-        return cls(scene.arms[arm], poses["mug"], poses["rack"], scene.fingers_on("mug", arm))
-
-    @property
-    def held(self) -> bool:
-        return self.fingers == 2 and 0.03 < self.hand.opening_m < 0.06 and self.hand.gripper_ramp > -0.9
-
-    @property
-    def bottom(self) -> float:
-        return float(self.T_mug[2, 3] - TABLE_TOP_M)
-
-    @property
-    def standing(self) -> bool:
-        return bool(self.T_mug[2, 2] > 0.95) and abs(self.bottom) < 0.01
-
-    @cached_property
-    def loop(self) -> Array:
-        """(3,) the middle of the handle's opening in the world."""
-        middle: Array = self.T_mug[:3, :3] @ LOOP_MUG + self.T_mug[:3, 3]
-        return middle
-
-    @cached_property
-    def threaded(self) -> tuple[bool, float, float]:
-        found: tuple[bool, float, float] = peg_in_loop(self.T_mug, self.T_rack)
-        return found
-
-    @property
-    def rack_yaw(self) -> float:
-        return float(np.arctan2(self.T_rack[1, 0], self.T_rack[0, 0]))
-
-    @property
-    def axis(self) -> Array:
-        """(3,) the peg's direction in the world, away from the post."""
-        axis: Array = self.T_rack[:3, :3] @ AXIS_RACK
-        return axis
+    def __init__(self, scene: SceneState, arm: str) -> None:
+        super().__init__(scene, arm)
+        self.T_mug, self.T_rack = scene.T_world_obj["mug"], scene.T_world_obj["rack"]
+        self.fingers = scene.fingers_on("mug", arm)
+        self.held = self.fingers == 2 and self.hand.squeezes(0.03, 0.06)
+        self.bottom = float(self.T_mug[2, 3] - TABLE_TOP_M)
+        self.standing = bool(self.T_mug[2, 2] > 0.95) and abs(self.bottom) < 0.01
+        self.loop: Array = self.T_mug[:3, :3] @ LOOP_MUG + self.T_mug[:3, 3]  # (3,) middle of the handle's opening
+        self.axis: Array = self.T_rack[:3, :3] @ AXIS_RACK  # (3,) the peg's direction, away from the post
+        self.threaded = peg_in_loop(self.T_mug, self.T_rack)
+        self.mug_yaw = float(np.arctan2(self.T_mug[1, 0], self.T_mug[0, 0]))
+        self.rack_yaw = float(np.arctan2(self.T_rack[1, 0], self.T_rack[0, 0]))
 
     def on_peg(self, along_m: float, drop_m: float = 0.0) -> Array:
         """(3,) a point ``along_m`` from the post on the peg's axis, and so far below it."""
@@ -209,58 +173,23 @@ class View:
     @property
     def before_tip(self) -> float:
         """How far before the peg's tip the mug's nearest part is along the peg, negative beyond it."""
-        middle = _shifted(self.T_mug[:3, 3], z=HANDLE_Z)
-        return (
-            float((middle - self.on_peg(PEG_M)) @ self.axis)
-            - WALL_M
-            - HANDLE_OUT_M * abs(float(self.T_mug[:3, 0] @ self.axis))
-        )
-
-    @property
-    def hand_yaw(self) -> float:
-        x = self.hand.T_world_ee[:3, 0]
-        return float(np.arctan2(-x[0], x[1]))
+        along = (_shifted(self.T_mug[:3, 3], z=HANDLE_Z) - self.on_peg(PEG_M)) @ self.axis
+        return float(along - WALL_M - HANDLE_OUT_M * abs(self.T_mug[:3, 0] @ self.axis))
 
     @cached_property
-    def mug_yaw(self) -> float:
-        return float(np.arctan2(self.T_mug[1, 0], self.T_mug[0, 0]))
-
-    @cached_property
-    def grasp(self) -> Array:
-        """(4, 4) of the grip site on the mug: the nearer of the two ways round that the arm can turn to."""
+    def reach(self) -> Reach:
+        """To the nearer of the two ways round that the arm can turn to."""
         near = [yaw for k in (-1, 0, 1) if abs(yaw := self.mug_yaw + k * np.pi) < MOST_YAW_RAD]
-        yaw = min(near, key=lambda yaw: abs(yaw - self.hand_yaw))
-        return pose(hand_rotation(np.pi / 2, yaw), self.T_mug[:3, 3] + GRASP_Z * self.T_mug[:3, 2])
-
-    @cached_property
-    def offset(self) -> tuple[float, float, float]:
-        """From the grasp to the hand: upwards, aside (m), and how far turned (rad)."""
-        offset = self.hand.T_world_ee[:3, 3] - self.grasp[:3, 3]
-        turned = float(rotation_angle(self.hand.T_world_ee[:3, :3], self.grasp[:3, :3]))
-        return float(offset[2]), float(np.linalg.norm(offset[:2])), turned
-
-    @property
-    def at_grasp(self) -> bool:
-        closing = self.hand.gripper_ramp > -0.9
-        near, turned = (0.025, 0.35) if closing else (0.012, 0.12)
-        up, aside, angle = self.offset
-        return bool(np.hypot(up, aside) < near) and angle < turned and self.hand.opening_m > 0.035
-
-    @property
-    def lined_up(self) -> bool:
-        up, aside, turned = self.offset
-        return aside < 0.014 and -0.02 < up < ABOVE_M + 0.04 and turned < 0.15 and self.hand.opening_m > 0.07
-
-    @property
-    def above_mug(self) -> Array:
-        return pose(self.grasp[:3, :3], self.grasp[:3, 3] + (0.0, 0.0, ABOVE_M))
+        yaw = min(near, key=lambda yaw: abs(yaw - self.yaw))
+        grasp = pose(hand_rotation(np.pi / 2, yaw), self.T_mug[:3, 3] + GRASP_Z * self.T_mug[:3, 2])
+        return Reach(self.hand, grasp, DOWN, 0.035, (0.012, 0.12), (0.025, 0.35), aside=(0.014, 0.15), before_m=0.13)
 
     @property
     def by_peg(self) -> bool:
         """Not above the mug, and so near to the peg that the fingers could meet it or what hangs on it."""
-        p = self.hand.T_world_ee[:3, 3] - self.on_peg(0.0)
+        p = self.p - self.on_peg(0.0)
         aside = p - float(np.clip(p @ self.axis, 0.0, PEG_M)) * self.axis
-        return bool(np.linalg.norm(aside[:2]) < 0.10) and self.offset[1] > 0.03
+        return bool(np.linalg.norm(aside[:2]) < 0.10) and self.reach.offset[1] > 0.03
 
     @property
     def aligned(self) -> bool:
@@ -271,9 +200,9 @@ class View:
         return aside < 0.010 and square
 
 
-def _carry(v: View, loop: Array, turned: bool, speed: float) -> Waypoint:
+def _carry(v: MugView, loop: Array, turned: bool, speed: float) -> Waypoint:
     """The held mug upright with the middle of its handle's opening at ``loop`` (3,), square to the peg if asked."""
-    half_turns = round((v.mug_yaw - v.hand_yaw) / np.pi)
+    half_turns = round((v.mug_yaw - v.yaw) / np.pi)
     R = turn_z(v.rack_yaw + half_turns * np.pi if turned else v.mug_yaw)
     T_mug = pose(R, loop - R @ LOOP_MUG)
     return Waypoint(T_mug @ inverse(v.T_mug) @ v.hand.T_world_ee, CLOSED_M, speed)
@@ -285,37 +214,26 @@ def _shifted(p: Array, z: float) -> Array:
     return shifted
 
 
-def _rise(v: View) -> Waypoint:
-    p = v.hand.T_world_ee[:3, 3] + (0.0, 0.0, 0.08)
-    return Waypoint(pose(hand_rotation(np.pi / 2, v.hand_yaw), p), OPEN_M, speed=0.12)
+def _up(v: MugView, z: float) -> Waypoint:
+    """Straight up to height z, in the world."""
+    return Waypoint(pose(hand_rotation(np.pi / 2, v.yaw), (v.p[0], v.p[1], z)), OPEN_M, speed=0.12)
 
 
-def _reach(v: View) -> Waypoint:
+def _reach(v: MugView) -> Waypoint:
     """Above the mug; higher as long as the peg may be in the way."""
-    T = v.above_mug
+    T = v.reach.pregrasp
     T[2, 3] = max(T[2, 3], TABLE_TOP_M + RACK_TOP_M + 0.01) if v.by_peg else T[2, 3]
     return Waypoint(T, OPEN_M, speed=0.12)
 
 
-def _hand_height(v: View) -> float:
-    return float(v.hand.T_world_ee[2, 3] - TABLE_TOP_M)
-
-
-def _withdraw(v: View) -> Waypoint:
-    p = v.hand.T_world_ee[:3, 3]
-    return Waypoint(
-        pose(hand_rotation(np.pi / 2, v.hand_yaw), (p[0], p[1], TABLE_TOP_M + WITHDRAW_M)), OPEN_M, speed=0.12
-    )
-
-
-PHASES: tuple[Phase[View], ...] = (
+PHASES: tuple[Phase[MugView], ...] = (
     # The peg is in the handle: let go when the handle rests on it, or when the hand has lost it already.
     Phase(
         "release",
         lambda v: v.threaded[0] and (v.fingers < 2 or v.threaded[2] > SEATED_M) and not v.hand.is_open,
         still(OPEN_M),
     ),
-    Phase("withdraw", lambda v: v.threaded[0] and not v.held, _withdraw),
+    Phase("withdraw", lambda v: v.threaded[0] and not v.held, lambda v: _up(v, TABLE_TOP_M + WITHDRAW_M)),
     # The mug is between the fingers: up, in line with the peg, over it, and down.
     Phase("close", lambda v: v.held and not v.hand.is_closed, still(CLOSED_M)),
     Phase(
@@ -340,13 +258,15 @@ PHASES: tuple[Phase[View], ...] = (
     ),
     Phase("carry", lambda v: v.held, lambda v: _carry(v, v.on_peg(PEG_M + BEFORE_TIP_M), True, 0.11)),
     # The hand is empty: go above the mug, straight down, and close.
-    Phase("close", lambda v: v.at_grasp and v.standing, lambda v: Waypoint(v.grasp, CLOSED_M, speed=0.03)),
-    Phase("descend", lambda v: v.lined_up and v.standing, lambda v: Waypoint(v.grasp, OPEN_M, speed=0.08)),
-    Phase("rise", lambda v: v.offset[0] < ABOVE_M - 0.02 or (v.by_peg and _hand_height(v) < RACK_TOP_M), _rise),
+    Phase("close", lambda v: v.reach.there and v.standing, lambda v: Waypoint(v.reach.grasp, CLOSED_M, speed=0.03)),
+    Phase("descend", lambda v: v.reach.lined_up and v.standing, lambda v: Waypoint(v.reach.grasp, OPEN_M, speed=0.08)),
+    Phase(
+        "rise",
+        lambda v: (
+            v.reach.offset[0] > 0.02 - v.reach.pregrasp_m or (v.by_peg and bool(v.p[2] < TABLE_TOP_M + RACK_TOP_M))
+        ),
+        lambda v: _up(v, v.p[2] + 0.08),
+    ),
     Phase("reach", lambda v: v.standing, _reach),
     Phase("wait", lambda v: True, still(OPEN_M)),
 )
-
-
-def _fingers(touching: frozenset[str]) -> int:
-    return len({f"finger_left/{ARM}", f"finger_right/{ARM}"} & touching)

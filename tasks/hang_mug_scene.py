@@ -6,12 +6,12 @@ frame: z along its post from the table up; the peg points along -y.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from geo4d_bench.geometry.se3 import Array, inverse
+from geo4d_bench.tasks.mjcf import FIRM, SEEN, grid_mesh, legs, text, textured
 
 # The table, its top's middle below (TABLE_X, 0). Metres.
 TABLE_X, TABLE_TOP_M = 0.05, 0.85
@@ -20,10 +20,8 @@ TABLE_HALF_M = (0.36, 0.46, 0.02)
 # The rack, which stands free: a post on a heavy foot with one peg that rises a little and ends in a ball.
 FOOT_RADIUS_M, POST_RADIUS_M, PEG_RADIUS_M, BALL_RADIUS_M = 0.065, 0.009, 0.005, 0.0065
 PEG_M, PEG_HEIGHT_M, PEG_RISE_RAD = 0.10, 0.15, float(np.radians(10.0))
-PEG_RACK = np.array([0.0, 0.0, PEG_HEIGHT_M])
-"""Where the peg begins, on the post's axis."""
-AXIS_RACK = np.array([0.0, -np.cos(PEG_RISE_RAD), np.sin(PEG_RISE_RAD)])
-"""Unit vector from there to the peg's tip."""
+PEG_RACK = np.array([0.0, 0.0, PEG_HEIGHT_M])  # where the peg begins, on the post's axis
+AXIS_RACK = np.array([0.0, -np.cos(PEG_RISE_RAD), np.sin(PEG_RISE_RAD)])  # unit vector from there to the peg's tip
 
 # The mug: eight flat walls (drawn round) and a handle whose middle line is a half superellipse in the mug's x-z plane.
 WALL_M, THICK_M, HEIGHT_M, BOTTOM_M = 0.024, 0.004, 0.10, 0.012
@@ -36,31 +34,22 @@ LOOP_MUG = np.array([WALL_M + (HANDLE_OUT_M - HANDLE_RADIUS_M) / 2, 0.0, HANDLE_
 
 def world_xml() -> str:
     """MJCF of the table, the rack and the mug, in the frame of the world."""
-    from geo4d_bench.tasks.simulation import texture_file
-
     x, y, z = TABLE_HALF_M
-    leg = (TABLE_TOP_M - 2 * z) / 2
-    legs = "".join(
-        f'<geom type="box" size="0.02 0.02 {leg}" pos="{sx * (x - 0.03)} {sy * (y - 0.03)} {leg}" group="1" '
-        'rgba="0.75 0.75 0.73 1"/>'
-        for sx in (-1, 1)
-        for sy in (-1, 1)
-    )
+    leg_x, leg_y = x - 0.03, y - 0.03
+    stand = legs((-leg_x, leg_x), (-leg_y, leg_y), (TABLE_TOP_M - 2 * z) / 2, 'rgba="0.75 0.75 0.73 1"')
     return f"""
     <mujoco>
       <asset>
-        <texture type="2d" name="tex-table" file="{texture_file("light-wood.png")}"/>
-        <material name="table" texture="tex-table" texrepeat="3 3" texuniform="true" specular="0.1"
-                  shininess="0.1" reflectance="0"/>
+        {textured("table", "light-wood.png", 3)}
         <material name="rack" rgba="0.86 0.33 0.22 1" specular="0.3" shininess="0.4" reflectance="0"/>
         <material name="glaze" rgba="0.10 0.47 0.60 1" specular="0.6" shininess="0.7" reflectance="0"/>
-        {_mesh("mug_cup", _cup_rings(), closed=True)}
-        {_mesh("mug_handle", _handle_rings(), closed=False)}
+        {grid_mesh("mug_cup", _cup_rings(), closed=(True, True))}
+        {grid_mesh("mug_handle", _handle_rings(), closed=(False, True))}
       </asset>
       <worldbody>
         <body name="table" pos="{TABLE_X} 0 0">
           <geom type="box" size="{x} {y} {z}" pos="0 0 {TABLE_TOP_M - z}" group="1" material="table"
-                friction="0.3 0.005 0.0001"/>{legs}
+                friction="0.3 0.005 0.0001"/>{stand}
         </body>
         {_rack()}
         {_mug()}
@@ -97,28 +86,27 @@ def _handle_out(z: Array) -> Array:
 
 def _rack() -> str:
     """MJCF of the rack on a ring of rubber feet; 1.3 kg, most of it in the foot."""
-    solid = 'group="0" condim="6" solref="0.005 1" solimp="0.95 0.99 0.001" friction="0.4 0.02 0.001"'
-    seen = 'group="1" contype="0" conaffinity="0" material="rack"'
+    solid, seen = f'group="0" condim="6" {FIRM} friction="0.4 0.02 0.001"', f'{SEEN} material="rack"'
     tip, post = PEG_RACK + PEG_M * AXIS_RACK, (PEG_HEIGHT_M + 0.015 - 0.004) / 2
     parts = (
         (f'type="cylinder" size="{FOOT_RADIUS_M} 0.006" pos="0 0 0.010"', 1.2),
         (f'type="cylinder" size="{POST_RADIUS_M} {post}" pos="0 0 {0.004 + post}"', 0.06),
-        (f'type="capsule" size="{PEG_RADIUS_M}" fromto="{_text(PEG_RACK)} {_text(tip)}"', 0.01),
-        (f'type="sphere" size="{BALL_RADIUS_M}" pos="{_text(tip)}"', 0.002),
+        (f'type="capsule" size="{PEG_RADIUS_M}" fromto="{text(PEG_RACK)} {text(tip)}"', 0.01),
+        (f'type="sphere" size="{BALL_RADIUS_M}" pos="{text(tip)}"', 0.002),
     )
     geoms = "".join(f'<geom {shape} mass="{mass}" {solid}/><geom {shape} {seen}/>' for shape, mass in parts)
     for angle in np.arange(8) * np.pi / 4:
         x, y = (FOOT_RADIUS_M - 0.006) * np.cos(angle), (FOOT_RADIUS_M - 0.006) * np.sin(angle)
         geoms += (
             f'<geom type="sphere" size="0.004" pos="{x} {y} 0.004" mass="0.003" group="0" friction="0.8 0.005 0.0001" '
-            'solref="0.005 1" solimp="0.95 0.99 0.001"/>'
+            f"{FIRM}/>"
         )
     return f'<body name="rack"><freejoint/>{geoms}</body>'
 
 
 def _mug() -> str:
     """MJCF of the mug: eight walls, a bottom on a ring of small feet, and the handle as a chain of capsules."""
-    solid = 'group="0" density="2000" condim="6" solref="0.005 1" solimp="0.95 0.99 0.001"'
+    solid = f'group="0" density="2000" condim="6" {FIRM}'
     grip, slide, handle = (f'{solid} friction="{f}"' for f in ("1 0.02 0.001", "0.3 0.005 0.0001", "0.4 0.02 0.001"))
     half = (THICK_M / 2, WALL_M * np.tan(np.pi / 8), (HEIGHT_M - 0.003) / 2)
     geoms = []
@@ -126,16 +114,15 @@ def _mug() -> str:
         x, y = np.cos(angle), np.sin(angle)
         middle = (x * (WALL_M - half[0]), y * (WALL_M - half[0]), HEIGHT_M - half[2])
         geoms.append(
-            f'<geom type="box" size="{_text(half)}" pos="{_text(middle)}" euler="0 0 {angle}" {grip}/>'
+            f'<geom type="box" size="{text(half)}" pos="{text(middle)}" euler="0 0 {angle}" {grip}/>'
             f'<geom type="sphere" size="0.003" pos="{0.019 * x} {0.019 * y} 0.003" {slide}/>'
         )
     bottom = (BOTTOM_M - 0.002) / 2
     geoms.append(f'<geom type="cylinder" size="0.021 {bottom}" pos="0 0 {0.002 + bottom}" {grip}/>')
     line = _handle_line(9)
     for a, b in pairwise(line):
-        geoms.append(f'<geom type="capsule" size="{HANDLE_RADIUS_M}" fromto="{_text(a)} {_text(b)}" {handle}/>')
-    seen = 'type="mesh" group="1" contype="0" conaffinity="0" material="glaze"'
-    drawn = "".join(f'<geom {seen} mesh="{mesh}"/>' for mesh in ("mug_cup", "mug_handle"))
+        geoms.append(f'<geom type="capsule" size="{HANDLE_RADIUS_M}" fromto="{text(a)} {text(b)}" {handle}/>')
+    drawn = "".join(f'<geom type="mesh" {SEEN} material="glaze" mesh="mug_{part}"/>' for part in ("cup", "handle"))
     return f'<body name="mug"><freejoint/>{"".join(geoms)}{drawn}</body>'
 
 
@@ -159,26 +146,7 @@ def _handle_rings() -> Array:
     line = _handle_line(25)
     along = np.gradient(line, axis=0)
     along /= np.linalg.norm(along, axis=1, keepdims=True)
-    aside = np.array([0.0, 1.0, 0.0])
-    angle = np.arange(12)[:, None] * np.pi / 6
-    return np.array(
-        [
-            p + HANDLE_RADIUS_M * (np.cos(angle) * aside + np.sin(angle) * np.cross(t, aside))
-            for p, t in zip(line, along, strict=True)
-        ]
-    )
-
-
-def _mesh(name: str, rings: Array, closed: bool) -> str:
-    """MJCF of a surface through rings (N, M, 3) of points; each ring is closed, and so are the rings where asked."""
-    n, m, _ = rings.shape
-    faces = []
-    for i in range(n if closed else n - 1):
-        for j in range(m):
-            a, b, c, d = i * m + j, (i + 1) % n * m + j, (i + 1) % n * m + (j + 1) % m, i * m + (j + 1) % m
-            faces += [a, b, c, a, c, d]
-    return f'<mesh name="{name}" inertia="shell" vertex="{_text(rings.ravel())}" face="{" ".join(map(str, faces))}"/>'
-
-
-def _text(numbers: Sequence[float] | Array) -> str:
-    return " ".join(f"{number:.6g}" for number in numbers)
+    aside, angle = np.array([0.0, 1.0, 0.0]), np.arange(12)[:, None] * np.pi / 6
+    circles = np.cos(angle) * aside + np.sin(angle) * np.cross(along, aside)[:, None]
+    rings: Array = line[:, None] + HANDLE_RADIUS_M * circles
+    return rings

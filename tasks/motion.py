@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from geo4d_bench.geometry.se3 import Array, pose, pose_error
+from geo4d_bench.geometry.se3 import Array, pose
+
+ACCELERATION_M_S2, ACCELERATION_RAD_S2 = 0.5, 3.0
+DOWN = np.array([0.0, 0.0, -1.0])  # the approach of a hand from above
 
 
 class SmoothPose:
@@ -14,29 +17,21 @@ class SmoothPose:
     Args:
         T: (4, 4) pose to start from.  velocity: (3,) m/s it starts with.
         dt_s: seconds between commands.
-        acceleration: m/s^2.  angular_acceleration: rad/s^2.
     """
 
-    def __init__(
-        self, T: Array, velocity: Array, dt_s: float, acceleration: float = 0.5, angular_acceleration: float = 3.0
-    ) -> None:
+    def __init__(self, T: Array, velocity: Array, dt_s: float) -> None:
         self._p, self._v = T[:3, 3].copy(), np.array(velocity, dtype=np.float64)
         self._R, self._w = Rotation.from_matrix(T[:3, :3]), np.zeros(3)
-        self._dt, self._a, self._alpha = dt_s, acceleration, angular_acceleration
-
-    @property
-    def T(self) -> Array:
-        """(4, 4) the pose commanded last."""
-        return pose(self._R.as_matrix(), self._p)
+        self._dt = dt_s
 
     def towards(self, T_target: Array, speed: float, angular_speed: float) -> Array:
         """The next commanded pose (4, 4); it brakes in time to stop at the target."""
-        self._v = _steer(self._v, T_target[:3, 3] - self._p, speed, self._a, self._dt)
+        self._v = _steer(self._v, T_target[:3, 3] - self._p, speed, ACCELERATION_M_S2, self._dt)
         self._p = self._p + self._v * self._dt
         turn = (Rotation.from_matrix(T_target[:3, :3]) * self._R.inv()).as_rotvec()
-        self._w = _steer(self._w, turn, angular_speed, self._alpha, self._dt)
+        self._w = _steer(self._w, turn, angular_speed, ACCELERATION_RAD_S2, self._dt)
         self._R = Rotation.from_rotvec(self._w * self._dt) * self._R
-        return self.T
+        return pose(self._R.as_matrix(), self._p)
 
     def leash(self, p_reached: Array, length_m: float) -> None:
         """Keep the command within ``length_m`` of where the hand is, so that nothing winds up against an obstacle."""
@@ -47,13 +42,9 @@ class SmoothPose:
             self._v = np.zeros(3)
 
 
-def offset_from(T_world_ee: Array, T_world_goal: Array, approach: Array) -> tuple[float, float, float]:
-    """From a goal pose (4, 4) to the hand's (4, 4): along the unit vector ``approach`` (3,), aside of it (metres), and
-    how far turned (radians)."""
-    offset = T_world_ee[:3, 3] - T_world_goal[:3, 3]
-    along = float(offset @ approach)
-    aside = float(np.linalg.norm(offset - along * approach))
-    return along, aside, float(pose_error(T_world_ee, T_world_goal)[1])
+def within(angle: float, period: float) -> float:
+    """The equivalent angle in [-period / 2, period / 2), for what looks the same after ``period`` radians."""
+    return float((angle + period / 2) % period - period / 2)
 
 
 def turn_z(yaw: float) -> Array:
@@ -84,6 +75,4 @@ def _steer(velocity: Array, remaining: Array, speed: float, acceleration: float,
         brake = acceleration * dt * (np.sqrt(0.25 + 2.0 * distance / (acceleration * dt * dt)) - 0.5)
         wanted = remaining / distance * min(speed, brake, distance / dt)
     change = wanted - velocity
-    size = float(np.linalg.norm(change))
-    limit = acceleration * dt
-    return velocity + change * min(1.0, limit / max(size, 1e-12))
+    return velocity + change * min(1.0, acceleration * dt / max(float(np.linalg.norm(change)), 1e-12))

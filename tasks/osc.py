@@ -40,7 +40,6 @@ class WorldFrameOSC:
         self._block = np.ix_(dofs, dofs)
         self._jac = np.zeros((6, model.nv))
         self._mass = np.zeros((model.nv, model.nv))
-        self.goal_pos, self.goal_ori = np.zeros(3), np.eye(3)
         self.hold()
 
     def hold(self) -> None:

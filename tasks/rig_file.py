@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Self
 
 import numpy as np
 import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from geo4d_bench.errors import ConfigError
-from geo4d_bench.geometry.camera import Camera, look_at
-from geo4d_bench.geometry.rig import AnyRig, Rig, Shell, point
-from geo4d_bench.geometry.se3 import Array
-from geo4d_bench.tasks.rig_layouts import Drawn, Ring
+from geo4d_bench.errors import ConfigError, explain
+from geo4d_bench.geometry.camera import Camera, ViewSplit, look_at
+from geo4d_bench.geometry.rig import AnyRig, DrawnRig, Point, Rig, Shell, on_sphere, point
 
-KINDS = ("cameras", "shell", "ring")
+_Fovy = Annotated[float, Field(ge=1, le=150)]
+_Azimuth = Annotated[float, Field(ge=-360, le=360)]
+_Elevation = Annotated[float, Field(ge=-89, le=89)]
+_Radius = Annotated[float, Field(ge=0.05, le=10)]
+_Number = Annotated[int, Field(ge=0, le=100)]
+_Step = Annotated[int, Field(ge=1, le=180)]
+
+
+def _rising(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError(f"expected [low, high], got {list(ends)}")
+    return ends
+
+
+def _whole_degrees(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[1] - ends[0] >= 360 or ends[0] % 1 or ends[1] % 1:
+        raise ValueError(f"expected whole degrees, less than a full turn, got {list(ends)}")
+    return ends
+
+
+_RISING = AfterValidator(_rising)
 
 
 def load_rig(path: Path, workspace: Sequence[float]) -> AnyRig:
@@ -39,126 +59,103 @@ def load_rig(path: Path, workspace: Sequence[float]) -> AnyRig:
     Raises:
         ConfigError: the file is missing, is not YAML, or something in it is missing, unknown or out of range.
     """
-    where = f"rig file {path}"
+    where, target = f"rig file {path}", point(workspace)
     try:
-        content = yaml.safe_load(path.read_text())
+        text = json.dumps(yaml.safe_load(path.read_text()), default=str)
+        file = _File.model_validate_json(text)
     except OSError as e:
         raise ConfigError(f"{where} cannot be read: {e.strerror}; give the path of a YAML file") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+    except ValidationError as e:
+        raise ConfigError(f"{where}: {explain(e)}") from None
+    except (yaml.YAMLError, ValueError, TypeError) as e:
         raise ConfigError(f"{where} is not YAML: {' '.join(str(e).split())}") from e
-    kinds = [kind for kind in KINDS if isinstance(content, dict) and kind in content]
-    if len(kinds) != 1:
-        raise ConfigError(
-            f"{where}: expected one of 'cameras', 'shell' and 'ring', got {' and '.join(kinds) or 'none'}"
+    forms = [form for form in (file.cameras, file.shell, file.ring) if form is not None]
+    if len(forms) != 1:
+        raise ConfigError(f"{where}: expected one of 'cameras', 'shell' and 'ring', got {len(forms)} of them")
+    if file.cameras is not None:
+        cameras = [_camera(where, c, c.fovy_deg or file.fovy_deg, c.look_at or target) for c in file.cameras]
+        return Rig(path.stem, tuple(cameras), target)
+    if file.fovy_deg is None:
+        raise ConfigError(f"{where}: expected 'fovy_deg', degrees")
+    if s := file.shell:
+        shell = Shell(s.azimuth_deg, s.elevation_deg, s.radius_m, file.fovy_deg)
+        return DrawnRig(path.stem, shell, target, s.seen, s.novel)
+    assert file.ring is not None
+    return file.ring.place(path.stem, target, file.fovy_deg)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Camera(_Record):
+    name: Annotated[str, Field(min_length=1)]
+    position: Point
+    look_at: Point | None = None
+    fovy_deg: _Fovy | None = None
+    split: ViewSplit = "novel"
+
+
+class _Shell(_Record):
+    azimuth_deg: Annotated[tuple[_Azimuth, _Azimuth], _RISING]
+    elevation_deg: Annotated[tuple[_Elevation, _Elevation], _RISING]
+    radius_m: Annotated[tuple[_Radius, _Radius], _RISING]
+    seen: _Number = 0
+    novel: _Number = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.azimuth_deg[1] - self.azimuth_deg[0] > 360:
+            raise ValueError(f"expected 'azimuth_deg' to span at most 360 degrees, got {list(self.azimuth_deg)}")
+        if self.seen + self.novel < 1:
+            raise ValueError("expected the numbers of cameras, 'seen' and 'novel', got 0 of each")
+        return self
+
+
+class Ring(_Record):
+    """Novel cameras at one elevation and radius, for curves of success against the view's angle.
+
+    They are named by their azimuth: ``az-130`` ... ``az+000`` ... ``az+130``.
+
+    Attributes:
+        azimuth_deg: (first, last) camera's azimuth.  step_deg: between neighbours.
+        pair_deg: between view n and view m of an episode, a multiple of ``step_deg``.
+    """
+
+    azimuth_deg: Annotated[tuple[_Azimuth, _Azimuth], _RISING, AfterValidator(_whole_degrees)]
+    step_deg: _Step
+    elevation_deg: _Elevation
+    radius_m: _Radius
+    pair_deg: _Step
+
+    def place(self, name: str, target: Point, fovy_deg: float) -> Rig:
+        """The rig about ``target`` (3,), metres in the world; ConfigError where ``pair_deg`` fits no pair of it."""
+        first, last = map(round, self.azimuth_deg)
+        azimuths = range(first, last + 1, self.step_deg)
+        offset, rest = divmod(self.pair_deg, self.step_deg)
+        if rest or not 1 <= offset <= len(azimuths) // 2:
+            raise ConfigError(
+                f"ring '{name}': expected 'pair_deg' as a multiple of its step, {self.step_deg} degrees, and at most "
+                f"half the ring, {len(azimuths) // 2 * self.step_deg} degrees, got {self.pair_deg}"
+            )
+        fovy_rad = float(np.radians(fovy_deg))
+        cameras = tuple(
+            Camera(f"az{a:+04d}", on_sphere(target, a, self.elevation_deg, self.radius_m), fovy_rad, "novel")
+            for a in azimuths
         )
-    _only(where, content, (kinds[0], "fovy_deg"))
-    if kinds[0] == "cameras":
-        return _cameras(where, path.stem, content, workspace)
-    if not isinstance(content[kinds[0]], dict):
-        raise ConfigError(f"{where}: expected '{kinds[0]}' with its ranges, got {content[kinds[0]]!r}")
-    read = _shell if kinds[0] == "shell" else _ring
-    declared = read(f"{where}, {kinds[0]}", content[kinds[0]], _fovy(where, content.get("fovy_deg")))
-    return declared.place(path.stem, point(workspace))
+        return Rig(name, cameras, target, offset)
 
 
-def _cameras(where: str, name: str, content: dict[str, Any], workspace: Sequence[float]) -> Rig:
-    entries = content["cameras"]
-    if not isinstance(entries, list) or not entries:
-        raise ConfigError(f"{where}: expected a list 'cameras' with at least one camera")
-    cameras = tuple(
-        _camera(f"{where}, camera {i}", entry, content.get("fovy_deg"), workspace) for i, entry in enumerate(entries)
-    )
-    return Rig(name, cameras, point(workspace))
+class _File(_Record):
+    fovy_deg: _Fovy | None = None
+    cameras: Annotated[list[_Camera], Field(min_length=1)] | None = None
+    shell: _Shell | None = None
+    ring: Ring | None = None
 
 
-def _camera(where: str, entry: Any, fovy_deg: Any, workspace: Sequence[float]) -> Camera:
-    if not isinstance(entry, dict):
-        raise ConfigError(f"{where}: expected 'name' and 'position', got {entry!r}")
-    _only(where, entry, ("name", "position", "look_at", "fovy_deg", "split"))
-    if not isinstance(entry.get("name"), str) or not entry["name"]:
-        raise ConfigError(f"{where}: expected a 'name', got {entry.get('name')!r}")
-    where = f"{where} ('{entry['name']}')"
-    fovy = _fovy(where, entry.get("fovy_deg", fovy_deg))
-    split = entry.get("split", "novel")
-    if split not in ("seen", "novel"):
-        raise ConfigError(f"{where}: expected 'split' seen or novel, got {split!r}")
-    eye, target = (
-        _position(where, "position", entry.get("position")),
-        _position(where, "look_at", entry.get("look_at", list(workspace))),
-    )
-    if np.linalg.norm(eye - target) < 0.05:
-        raise ConfigError(f"{where}: 'position' is where it looks at; move it away")
-    return Camera(entry["name"], look_at(eye, target), float(np.radians(fovy)), split)
-
-
-def _shell(where: str, entry: dict[str, Any], fovy_deg: float) -> Drawn:
-    _only(where, entry, ("azimuth_deg", "elevation_deg", "radius_m", "seen", "novel"))
-    azimuth = _range(where, "azimuth_deg", entry.get("azimuth_deg"), -360.0, 360.0)
-    if azimuth[1] - azimuth[0] > 360.0:
-        raise ConfigError(f"{where}: expected 'azimuth_deg' to span at most 360 degrees, got {list(azimuth)}")
-    shell = Shell(
-        azimuth,
-        _range(where, "elevation_deg", entry.get("elevation_deg"), -89.0, 89.0),
-        _range(where, "radius_m", entry.get("radius_m"), 0.05, 10.0),
-        fovy_deg,
-    )
-    seen = _whole(where, "seen", entry.get("seen", 0), 0, 100)
-    novel = _whole(where, "novel", entry.get("novel", 0), 0, 100)
-    if seen + novel < 1:
-        raise ConfigError(f"{where}: expected the numbers of cameras, 'seen' and 'novel', got 0 of each")
-    return Drawn(shell, seen, novel)
-
-
-def _ring(where: str, entry: dict[str, Any], fovy_deg: float) -> Ring:
-    _only(where, entry, ("azimuth_deg", "step_deg", "elevation_deg", "radius_m", "pair_deg"))
-    ends = _range(where, "azimuth_deg", entry.get("azimuth_deg"), -360.0, 360.0)
-    if ends[1] - ends[0] >= 360.0 or any(end != round(end) for end in ends):
-        raise ConfigError(f"{where}: expected 'azimuth_deg' in whole degrees, less than a full turn, got {list(ends)}")
-    return Ring(
-        (round(ends[0]), round(ends[1])),
-        _whole(where, "step_deg", entry.get("step_deg"), 1, 180),
-        _number(where, "elevation_deg", entry.get("elevation_deg"), -89.0, 89.0),
-        _number(where, "radius_m", entry.get("radius_m"), 0.05, 10.0),
-        fovy_deg,
-        _whole(where, "pair_deg", entry.get("pair_deg"), 1, 180),
-    )
-
-
-def _fovy(where: str, value: Any) -> float:
-    return _number(where, "fovy_deg", value, 1.0, 150.0)
-
-
-def _number(where: str, key: str, value: Any, low: float, high: float) -> float:
-    if not _is_number(value) or not low <= value <= high:
-        raise ConfigError(f"{where}: expected '{key}' between {low:g} and {high:g}, got {value!r}")
-    return float(value)
-
-
-def _whole(where: str, key: str, value: Any, low: int, high: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ConfigError(f"{where}: expected '{key}' as a whole number from {low} to {high}, got {value!r}")
-    return value
-
-
-def _range(where: str, key: str, value: Any, low: float, high: float) -> tuple[float, float]:
-    fits = isinstance(value, list) and len(value) == 2 and all(_is_number(v) and low <= v <= high for v in value)
-    if not fits or value[0] > value[1]:
-        raise ConfigError(f"{where}: expected '{key}' as [low, high] between {low:g} and {high:g}, got {value!r}")
-    return float(value[0]), float(value[1])
-
-
-def _position(where: str, key: str, value: Any) -> Array:
-    fits = isinstance(value, list) and len(value) == 3 and all(_is_number(v) for v in value)
-    if not fits or not np.isfinite(value).all():
-        raise ConfigError(f"{where}: expected '{key}' as [x, y, z] in metres, got {value!r}")
-    return np.asarray(value, dtype=np.float64)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _only(where: str, entry: dict[Any, Any], known: tuple[str, ...]) -> None:
-    for key in entry:
-        if key not in known:
-            raise ConfigError(f"{where}: unknown key {key!r}; known: {', '.join(known)}")
+def _camera(where: str, camera: _Camera, fovy_deg: float | None, target: Point) -> Camera:
+    if fovy_deg is None:
+        raise ConfigError(f"{where}, camera '{camera.name}': expected 'fovy_deg', degrees, of the camera or of all")
+    if np.linalg.norm(np.subtract(camera.position, target)) < 0.05:
+        raise ConfigError(f"{where}, camera '{camera.name}': 'position' is where it looks at; move it away")
+    return Camera(camera.name, look_at(camera.position, target), float(np.radians(fovy_deg)), camera.split)

@@ -1,69 +1,68 @@
-"""Camera rigs: named sets of cameras about a task's workspace, declared as data; a user's own come from YAML files."""
+"""Camera rigs: named sets of cameras about a task's workspace; a user's own come from YAML files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from geo4d_bench.geometry.rig import AnyRig, Shell, point
+import numpy as np
+
+from geo4d_bench.geometry.camera import Camera, ViewSplit
+from geo4d_bench.geometry.rig import AnyRig, DrawnRig, Point, Rig, Shell, on_sphere, point
 from geo4d_bench.registry import Registry
-from geo4d_bench.tasks.rig_file import load_rig
-from geo4d_bench.tasks.rig_layouts import Declaration, Drawn, Fixed, Ring, SphereCamera
+from geo4d_bench.tasks.rig_file import Ring, load_rig
 
-HEMISPHERE16 = Fixed(
-    fovy_deg=48.0,
-    # Novel cameras lie among seen ones: each has seen neighbours on either side, none is at an extreme of azimuth,
-    # elevation or radius. Nothing looks from behind the robot, where the arm stands before the hand; cameras beyond
-    # the shelf look from low down, where the upper board does not hide the hand.
-    cameras=(
-        SphereCamera(-126, 24, 0.95),
-        SphereCamera(-114, 44, 1.00),
-        SphereCamera(-104, 12, 0.85),
-        SphereCamera(-92, 24, 0.95, "novel"),
-        SphereCamera(-80, 31, 1.10),
-        SphereCamera(-66, 18, 0.75),
-        SphereCamera(-52, 11, 0.95, "novel"),
-        SphereCamera(-38, 6, 1.20),
-        SphereCamera(34, 8, 1.05),
-        SphereCamera(50, 9, 0.85, "novel"),
-        SphereCamera(63, 13, 1.15),
-        SphereCamera(75, 16, 0.70),
-        SphereCamera(89, 26, 0.90, "novel"),
-        SphereCamera(100, 42, 1.05),
-        SphereCamera(114, 14, 0.80),
-        SphereCamera(126, 24, 1.05),
-    ),
+FOVY_DEG = 48.0
+
+# Azimuth (degrees about the world's z axis; 0 is beyond the workspace, facing the robot, +90 on its left), elevation
+# (degrees), distance from the workspace (metres) and split.
+#
+# Novel cameras lie among seen ones: each has seen neighbours on either side, none is at an extreme of azimuth,
+# elevation or radius. Nothing looks from behind the robot, where the arm stands before the hand; cameras beyond
+# the shelf look from low down, where the upper board does not hide the hand.
+HEMISPHERE16: tuple[tuple[float, float, float, ViewSplit], ...] = (
+    (-126, 24, 0.95, "seen"),
+    (-114, 44, 1.00, "seen"),
+    (-104, 12, 0.85, "seen"),
+    (-92, 24, 0.95, "novel"),
+    (-80, 31, 1.10, "seen"),
+    (-66, 18, 0.75, "seen"),
+    (-52, 11, 0.95, "novel"),
+    (-38, 6, 1.20, "seen"),
+    (34, 8, 1.05, "seen"),
+    (50, 9, 0.85, "novel"),
+    (63, 13, 1.15, "seen"),
+    (75, 16, 0.70, "seen"),
+    (89, 26, 0.90, "novel"),
+    (100, 42, 1.05, "seen"),
+    (114, 14, 0.80, "seen"),
+    (126, 24, 1.05, "seen"),
 )
 
-RANDOM16 = Drawn(
-    # The space that hemisphere16 stands in. All cameras of an episode come from one distribution, and its novel ones
-    # are novel in one sense only: their images are never trained on. They tell how a generator does at new places
-    # among those it knows; hemisphere16's novel cameras and the orbit tell how it does away from them. The same
-    # 12 + 4 as there, so that a rig is changed without changing anything else.
-    shell=Shell(azimuth_deg=(-126.0, 126.0), elevation_deg=(6.0, 44.0), radius_m=(0.70, 1.20), fovy_deg=48.0),
-    seen=12,
-    novel=4,
-)
+# The space that hemisphere16 stands in. All cameras of an episode come from one distribution, and its novel ones
+# are novel in one sense only: their images are never trained on. They tell how a generator does at new places
+# among those it knows; hemisphere16's novel cameras and the orbit tell how it does away from them. The same
+# 12 + 4 as there, so that a rig is changed without changing anything else.
+RANDOM16 = Shell(azimuth_deg=(-126.0, 126.0), elevation_deg=(6.0, 44.0), radius_m=(0.70, 1.20), fovy_deg=FOVY_DEG)
 
-ORBIT = Ring(
-    azimuth_deg=(-130, 130),
-    step_deg=10,
-    # Low enough that a shelf's upper board hides the hand from no camera for long, high enough to look into a bowl.
-    elevation_deg=12.0,
-    radius_m=0.95,
-    fovy_deg=48.0,
-    pair_deg=90,
-)
-
-RIGS: Registry[Declaration] = Registry("rig")
-RIGS.register("hemisphere16", HEMISPHERE16)
-RIGS.register("random16", RANDOM16)
-RIGS.register("orbit", ORBIT)
+# Low enough that a shelf's upper board hides the hand from no camera for long, high enough to look into a bowl.
+ORBIT = Ring(azimuth_deg=(-130, 130), step_deg=10, elevation_deg=12.0, radius_m=0.95, pair_deg=90)
 
 
-def rig_names() -> list[str]:
-    """The names of all rigs, sorted."""
-    return list(RIGS)
+def _hemisphere16(target: Point) -> Rig:
+    fovy_rad = float(np.radians(FOVY_DEG))
+    cameras = tuple(
+        Camera(f"cam{i:02d}", on_sphere(target, *place), fovy_rad, split)
+        for i, (*place, split) in enumerate(HEMISPHERE16)
+    )
+    return Rig("hemisphere16", cameras, target)
+
+
+RIGS: Registry[Callable[[Point], AnyRig]] = Registry("rig")
+"""Each rig as a function of the point of the world (3,), metres, that it stands about."""
+RIGS.register("hemisphere16", _hemisphere16)
+RIGS.register("random16", lambda target: DrawnRig("random16", RANDOM16, target, seen=12, novel=4))
+RIGS.register("orbit", lambda target: ORBIT.place("orbit", target, FOVY_DEG))
 
 
 def is_rig_file(name: str) -> bool:
@@ -79,4 +78,4 @@ def make_rig(name: str, workspace: Sequence[float]) -> AnyRig:
     """
     if is_rig_file(name):
         return load_rig(Path(name), workspace)
-    return RIGS.get(name).place(name, point(workspace))
+    return RIGS.get(name)(point(workspace))

@@ -1,12 +1,13 @@
-"""What all tasks on robosuite share; a task adds its scene, its phases, its expert and its disturbances."""
+"""What all tasks share; a task adds its scene, its phases, its expert and its disturbances."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import itertools
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -14,37 +15,25 @@ from scipy.spatial.transform import Rotation
 from geo4d_bench import seeding
 from geo4d_bench.errors import SceneError
 from geo4d_bench.geometry.se3 import Array, pose
-from geo4d_bench.tasks.base import ArmSetup, Command, Spawn, Task
+from geo4d_bench.tasks.base import ArmSetup, Command, Expert, Spawn, TaskSpec
 from geo4d_bench.tasks.disturbance import Push
-from geo4d_bench.tasks.reactive import ArmState, Scene
-
-if TYPE_CHECKING:
-    from geo4d_bench.tasks.simulation import ControllerState
+from geo4d_bench.tasks.reactive import ArmState, SceneState
 
 SPAWN_TRIES = 100
 _OPEN_FINGERS_M = (0.04, -0.04)
-_PENETRATION_M = 1e-3
-"""Objects that start deeper in one another than this collide."""
-_REST_M_S, _REST_RAD_S = 0.02, 0.2
-"""Speeds below which an object is at rest."""
+_PENETRATION_M = 1e-3  # objects that start deeper in one another than this collide
+_REST_M_S, _REST_RAD_S = 0.02, 0.2  # speeds below which an object is at rest
 _PUSH_STEPS, _SLIP_STEPS = 10, 8
 
 
-@dataclass(frozen=True)
-class _Snapshot:
-    physics: Array
-    controllers: tuple[ControllerState, ...]
-    done: tuple[bool, ...]
-    pushes: tuple[Push, ...]
-
-
-class RobosuiteTask(Task):
-    """A task on robosuite 1.5.2: Pandas with absolute OSC, one process's simulation, built once, reset many times.
+class RobosuiteTask(ABC):
+    """A running simulation of one task on robosuite 1.5.2: Pandas with absolute OSC; built once, reset many times.
 
     A task is a subclass with ``spec``, ``arms`` and the abstract methods below. The phases in ``self._done`` are its
     only memory.
     """
 
+    spec: TaskSpec
     arms: ClassVar[Mapping[str, ArmSetup]]
     """How each of ``spec.arms`` is mounted."""
     settle_s: ClassVar[float] = 0.0
@@ -67,6 +56,14 @@ class RobosuiteTask(Task):
         """Set what has been reached now; called after every control step."""
 
     @abstractmethod
+    def failure(self) -> str | None:
+        """Why the episode cannot succeed any more (the object lies on the floor), or None."""
+
+    @abstractmethod
+    def expert(self) -> Expert:
+        """A fresh expert that starts from the present state."""
+
+    @abstractmethod
     def choose_pushes(self, rng: np.random.Generator) -> tuple[Push, ...]:
         """A disturbance that this moment allows and that can be recovered from; empty where there is none."""
 
@@ -78,7 +75,7 @@ class RobosuiteTask(Task):
         """Which constraint of the task the present start breaks (it is then drawn again), or None."""
         return None
 
-    # ---------------------------------------------------------------- the contract of Task
+    # ---------------------------------------------------------------- a simulation
 
     def __init__(self) -> None:
         # robosuite takes seconds to import; whoever only lists tasks must not pay for it.
@@ -97,29 +94,31 @@ class RobosuiteTask(Task):
         self._body_of = {name: self._find_body(name) for name in self.spec.objects}
         self._labels, self._geom_names = self._geom_labels()
         self._joints = self._own_joints()
-        self._done = dict.fromkeys(self.spec.phases, False)
+        self._done: dict[str, bool] = {}
         self._pushes: tuple[Push, ...] = ()
         self.reset(0, "train")
 
     def reset(self, seed: int, split: str) -> None:
+        """A new episode. SceneError: no start that meets the task's constraints was found in 100 tries."""
         rng = seeding.generator(self.spec.key, split, seed, "spawn")
-        broken: Counter[str] = Counter()
+        faults: Counter[str] = Counter()
         for _ in range(SPAWN_TRIES):
             fault = self._try_start(rng)
             if fault is None:
                 return
-            broken[fault] += 1
-        told = "; ".join(f"{count} times: {fault}" for fault, count in broken.most_common(3))
-        raise SceneError(f"{self.spec.key}: no start for {split} seed {seed} in {SPAWN_TRIES} tries ({told})")
+            faults[fault] += 1
+        why = "; ".join(f"{count} times: {fault}" for fault, count in faults.most_common(3))
+        raise SceneError(f"{self.spec.key}: no start for {split} seed {seed} in {SPAWN_TRIES} tries ({why})")
 
     def step(self, command: Command) -> None:
-        pushes = self._pushes
-        self._sim.control_step(self.action(command), [push.apply for push in pushes])
-        self._pushes = tuple(left for push in pushes if (left := push.after_step()))
+        """One control step (1 / control_hz seconds) towards absolute targets."""
+        self._sim.control_step(self.action(command), self._pushes)
+        self._pushes = tuple(replace(push, steps=push.steps - 1) for push in self._pushes if push.steps > 1)
         self.update_phases(self._done)
 
     def action(self, command: Command) -> Array:
-        """(7 x arms,) for each arm position (3), rotation vector (3) of the grip site, gripper (+1 close, -1 open)."""
+        """(7 x arms,) what the controller is given, as stored in datasets: for each arm position (3) and rotation
+        vector (3) of the grip site in the world, gripper (+1 close, -1 open)."""
         rows: list[Array] = []
         for arm in self.spec.arms:
             T = np.asarray(command.T_world_ee[arm], dtype=np.float64)
@@ -128,25 +127,25 @@ class RobosuiteTask(Task):
         return np.concatenate(rows)
 
     def physics_state(self) -> Array:
+        """(nstate,) mjSTATE_FULLPHYSICS: enough to render the moment, also on another machine."""
         return self._state(self._mujoco.mjtState.mjSTATE_FULLPHYSICS)
 
-    def snapshot(self) -> _Snapshot:
-        return _Snapshot(
-            self._state(self._mujoco.mjtState.mjSTATE_INTEGRATION),
-            tuple(arm.state() for arm in self._sim.arms.values()),
-            tuple(self._done.values()),
-            self._pushes,
-        )
+    def snapshot(self) -> Any:
+        """All of the simulation, controllers and pushes included, so that ``restore`` continues to the bit."""
+        controllers = [arm.state for arm in self._sim.arms.values()]
+        return self._state(self._mujoco.mjtState.mjSTATE_INTEGRATION), controllers, self.success(), self._pushes
 
-    def restore(self, snapshot: _Snapshot) -> None:
-        self._mujoco.mj_setState(self.model, self.data, snapshot.physics, self._mujoco.mjtState.mjSTATE_INTEGRATION)
-        for arm, state in zip(self._sim.arms.values(), snapshot.controllers, strict=True):
-            arm.set_state(state)
-        self._done = dict(zip(self.spec.phases, snapshot.done, strict=True))
-        self._pushes = snapshot.pushes
+    def restore(self, snapshot: Any) -> None:
+        """Go back to a :meth:`snapshot`."""
+        physics, controllers, done, self._pushes = snapshot
+        self._mujoco.mj_setState(self.model, self.data, physics, self._mujoco.mjtState.mjSTATE_INTEGRATION)
+        for arm, state in zip(self._sim.arms.values(), controllers, strict=True):
+            arm.state = state
+        self._done = dict(done)
         self._sim.refresh()
 
     def ee_poses(self) -> dict[str, Array]:
+        """T_world_ee (4, 4) of each arm: robosuite's grip site, z along the approach, x along the fingers' axis."""
         data = self.data
         return {
             name: pose(data.site_xmat[arm.site].reshape(3, 3), data.site_xpos[arm.site])
@@ -154,22 +153,30 @@ class RobosuiteTask(Task):
         }
 
     def openings(self) -> dict[str, float]:
-        found = {}
-        for name, arm in self._sim.arms.items():
-            left, right = self.data.qpos[arm.finger_qpos]
-            found[name] = float(left - right)
-        return found
+        """Metres between the fingers of each arm, 0 when closed."""
+        # Of the fingers' two joints, left minus right.
+        return {name: float(np.subtract(*self.data.qpos[arm.finger_qpos])) for name, arm in self._sim.arms.items()}
 
     def object_poses(self) -> dict[str, Array]:
-        return {name: self._body_pose(body) for name, body in self._body_of.items()}
+        """T_world_obj (4, 4) of each movable object."""
+        data = self.data
+        return {name: pose(data.xmat[body].reshape(3, 3), data.xpos[body]) for name, body in self._body_of.items()}
 
     def success(self) -> dict[str, bool]:
+        """Each phase of ``spec.phases`` and whether it has been reached in this episode; ``task`` is the whole."""
         return dict(self._done)
 
+    def phase(self) -> str:
+        """The last phase reached in order, ``start`` where none was."""
+        reached = itertools.takewhile(self._done.__getitem__, self.spec.phases)
+        return ("start", *reached)[-1]
+
     def scene_xml(self) -> str:
+        """The MJCF of the present model; its mesh and texture files may be absolute paths of this machine."""
         return self._sim.xml()
 
     def disturb(self, rng: np.random.Generator) -> str | None:
+        """Begin a physical disturbance now; its name, or None where one is under way or the phase has none."""
         if self._pushes:
             return None
         self._pushes = self.choose_pushes(rng)
@@ -183,14 +190,14 @@ class RobosuiteTask(Task):
 
     # ---------------------------------------------------------------- for phases, experts and disturbances
 
-    def scene(self) -> Scene:
+    def scene(self) -> SceneState:
         """The present moment as the expert sees it."""
         poses, openings, velocity = self.ee_poses(), self.openings(), np.zeros(6)
         arms = {}
         for name, arm in self._sim.arms.items():
             self._mujoco.mj_objectVelocity(self.model, self.data, self._mujoco.mjtObj.mjOBJ_SITE, arm.site, velocity, 0)
             arms[name] = ArmState(poses[name], velocity[3:].copy(), openings[name], arm.ramp)
-        return Scene(arms, self.object_poses(), self.contacts(), self.joints(), self.success())
+        return SceneState(arms, self.object_poses(), self.contacts(), self.joints(), self.success())
 
     def contacts(self) -> dict[str, frozenset[str]]:
         """What each movable object, and each body of ``watched``, touches now: labels (``finger_left/<arm>``,
@@ -228,10 +235,26 @@ class RobosuiteTask(Task):
             Push(name, self._sim.arms[arm].right_body, (x, y, z), 300.0, 45.0, 0.0, _SLIP_STEPS),
         )
 
-    def push_object(self, obj: str, name: str, offset_m: Array, force_n: float, at_height_m: float) -> Push:
-        """An object is slid by ``offset_m`` (2,) with at most ``force_n``, pushed ``at_height_m`` above its centre."""
+    def push_object(
+        self, obj: str, name: str, offset_m: Array, force_n: float, at_height_m: float, gain_n_s_m: float = 10.0
+    ) -> Push:
+        """An object, or another body of the scene, is slid by ``offset_m`` (2,) with at most ``force_n``, pushed
+        ``at_height_m`` above its centre of mass; ``gain_n_s_m`` is more for what is heavy."""
         vx, vy = (float(v) for v in np.asarray(offset_m) / self._push_s)
-        return Push(name, self._body_of[obj], (vx, vy, 0.0), 10.0, force_n, at_height_m, _PUSH_STEPS)
+        return Push(name, self._find_body(obj), (vx, vy, 0.0), gain_n_s_m, force_n, at_height_m, _PUSH_STEPS)
+
+    def way_to_spawn(self, obj: str, rng: np.random.Generator, at_most_m: float) -> Array:
+        """(2,) from where an object is towards a place drawn from its spawn range, cut to ``at_most_m``."""
+        spawn = next(spawn for spawn in self.spec.spawn if spawn.object == obj)
+        way = np.array([rng.uniform(*spawn.x_m), rng.uniform(*spawn.y_m)]) - self.object_poses()[obj][:2, 3]
+        return way * min(1.0, at_most_m / max(float(np.linalg.norm(way)), 1e-9))
+
+    def advance(self, done: dict[str, bool], **holds: object) -> None:
+        """For ``update_phases``: whether the condition of each phase holds now. A phase is reached once it does, after
+        the phase before it was reached."""
+        before = True
+        for phase in self.spec.phases:
+            done[phase] = before = done[phase] or (before and bool(holds[phase]))
 
     # ---------------------------------------------------------------- helpers
 
@@ -245,18 +268,15 @@ class RobosuiteTask(Task):
         self._sim.reset(self._start_qpos(starts, rng))
         self._done = dict.fromkeys(self.spec.phases, False)
         self._pushes = ()
-        fault = self._collision() or self.unmet()
-        if fault is None and self.settle_s > 0.0:
-            fault = self._settle(starts)
-        return fault
+        return self._collision() or self.unmet() or (self._settle(starts) if self.settle_s > 0.0 else None)
 
     def _start_qpos(self, starts: Mapping[str, Array], rng: np.random.Generator) -> Array:
         qpos: Array = self.model.qpos0.copy()
         for name, start in starts.items():
             at = int(self.model.jnt_qposadr[self.model.body_jntadr[self._body_of[name]]])
             qpos[at : at + 7] = start
-        for joint in self.spec.joints:
-            qpos[self._joints[joint.joint]] = rng.uniform(*joint.range)
+        for joint, low, high in self.spec.joints:
+            qpos[self._joints[joint]] = rng.uniform(low, high)
         for arm, part in self._sim.arms.items():
             home = np.array(self.arms[arm].home_qpos)
             qpos[part.qpos] = home + rng.uniform(-1, 1, len(home)) * self.arms[arm].noise_rad
@@ -269,13 +289,12 @@ class RobosuiteTask(Task):
             self._sim.control_step(hold)
         self.data.time = 0.0
         self._sim.refresh()
-        moving = [name for name in self.spec.objects if not self.at_rest(name)]
-        if moving:
-            return f"{moving[0]} did not come to rest within {self.settle_s:g} s"
+        for name in self.spec.objects:
+            if not self.at_rest(name):
+                return f"{name} did not come to rest within {self.settle_s:g} s"
+        poses = self.object_poses()
         for spawn in self.spec.spawn:
-            T = self._body_pose(self._body_of[spawn.object])
-            drift = float(np.linalg.norm(T[:3, 3] - starts[spawn.object][:3]))
-            if drift > spawn.tolerance_m:
+            if np.linalg.norm(poses[spawn.object][:3, 3] - starts[spawn.object][:3]) > spawn.tolerance_m:
                 return f"{spawn.object} came to rest more than {spawn.tolerance_m:g} m from where it was put"
         return self.unmet()
 
@@ -291,9 +310,6 @@ class RobosuiteTask(Task):
         state = np.empty(self._mujoco.mj_stateSize(self.model, what))
         self._mujoco.mj_getState(self.model, self.data, state, what)
         return state
-
-    def _body_pose(self, body: int) -> Array:
-        return pose(self.data.xmat[body].reshape(3, 3), self.data.xpos[body])
 
     def _find_body(self, name: str) -> int:
         """An object's body: of that name, or robosuite's ``<name>_main``."""

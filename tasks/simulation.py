@@ -10,14 +10,14 @@ import logging
 import os
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from geo4d_bench.geometry.se3 import Array
 from geo4d_bench.tasks.base import ArmSetup, TaskSpec
+from geo4d_bench.tasks.disturbance import Push
 
 os.environ.setdefault("MUJOCO_GL", "egl")
 # robosuite resets its logger's level when imported, so a filter is what keeps its advice on optional extras quiet.
@@ -38,10 +38,7 @@ with warnings.catch_warnings():
 KP = 300.0
 CONTACT_MEMORY = "64M"
 """Of contacts and constraints in a simulation. Tasks use 0.3 MB, robosuite's limits of 5,000 reserve 1.2 GB."""
-_SIDE = "right"
-"""robosuite's name for the only arm of a Panda."""
-_ACTION = 7
-"""Numbers a control step takes for each arm: position (3), rotation vector (3), gripper."""
+_SIDE = "right"  # robosuite's name for the only arm of a Panda
 
 
 def texture_file(name: str) -> str:
@@ -116,15 +113,6 @@ class World(ManipulationEnv):  # type: ignore[misc]
         return 0.0
 
 
-@dataclass(frozen=True)
-class ControllerState:
-    """What one arm's controllers keep between two control steps."""
-
-    goal_pos: Array
-    goal_ori: Array
-    gripper_action: Array
-
-
 class Arm:
     """One Panda in a compiled model: where its parts are, its control law and its gripper."""
 
@@ -162,14 +150,14 @@ class Arm:
         ramp = self.gripper.format_action(action[6:])
         self._data.ctrl[self._finger_ctrl] = 0.5 * (low + high) + 0.5 * (high - low) * ramp
 
-    def state(self) -> ControllerState:
-        return ControllerState(
-            self.osc.goal_pos.copy(), self.osc.goal_ori.copy(), np.array(self.gripper.current_action)
-        )
+    @property
+    def state(self) -> tuple[Array, Array, Array]:
+        """What the controllers keep between two control steps; none of it is changed in place."""
+        return self.osc.goal_pos, self.osc.goal_ori, self.gripper.current_action
 
-    def set_state(self, state: ControllerState) -> None:
-        self.osc.goal_pos, self.osc.goal_ori = state.goal_pos.copy(), state.goal_ori.copy()
-        self.gripper.current_action = state.gripper_action.copy()
+    @state.setter
+    def state(self, state: tuple[Array, Array, Array]) -> None:
+        self.osc.goal_pos, self.osc.goal_ori, self.gripper.current_action = state
 
 
 class Simulation:
@@ -210,18 +198,15 @@ class Simulation:
         """Derived quantities of the present state."""
         mujoco.mj_step1(self.model, self.data)
 
-    def control_step(self, action: Array, pushes: Sequence[Callable[[Any, Any], None]] = ()) -> None:
-        """One control period towards ``action``: position (3), rotation vector (3), gripper for each arm in turn.
-
-        Each of ``pushes`` sets outside forces ``(model, data)`` before every physics step.
-        """
+    def control_step(self, action: Array, pushes: Sequence[Push] = ()) -> None:
+        """One control period towards ``action``: position (3), rotation vector (3), gripper for each arm in turn."""
         data = self.data
         data.xfrc_applied[:] = 0.0
-        for number, arm in enumerate(self.arms.values()):
-            arm.set_goal(action[_ACTION * number : _ACTION * (number + 1)])
+        for arm, part in zip(self.arms.values(), np.split(action, len(self.arms)), strict=True):
+            arm.set_goal(part)
         for _ in range(self._substeps):
             for push in pushes:
-                push(self.model, data)
+                push.apply(self.model, data)
             for arm in self.arms.values():
                 data.ctrl[arm.ctrl] = arm.osc.torques()
             mujoco.mj_step2(self.model, data)

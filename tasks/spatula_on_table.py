@@ -5,18 +5,26 @@ The world's x axis points from the robot over the table, y to the robot's left, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from geo4d_bench.geometry.se3 import Array, inverse, pose, pose_error
+from geo4d_bench.geometry.se3 import Array, inverse, pose, rotation_angle
 from geo4d_bench.tasks.base import ArmSetup, Expert, Spawn, TaskSpec
 from geo4d_bench.tasks.disturbance import Push
-from geo4d_bench.tasks.motion import hand_rotation, offset_from
-from geo4d_bench.tasks.reactive import CLOSED_M, OPEN_M, ArmState, Phase, ReactiveExpert, Scene, Waypoint, still
+from geo4d_bench.tasks.motion import DOWN, hand_rotation, within
+from geo4d_bench.tasks.reactive import (
+    CLOSED_M,
+    OPEN_M,
+    ArmView,
+    Phase,
+    Reach,
+    ReactiveExpert,
+    SceneState,
+    Waypoint,
+    still,
+)
 from geo4d_bench.tasks.robosuite_task import RobosuiteTask
 from geo4d_bench.tasks.spatula_on_table_scene import (
     CROCK_FLOOR_M,
@@ -63,18 +71,12 @@ SPEC = TaskSpec(
 )
 
 # What counts.
-REACH_M = 0.02
-"""The hand counts as there when the grip site is this near to the handle."""
-GRASP_M = 0.006
-"""The handle is between the fingers when their opening is this near to its thickness."""
-LYING_RAD = float(np.radians(15.0))
-"""The spatula lies when its axis is this near to the horizontal."""
-LAID_M = 0.035
-"""The held spatula is laid down, not dropped, when neither end of its axis is higher than this above the mat."""
-FALLEN_RAD = 0.7
-"""A crock that leans more than this does not come upright again."""
-WITHDRAWN_M = 0.06
-"""The hand has left when the grip site is this far from the spatula."""
+REACH_M = 0.02  # the hand counts as there when the grip site is this near to the handle
+GRASP_M = 0.006  # the handle is between the fingers when their opening is this near to its thickness
+LYING_RAD = float(np.radians(15.0))  # the spatula lies when its axis is this near to the horizontal
+LAID_M = 0.035  # laid down, not dropped, when neither end of the spatula's axis is higher than this above the mat
+FALLEN_RAD = 0.7  # a crock that leans more than this does not come upright again
+WITHDRAWN_M = 0.06  # the hand has left when the grip site is this far from the spatula
 
 
 class SpatulaOnTable(RobosuiteTask):
@@ -88,12 +90,13 @@ class SpatulaOnTable(RobosuiteTask):
         return scene_mjcf()
 
     def unmet(self) -> str | None:
-        view = View.of(self.scene(), ARM)
+        view = SpatulaView(self.scene(), ARM)
         if view.T_crock[2, 2] < 0.999 or not view.in_crock:
             return "the spatula does not stand in an upright crock"
-        if view.approach[2] > -np.sin(FLATTEST_RAD):
+        reach = view.reach
+        if reach.approach[2] > -np.sin(FLATTEST_RAD):
             return "the blade faces where the hand cannot come from"
-        if np.linalg.norm(view.pregrasp[:3, 3] - HAND_M * view.approach - SHOULDER) > REACH_OF_ARM_M:
+        if np.linalg.norm(reach.pregrasp[:3, 3] - HAND_M * reach.approach - SHOULDER) > REACH_OF_ARM_M:
             return "the handle leans further away than the arm reaches"
         return None
 
@@ -110,36 +113,38 @@ class SpatulaOnTable(RobosuiteTask):
         return None
 
     def update_phases(self, done: dict[str, bool]) -> None:
-        view = View.of(self.scene(), ARM)
-        T, T_crock, outline = view.T, view.T_crock, view.outline
-        upright = bool(T_crock[2, 2] > np.cos(FALLEN_RAD))
+        view = SpatulaView(self.scene(), ARM)
+        upright = view.T_crock[2, 2] > np.cos(FALLEN_RAD)
         # Closed fingertips pushing from one side both touch the handle too, but nothing is between them.
         held = view.fingers == 2 and abs(view.hand.opening_m - 2 * HANDLE_RADIUS_M) < GRASP_M
-        low = bool(view.ends[:, 2].max() < MAT_TOP_M + LAID_M)
-        rests = view.on_mat and view.lies and low and view.fingers == 0 and "mat" in view.touching
-        done["reached"] |= view.gap < REACH_M
-        done["grasped"] |= done["reached"] and held and view.in_crock
-        # With the crock upright, held above its rim: then it came out upwards, in the hand.
-        done["pulled"] |= done["grasped"] and upright and held and bool(outline[:, 2].min() > view.rim)
-        done["over_mat"] |= done["pulled"] and held and _above_mat(T[:3, 3] + T[:3, 2] * (LENGTH_M / 2 - ORIGIN_M))
-        # Held until it all but lies: a spatula that falls onto the mat has not been laid there.
-        done["laid"] |= done["over_mat"] and held and view.on_mat and view.lies and low
-        done["task"] |= done["laid"] and upright and rests and self.at_rest("spatula") and view.gap > WITHDRAWN_M
+        laid = view.on_mat and view.lies and view.low
+        rests = laid and view.fingers == 0 and "mat" in view.touching
+        self.advance(
+            done,
+            reached=view.gap < REACH_M,
+            grasped=held and view.in_crock,
+            # With the crock upright, held above its rim: then it came out upwards, in the hand.
+            pulled=upright and held and view.outline[:, 2].min() > view.rim,
+            over_mat=held and _above_mat(view.T[:3, 3] + view.axis * (LENGTH_M / 2 - ORIGIN_M)),
+            # Held until it all but lies: a spatula that falls onto the mat has not been laid there.
+            laid=held and laid,
+            task=upright and rests and self.at_rest("spatula") and view.gap > WITHDRAWN_M,
+        )
 
     def expert(self) -> Expert:
-        return ReactiveExpert(self.scene, View.of, {ARM: PHASES}, SPEC.control_hz)
+        return ReactiveExpert(self.scene, SpatulaView, {ARM: PHASES}, SPEC.control_hz)
 
     def choose_pushes(self, rng: np.random.Generator) -> tuple[Push, ...]:
-        view = View.of(self.scene(), ARM)
+        view = SpatulaView(self.scene(), ARM)
         held, free = view.held and view.hand.is_closed, view.fingers == 0 and view.gap > 0.06
         low = view.ends[:, 2].max() < MAT_TOP_M + 0.10
         if held and (view.in_crock or (low and view.on_mat)) and rng.random() < 0.7:
             return self.force_open(ARM, "spatula_slipped")
         if free and view.in_crock and view.gap > 0.10 and rng.random() < 0.7:
-            turn, way = rng.uniform(-np.pi, np.pi), rng.uniform(0.02, 0.05) / self._push_s
-            velocity = (float(way * np.cos(turn)), float(way * np.sin(turn)), 0.0)
+            turn, distance = rng.uniform(-np.pi, np.pi), rng.uniform(0.02, 0.05)
+            way = distance * np.array([np.cos(turn), np.sin(turn)])
             # At its foot: it slides and does not fall over.
-            return (Push("crock_nudged", self._body_of["crock"], velocity, 200.0, 12.0, -0.05, 10),)
+            return (self.push_object("crock", "crock_nudged", way, 12.0, -0.05, gain_n_s_m=200.0),)
         if held or free:
             # Never down into the crock or the table, which would jam the hand.
             away = np.array([-rng.uniform(0.0, 1.0), rng.uniform(-1, 1), rng.uniform(0.2, 1)])
@@ -149,68 +154,39 @@ class SpatulaOnTable(RobosuiteTask):
 
 # ---------------------------------------------------------------- the expert
 
-GRIP_M = 0.198
-"""Where the handle is taken, from its foot: above the rim, below the blade."""
-DEEP_M = 0.006
-"""How far the grip site goes past the handle: the pads end 4 mm beyond it, and tips alone let go."""
-PITCH_RAD = float(np.radians(55.0))
-"""How far the approach should point below the horizontal where the lean of the handle leaves a choice."""
-STEEPER_RAD = 0.6
-"""How far the hand may be tilted in the plane of the handle, away from square to it."""
-TURNED_RAD = 0.9
-"""How far round the handle the hand goes to face the blade."""
-FLATTEST_RAD = float(np.radians(45.0))
-"""No start needs an approach flatter than this: the Panda's joint 6 would meet its limit."""
+GRIP_M = 0.198  # where the handle is taken, from its foot: above the rim, below the blade
+DEEP_M = 0.006  # how far the grip site goes past the handle: the pads end 4 mm beyond it, and tips alone let go
+PITCH_RAD = float(np.radians(55.0))  # of the approach below the horizontal, where the handle leaves a choice
+STEEPER_RAD = 0.6  # how far the hand may be tilted in the plane of the handle, away from square to it
+TURNED_RAD = 0.9  # how far round the handle the hand goes to face the blade
+FLATTEST_RAD = float(np.radians(45.0))  # no start needs a flatter approach: the Panda's joint 6 would meet its limit
 SHOULDER, HAND_M, REACH_OF_ARM_M = np.array([-0.66, 0.0, 1.245]), 0.21, 0.84
 """The Panda's second joint in the world; from its wrist to the grip site; how far from the shoulder the wrist gets."""
 FORWARD = np.array([np.cos(PITCH_RAD), 0.0, -np.sin(PITCH_RAD)])
-PREGRASP_M = 0.09
-"""How far before the grasp the straight approach begins."""
-CLEAR_M = 0.025
-"""Above the rim: pulled far enough to be carried aside."""
-HOVER_M = 0.10
-"""Above the mat, where the level spatula begins to be lowered."""
-SAFE_Z = TABLE_TOP_M + CROCK_HEIGHT_M + 0.09
-"""The empty hand moves across the table at least at this height."""
+CLEAR_M = 0.025  # above the rim: pulled far enough to be carried aside
+HOVER_M = 0.10  # above the mat, where the level spatula begins to be lowered
+SAFE_Z = TABLE_TOP_M + CROCK_HEIGHT_M + 0.09  # the empty hand moves across the table at least at this height
 
 
-@dataclass(frozen=True)
-class View:
+class SpatulaView(ArmView):
     """What the phases' conditions are about."""
 
-    hand: ArmState
-    T: Array
-    T_crock: Array
-    touching: frozenset[str]
-    fingers: int
-    laid: bool
-
-    @classmethod
-    def of(cls, scene: Scene, arm: str) -> View:
-        T, fingers = scene.T_world_obj, scene.fingers_on("spatula", arm)
-        return cls(scene.arms[arm], T["spatula"], T["crock"], scene.contacts["spatula"], fingers, scene.done["laid"])
-
-    @property
-    def axis(self) -> Array:
-        """(3,) unit vector from the foot to the blade."""
-        axis: Array = self.T[:3, 2]
-        return axis
-
-    @cached_property
-    def outline(self) -> Array:
-        """(5, 3) foot and corners of the blade in the world."""
-        points: Array = self.T[:3, 3] + OUTLINE @ self.T[:3, :3].T
-        return points
-
-    @cached_property
-    def ends(self) -> Array:
-        """(2, 3) foot and tip in the world."""
-        return self.T[:3, 3] + np.outer((-ORIGIN_M, LENGTH_M - ORIGIN_M), self.axis)
+    def __init__(self, scene: SceneState, arm: str) -> None:
+        super().__init__(scene, arm)
+        self.T, self.T_crock = scene.T_world_obj["spatula"], scene.T_world_obj["crock"]
+        self.touching, self.fingers = scene.contacts["spatula"], scene.fingers_on("spatula", arm)
+        self.laid = scene.done["laid"]
+        self.axis: Array = self.T[:3, 2]  # (3,) unit vector from the foot to the blade
+        self.outline: Array = self.T[:3, 3] + OUTLINE @ self.T[:3, :3].T  # (5, 3) foot and corners of the blade
+        self.ends: Array = self.T[:3, 3] + np.outer((-ORIGIN_M, LENGTH_M - ORIGIN_M), self.axis)  # (2, 3) foot and tip
+        self.lies = bool(abs(np.arcsin(np.clip(self.axis[2], -1.0, 1.0))) < LYING_RAD)
+        self.low = bool(self.ends[:, 2].max() < MAT_TOP_M + LAID_M)
+        self.on_mat = _above_mat(self.outline)
 
     @cached_property
     def gap(self) -> float:
         """From the grip site to the spatula's axis, metres."""
-        offset = self.hand.T_world_ee[:3, 3] - self.ends[0]
+        offset = self.p - self.ends[0]
         along = np.clip(offset @ self.axis, 0.0, LENGTH_M)
         return float(np.linalg.norm(offset - along * self.axis))
 
@@ -222,16 +198,9 @@ class View:
 
     @property
     def in_crock(self) -> bool:
-        return _in_crock(self.T, self.T_crock)
-
-    @property
-    def lies(self) -> bool:
-        return bool(abs(np.arcsin(np.clip(self.axis[2], -1.0, 1.0))) < LYING_RAD)
-
-    @property
-    def on_mat(self) -> bool:
-        """Whether all of the spatula is over the mat, at whatever height."""
-        return all(_above_mat(point) for point in self.outline)
+        """Whether the foot of the handle is inside the crock, below its rim."""
+        x, y, z, _ = inverse(self.T_crock) @ self.T @ (0.0, 0.0, -ORIGIN_M, 1.0)
+        return bool(np.hypot(x, y) < CROCK_OUTER_M and -0.01 < z < CROCK_HEIGHT_M)
 
     @property
     def placed(self) -> bool:
@@ -245,25 +214,19 @@ class View:
         return float(MAT_TOP_M + 0.004 + 0.011 * abs(R[2, 2]) + 0.010 * abs(R[2, 1]))
 
     @property
-    def low(self) -> bool:
-        return bool(self.ends[:, 2].max() < MAT_TOP_M + LAID_M)
-
-    @property
     def held(self) -> bool:
-        squeezed = 0.010 < self.hand.opening_m < 0.026 and self.hand.gripper_ramp > -0.9
-        return self.fingers == 2 and squeezed and self.gap < 0.02
+        return self.fingers == 2 and self.hand.squeezes(0.010, 0.026) and self.gap < 0.02
 
     @cached_property
-    def grasp(self) -> Array:
-        """(4, 4) of the grip site on the handle: fingers' axis across it, approach towards the blade's broad side,
-        tilted down in the plane of the handle where it stands."""
+    def reach(self) -> Reach:
+        """To the handle: fingers' axis across it, approach towards the blade's broad side, tilted down in the plane
+        of the handle where it stands."""
         u, n = self.axis, self.T[:3, 0]
         ahead = FORWARD - (FORWARD @ u) * u
         ahead /= np.linalg.norm(ahead)
         aside = np.cross(u, ahead)
         # The blade looks the same from both sides.
-        turn = (np.arctan2(n @ aside, n @ ahead) + np.pi / 2) % np.pi - np.pi / 2
-        turn = np.clip(turn, -TURNED_RAD, TURNED_RAD)
+        turn = np.clip(within(float(np.arctan2(n @ aside, n @ ahead)), np.pi), -TURNED_RAD, TURNED_RAD)
         square = np.cos(turn) * ahead + np.sin(turn) * aside
         tilt = np.clip(PITCH_RAD - np.arcsin(-square[2]), 0.0, STEEPER_RAD)
         z = np.cos(tilt) * square - np.sin(tilt) * u * np.sign(u[2])
@@ -271,34 +234,8 @@ class View:
         x *= np.sign(x[1]) / np.linalg.norm(x)
         p = self.ends[0] + GRIP_M * u + DEEP_M * z
         p[2] = max(p[2], TABLE_TOP_M + 0.012)
-        return pose(np.stack([x, np.cross(z, x), z], axis=1), p)
-
-    @property
-    def approach(self) -> Array:
-        """(3,) unit vector along which the open hand comes to the handle."""
-        approach: Array = self.grasp[:3, 2]
-        return approach
-
-    @cached_property
-    def offset(self) -> tuple[float, float, float]:
-        """From the grasp to the hand: along the approach, aside of it (m), and how far turned (rad)."""
-        return offset_from(self.hand.T_world_ee, self.grasp, self.approach)
-
-    @property
-    def at_grasp(self) -> bool:
-        closing = self.hand.gripper_ramp > -0.9 and self.hand.opening_m > 0.012
-        near, turned = (0.02, 0.25) if closing else (0.008, 0.12)
-        distance = np.linalg.norm(self.hand.T_world_ee[:3, 3] - self.grasp[:3, 3])
-        return bool(distance < near) and self.offset[2] < turned and self.hand.opening_m > 0.012
-
-    @property
-    def lined_up(self) -> bool:
-        along, aside, turned = self.offset
-        return aside < 0.015 and -PREGRASP_M - 0.03 < along < 0.02 and turned < 0.14 and self.hand.opening_m > 0.07
-
-    @property
-    def pregrasp(self) -> Array:
-        return pose(self.grasp[:3, :3], self.grasp[:3, 3] - PREGRASP_M * self.approach)
+        grasp = pose(np.stack([x, np.cross(z, x), z], axis=1), p)
+        return Reach(self.hand, grasp, z, empty_m=0.012, near=(0.008, 0.12), near_closing=(0.02, 0.25))
 
     @cached_property
     def level(self) -> Array:
@@ -307,95 +244,85 @@ class View:
         into = T_ee[:3, 2] - (T_ee[:3, 2] @ u) * u
         into /= np.linalg.norm(into)
         along = np.sign(u @ T_ee[:3, 1]) * np.array([1.0, 0.0, 0.0])
-        down = np.array([0.0, 0.0, -1.0])
         now = np.stack([u, into, np.cross(u, into)], axis=1)
-        then = np.stack([along, down, np.cross(along, down)], axis=1)
-        level: Array = then @ now.T @ self.T[:3, :3]
-        return level
+        then = np.stack([along, DOWN, np.cross(along, DOWN)], axis=1)
+        return then @ now.T @ self.T[:3, :3]
 
     @property
     def target(self) -> Array:
         """(3,) where the level spatula's origin goes on the mat."""
         centre = np.array([*MAT_CENTRE, MAT_TOP_M + HANDLE_RADIUS_M])
-        goal: Array = centre - self.level[:, 2] * (LENGTH_M / 2 - ORIGIN_M)
-        return goal
+        return centre - self.level[:, 2] * (LENGTH_M / 2 - ORIGIN_M)
 
     @property
     def ready(self) -> bool:
         """Level and over its place: it can go straight down."""
-        turned = pose_error(pose(self.level), pose(self.T[:3, :3]))[1]
+        turned = rotation_angle(self.level, self.T[:3, :3])
         away = np.linalg.norm(self.T[:2, 3] - self.target[:2])
         return bool(turned < (0.25 if self.low else 0.12) and away < (0.03 if self.low else 0.015))
 
     @property
     def beside_crock(self) -> bool:
         """Held so low that going aside would knock the crock over."""
-        return bool((self.near_crock & (self.along[:, 2] < self.rim + CLEAR_M)).any())
+        return bool((self.above_crock[:, 2] < self.rim + CLEAR_M).any())
 
     @cached_property
-    def along(self) -> Array:
-        """(9, 3) points of the spatula's axis."""
+    def above_crock(self) -> Array:
+        """(N, 3) those of nine points along its axis that are above the crock, or nearly."""
         points: Array = self.ends[0] + np.linspace(0.0, LENGTH_M, 9)[:, None] * self.axis
-        return points
-
-    @cached_property
-    def near_crock(self) -> npt.NDArray[np.bool_]:
-        """(9,) which of them are above the crock, or nearly."""
-        away = np.linalg.norm(self.along[:, :2] - self.T_crock[:2, 3], axis=1)
-        near: npt.NDArray[np.bool_] = away < CROCK_OUTER_M + 0.04
-        return near
+        near = np.linalg.norm(points[:, :2] - self.T_crock[:2, 3], axis=1) < CROCK_OUTER_M + 0.04
+        return np.compress(near, points, axis=0)
 
 
-def _move(v: View, R: Array, p: Array, speed: float) -> Waypoint:
+def _move(v: SpatulaView, R: Array, p: Array, speed: float) -> Waypoint:
     """The held spatula's origin to p (3,), turned to R (3, 3)."""
     return Waypoint(pose(R, p) @ inverse(v.T) @ v.hand.T_world_ee, CLOSED_M, speed)
 
 
-def _pull(v: View) -> Waypoint:
+def _pull(v: SpatulaView) -> Waypoint:
     """Up out of the crock, a little along the lean: then neither foot nor handle presses on its wall."""
     way = v.axis * (0.25, 0.25, 1.0) if v.in_crock else np.array([0.0, 0.0, 1.0])
     return _move(v, v.T[:3, :3], v.T[:3, 3] + 0.05 * way, 0.12)
 
 
-def _carry(v: View) -> Waypoint:
+def _carry(v: SpatulaView) -> Waypoint:
     """Over the mat; not down as long as some of it is above the crock, and not level before it is nearly there: the
     hand, further than straight down by then, would not reach."""
     goal = v.target + np.array([0.0, 0.0, HOVER_M])
-    if v.near_crock.any():
+    if len(v.above_crock):
         goal[2] = max(goal[2], v.T[2, 3])
     waypoint = _move(v, v.level, goal, 0.18)
-    if np.linalg.norm(v.hand.T_world_ee[:2, 3] - waypoint.T_world_ee[:2, 3]) > 0.10:
+    if np.linalg.norm(v.p[:2] - waypoint.T_world_ee[:2, 3]) > 0.10:
         waypoint.T_world_ee[:3, :3] = hand_rotation(np.pi / 2)
         waypoint.T_world_ee[2, 3] += 0.05
     return waypoint
 
 
-def _lower(v: View) -> Waypoint:
+def _lower(v: SpatulaView) -> Waypoint:
     waypoint = _move(v, v.level, v.target, 0.08)
     waypoint.T_world_ee[2, 3] = max(waypoint.T_world_ee[2, 3], v.floor)
     return waypoint
 
 
-def _release(v: View) -> Waypoint:
+def _release(v: SpatulaView) -> Waypoint:
     T = v.hand.T_world_ee.copy()
     T[2, 3] = max(T[2, 3], v.floor)
     return Waypoint(T, OPEN_M, speed=0.03, angular_speed=0.0)
 
 
-def _back_off(v: View) -> Waypoint:
-    T = v.hand.T_world_ee
-    return Waypoint(pose(T[:3, :3], T[:3, 3] - 0.10 * T[:3, 2]), OPEN_M, speed=0.12)
+def _back_off(v: SpatulaView) -> Waypoint:
+    return Waypoint(v.hand_at(v.p - 0.10 * v.hand.T_world_ee[:3, 2]), OPEN_M, speed=0.12)
 
 
-def _reach(v: View) -> Waypoint:
+def _reach(v: SpatulaView) -> Waypoint:
     """Across the table at a safe height, then down to the start of the approach."""
-    p, goal = v.hand.T_world_ee[:3, 3], v.pregrasp[:3, 3].copy()
-    if np.linalg.norm(p[:2] - goal[:2]) > 0.04:
-        goal[2] = max(goal[2], SAFE_Z)
-    return Waypoint(pose(v.pregrasp[:3, :3], goal), OPEN_M, speed=0.18)
+    T = v.reach.pregrasp
+    if np.linalg.norm(v.p[:2] - T[:2, 3]) > 0.04:
+        T[2, 3] = max(T[2, 3], SAFE_Z)
+    return Waypoint(T, OPEN_M, speed=0.18)
 
 
-PHASES: tuple[Phase[View], ...] = (
+PHASES: tuple[Phase[SpatulaView], ...] = (
     # The spatula lies where it should: open, then back out.
     Phase("release", lambda v: v.placed and not v.hand.is_open, _release),
     Phase("withdraw", lambda v: v.placed, _back_off),
@@ -405,21 +332,13 @@ PHASES: tuple[Phase[View], ...] = (
     Phase("lower", lambda v: v.held and v.ready, _lower),
     Phase("carry", lambda v: v.held, _carry),
     # The hand is empty: go in front of the handle, straight towards it, and close.
-    Phase("close", lambda v: v.at_grasp, lambda v: Waypoint(v.grasp, CLOSED_M, speed=0.03)),
-    Phase("approach", lambda v: v.lined_up, lambda v: Waypoint(v.grasp, OPEN_M, speed=0.10)),
+    Phase("close", lambda v: v.reach.there, lambda v: Waypoint(v.reach.grasp, CLOSED_M, speed=0.03)),
+    Phase("approach", lambda v: v.reach.lined_up, lambda v: Waypoint(v.reach.grasp, OPEN_M, speed=0.10)),
     Phase("back_off", lambda v: v.gap < 0.045, _back_off),
     Phase("reach", lambda v: True, _reach),
 )
 
 
-# ---------------------------------------------------------------- helpers
-
-
-def _in_crock(T_spatula: Array, T_crock: Array) -> bool:
-    """Whether the foot of the handle is inside the crock, below its rim."""
-    foot = inverse(T_crock) @ T_spatula @ (0.0, 0.0, -ORIGIN_M, 1.0)
-    return bool(np.hypot(foot[0], foot[1]) < CROCK_OUTER_M and -0.01 < foot[2] < CROCK_HEIGHT_M)
-
-
 def _above_mat(p_world: Array) -> bool:
-    return bool(np.all(np.abs(p_world[:2] - MAT_CENTRE) < MAT_HALF))
+    """Whether points (..., 3) are over the mat, at whatever height."""
+    return bool(np.all(np.abs(p_world[..., :2] - MAT_CENTRE) < MAT_HALF))

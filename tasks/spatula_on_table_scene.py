@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from geo4d_bench.geometry.se3 import Array
+from geo4d_bench.tasks.mjcf import FIRM, SEEN, grid_mesh, legs
+
 # The table with its mat, metres.
 TABLE_TOP_M = 0.95
 MAT_CENTRE = np.array([-0.10, 0.16])
@@ -16,8 +19,7 @@ CROCK_SIDES = 16
 
 # The spatula: its z axis goes from the foot of the handle to the tip of the blade, x is the blade's normal.
 # The origin is where the handle crosses the crock's axis when it leans from wall to wall.
-ORIGIN_M = 0.07
-"""From the foot to the origin."""
+ORIGIN_M = 0.07  # from the foot to the origin
 HANDLE_M, HANDLE_RADIUS_M = 0.235, 0.008
 BLADE_M, BLADE_HALF_WIDTH_M, BLADE_HALF_THICKNESS_M = 0.085, 0.031, 0.0025
 LENGTH_M = HANDLE_M + BLADE_M
@@ -26,9 +28,7 @@ OUTLINE = np.array(
 ) - (0.0, 0.0, ORIGIN_M)
 """Foot and corners of the blade, in the spatula's frame."""
 
-CONTACT = 'solref="0.005 1" solimp="0.95 0.99 0.001"'
-UNSEEN = f'group="0" {CONTACT}'
-SEEN = 'group="1" contype="0" conaffinity="0"'
+UNSEEN = f'group="0" {FIRM}'
 _RED = "0.93 0.36 0.16 1"
 _CROCK_PROFILE = (
     (0.0, 0.0), (0.052, 0.0), (0.055, 0.004), (0.055, 0.130), (0.0565, 0.134), (0.0565, 0.139), (0.055, 0.1405),
@@ -41,12 +41,7 @@ def scene_mjcf() -> str:
     """The table with its mat, the crock and the spatula, see ``RobosuiteTask.world``."""
     from geo4d_bench.tasks.simulation import texture_file
 
-    legs = "".join(
-        f'<geom type="box" size="0.02 0.02 {(TABLE_TOP_M - 0.04) / 2}" pos="{x} {y} {(TABLE_TOP_M - 0.04) / 2}" '
-        'material="tabletop" group="1"/>'
-        for x in (-0.33, 0.37)
-        for y in (-0.42, 0.42)
-    )
+    stand = legs((-0.33, 0.37), (-0.42, 0.42), (TABLE_TOP_M - 0.04) / 2, 'material="tabletop"')
     x, y = MAT_CENTRE
     hx, hy = MAT_HALF
     # The mat reaches far down into the table: what presses 1 mm into a thin one is pushed out through its underside.
@@ -66,7 +61,7 @@ def scene_mjcf() -> str:
         <body name="table">
           <geom type="box" size="0.38 0.46 0.02" pos="0.02 0 {TABLE_TOP_M - 0.02}" material="tabletop" group="1"
                 friction="0.6 0.005 0.0001"/>
-          {legs}
+          {stand}
           <geom name="mat" type="box" size="{hx} {hy} {deep}" pos="{x} {y} {MAT_TOP_M - deep}" group="1"
                 rgba="0.30 0.50 0.72 1" friction="0.8 0.005 0.0001"/>
           <geom type="box" size="{hx - 0.012} {hy - 0.012} 0.0002" pos="{x} {y} {MAT_TOP_M}" {SEEN}
@@ -119,13 +114,7 @@ def _spatula() -> str:
 
 
 def _lathe(name: str, profile: tuple[tuple[float, float], ...], around: int = 32) -> str:
-    """A ``<mesh>`` that turns the profile (radius, height) about z; for looking at, not for collisions."""
-    rows, vertices, faces = len(profile), [], []
-    for a in 2 * np.pi * np.arange(around) / around:
-        vertices += [f"{r * np.cos(a):.5f} {r * np.sin(a):.5f} {z:.5f}" for r, z in profile]
-    for i in range(around):
-        here, there = rows * i, rows * ((i + 1) % around)
-        for j in range(rows - 1):
-            quad = (here + j, there + j, there + j + 1, here + j + 1)
-            faces += [f"{quad[0]} {quad[1]} {quad[2]}", f"{quad[0]} {quad[2]} {quad[3]}"]
-    return f'<mesh name="{name}" inertia="shell" vertex="{" ".join(vertices)}" face="{" ".join(faces)}"/>'
+    """A ``<mesh>`` that turns the profile (radius, height) about z."""
+    (r, z), a = np.array(profile).T, 2 * np.pi * np.arange(around)[:, None] / around
+    points: Array = np.stack([r * np.cos(a), r * np.sin(a), np.broadcast_to(z, (around, len(z)))], axis=-1)
+    return grid_mesh(name, points.round(5), closed=(True, False))

@@ -13,6 +13,7 @@ import numpy as np
 from geo4d_bench.geometry.se3 import Array, pose
 from geo4d_bench.tasks.base import ArmSetup, Expert, Spawn, TaskSpec
 from geo4d_bench.tasks.disturbance import Push
+from geo4d_bench.tasks.mjcf import FIRM, SEEN, legs, text, textured
 from geo4d_bench.tasks.reactive import ReactiveExpert
 from geo4d_bench.tasks.robosuite_task import RobosuiteTask
 from geo4d_bench.tasks.stack_blocks_expert import (
@@ -29,7 +30,7 @@ from geo4d_bench.tasks.stack_blocks_expert import (
     TOWER,
     YELLOW,
     Block,
-    View,
+    BlocksView,
     clearance,
     gap,
     others,
@@ -39,8 +40,7 @@ from geo4d_bench.tasks.stack_blocks_expert import (
 ARM = "right"
 PAINT = {RED: "0.95 0.20 0.20 1", BLUE: "0.18 0.38 0.98 1", GREEN: "0.16 0.72 0.28 1", YELLOW: "1 0.86 0.16 1"}
 
-CHAMFER_M = 0.0025
-"""How far a block's edges are cut off where it is seen."""
+CHAMFER_M = 0.0025  # how far a block's edges are cut off where it is seen
 TABLE_HALF_M = (0.28, 0.36)
 
 SPEC = TaskSpec(
@@ -71,16 +71,11 @@ SPEC = TaskSpec(
 )
 
 # What counts.
-REACH_M = 0.02
-"""The hand counts as there when the grip site is this near to a block."""
-GRASP_M = 0.01
-"""A block is between the fingers when their opening is this near to its thickness."""
-LIFT_M = 0.03
-"""A block counts as lifted when it is this far above the table."""
-OVER_M = 0.025
-"""A held block is over another when it is this near to the place on top of it: dropped from higher does not count."""
-WITHDRAWN_M = 0.04
-"""The hand is withdrawn when the grip site is this far above the tower."""
+REACH_M = 0.02  # the hand counts as there when the grip site is this near to a block
+GRASP_M = 0.01  # a block is between the fingers when their opening is this near to its thickness
+LIFT_M = 0.03  # a block counts as lifted when it is this far above the table
+OVER_M = 0.025  # a held block is over another this near to the place on top of it: dropped from higher does not count
+WITHDRAWN_M = 0.04  # the hand is withdrawn when the grip site is this far above the tower
 
 
 class StackBlocks(RobosuiteTask):
@@ -94,17 +89,12 @@ class StackBlocks(RobosuiteTask):
         from geo4d_bench.tasks.simulation import texture_file
 
         x, y = TABLE_HALF_M
-        legs = "".join(
-            f'<geom type="box" size="0.02 0.02 {(TABLE_TOP_M - 0.03) / 2}" group="1" material="leg" '
-            f'pos="{sx * (x - 0.03)} {sy * (y - 0.03)} {(TABLE_TOP_M - 0.03) / 2}"/>'
-            for sx, sy in product((-1, 1), repeat=2)
-        )
-        size = f"{HALF_M} {HALF_M} {HALF_M}"
+        leg_x, leg_y = x - 0.03, y - 0.03
+        stand = legs((-leg_x, leg_x), (-leg_y, leg_y), (TABLE_TOP_M - 0.03) / 2, 'material="leg"')
         blocks = "".join(
             f'<body name="{block}"><freejoint/>'
-            f'<geom type="box" size="{size}" group="0" density="700" friction="0.8 0.005 0.0001" '
-            'solref="0.005 1" solimp="0.95 0.99 0.001"/>'
-            f'<geom type="mesh" mesh="block" material="{block}" group="1" contype="0" conaffinity="0"/></body>'
+            f'<geom type="box" size="{HALF_M} {HALF_M} {HALF_M}" group="0" density="700" '
+            f'friction="0.8 0.005 0.0001" {FIRM}/><geom type="mesh" mesh="block" material="{block}" {SEEN}/></body>'
             for block in BLOCKS
         )
         paints = "".join(
@@ -114,9 +104,8 @@ class StackBlocks(RobosuiteTask):
         return f"""
         <mujoco>
           <asset>
-            <texture type="2d" name="tex-table" file="{texture_file("gray-woodgrain.png")}"/>
+            {textured("table", "gray-woodgrain.png", 3, 'specular="0.1"')}
             <texture type="cube" name="tex-block" file="{texture_file("gray-woodgrain.png")}"/>
-            <material name="table" texture="tex-table" texrepeat="3 3" texuniform="true" specular="0.1"/>
             <material name="leg" rgba="0.75 0.74 0.72 1" specular="0.1"/>
             <mesh name="block" vertex="{_chamfered_cube()}"/>
             {paints}
@@ -124,17 +113,17 @@ class StackBlocks(RobosuiteTask):
           <worldbody>
             <body name="table">
               <geom name="table_top" type="box" size="{x} {y} 0.015" pos="0 0 {TABLE_TOP_M - 0.015}" group="1"
-                    material="table" friction="0.8 0.005 0.0001" solref="0.005 1" solimp="0.95 0.99 0.001"/>
-              {legs}
+                    material="table" friction="0.8 0.005 0.0001" {FIRM}/>
+              {stand}
             </body>
             {blocks}
           </worldbody>
         </mujoco>"""
 
     def unmet(self) -> str | None:
-        blocks = {name: Block.of(T) for name, T in self.object_poses().items()}
+        blocks = {name: Block(T) for name, T in self.object_poses().items()}
         # Blue as high as it will be when green is taken.
-        tower = blocks | {RED: Block.of(pose(blocks[BLUE].T[:3, :3], blocks[BLUE].top_centre))}
+        tower = blocks | {RED: Block(pose(blocks[BLUE].T[:3, :3], blocks[BLUE].top_centre))}
         for name, standing in ((RED, blocks), (GREEN, tower)):
             if max(clearance(blocks[name], yaw, others(standing, name)) for yaw in blocks[name].hand_yaws) < ROOM_M:
                 return f"the open hand does not fit around the {name.replace('_', ' ')}"
@@ -154,39 +143,39 @@ class StackBlocks(RobosuiteTask):
         return None
 
     def update_phases(self, done: dict[str, bool]) -> None:
-        view = View.of(self.scene(), ARM)
-        blocks, p_ee = view.blocks, view.hand.T_world_ee[:3, 3]
+        view = BlocksView(self.scene(), ARM)
+        blocks = view.blocks
         between = abs(view.hand.opening_m - 2 * HALF_M) < GRASP_M
         held = {name for name in BLOCKS if between and view.fingers[name] == 2}
         high = {name for name in held if blocks[name].bottom > TABLE_TOP_M + LIFT_M}
         off = {top: np.linalg.norm(blocks[top].p - blocks[base].top_centre) for top, base in TOWER}
         over = {name for name in high if name in off and off[name] < OVER_M}
         red_rests = blocks[RED].rests_on(blocks[BLUE]) and view.fingers[RED] == 0
-        done["reached"] |= min(outside(p_ee, block) for block in blocks.values()) < REACH_M
-        done["grasped"] |= done["reached"] and bool(held)
-        done["red_grasped"] |= done["grasped"] and RED in held
-        done["red_lifted"] |= done["red_grasped"] and RED in high
-        done["red_over_blue"] |= done["red_lifted"] and RED in over
-        done["red_stacked"] |= done["red_over_blue"] and red_rests and self.at_rest(RED)
-        done["next_grasped"] |= done["red_stacked"] and bool(held & {GREEN, YELLOW})
-        done["green_grasped"] |= done["next_grasped"] and GREEN in held
-        done["green_lifted"] |= done["green_grasped"] and GREEN in high
-        done["green_over_red"] |= done["green_lifted"] and GREEN in over
-        done["task"] |= (
-            done["green_over_red"]
-            and red_rests
-            and blocks[GREEN].rests_on(blocks[RED])
-            and view.fingers[GREEN] == 0
+        green_rests = blocks[GREEN].rests_on(blocks[RED]) and view.fingers[GREEN] == 0
+        self.advance(
+            done,
+            reached=min(outside(view.p, block) for block in blocks.values()) < REACH_M,
+            grasped=held,
+            red_grasped=RED in held,
+            red_lifted=RED in high,
+            red_over_blue=RED in over,
+            red_stacked=red_rests and self.at_rest(RED),
+            next_grasped=held & {GREEN, YELLOW},
+            green_grasped=GREEN in held,
+            green_lifted=GREEN in high,
+            green_over_red=GREEN in over,
+            task=red_rests
+            and green_rests
             and all(self.at_rest(name) for name in (RED, BLUE, GREEN))
-            and bool(p_ee[2] > blocks[GREEN].top + WITHDRAWN_M)
+            and view.p[2] > blocks[GREEN].top + WITHDRAWN_M,
         )
 
     def expert(self) -> Expert:
-        return ReactiveExpert(self.scene, View.of, {ARM: PHASES}, SPEC.control_hz)
+        return ReactiveExpert(self.scene, BlocksView, {ARM: PHASES}, SPEC.control_hz)
 
     def choose_pushes(self, rng: np.random.Generator) -> tuple[Push, ...]:
-        view = View.of(self.scene(), ARM)
-        job, held, p_ee = view.job, view.held, view.hand.T_world_ee[:3, 3]
+        view = BlocksView(self.scene(), ARM)
+        job, held = view.job, view.held
         if held is not None and job is not None and view.hand.is_closed:
             block = view.blocks[held]
             low = TABLE_TOP_M + 0.005 < block.bottom < TABLE_TOP_M + 0.09
@@ -194,7 +183,7 @@ class StackBlocks(RobosuiteTask):
             if low and alone and rng.random() < 0.7:
                 return self.force_open(ARM, "block_slipped")
         elif job is not None and not any(view.fingers.values()):
-            chosen = [name for name in (job.block, BLUE) if outside(p_ee, view.blocks[name]) > 0.06]
+            chosen = [name for name in (job.block, BLUE) if outside(view.p, view.blocks[name]) > 0.06]
             chosen = [name for name in chosen if abs(view.blocks[name].p[2] - TABLE_TOP_M - HALF_M) < 0.003]
             chosen = [name for name in chosen if not any(b.is_above(view.blocks[name]) for b in view.blocks.values())]
             slides = [(name, way) for name in chosen for way in _free_ways(view, name)]
@@ -202,7 +191,7 @@ class StackBlocks(RobosuiteTask):
                 name, way = slides[int(rng.integers(len(slides)))]
                 # Pushed low, so that it slides and does not tumble.
                 return (self.push_object(name, "block_nudged", way, 2.0, -0.8 * HALF_M),)
-            if view.blocks[RED].rests_on(view.blocks[BLUE]) and outside(p_ee, view.blocks[RED]) > 0.08:
+            if view.blocks[RED].rests_on(view.blocks[BLUE]) and outside(view.p, view.blocks[RED]) > 0.08:
                 ways = _free_ways(view, BLUE, 0.10)
                 if ways and rng.random() < 0.5:
                     way = ways[int(rng.integers(len(ways)))]
@@ -214,7 +203,7 @@ class StackBlocks(RobosuiteTask):
         return (self.push_hand(ARM, way, rng.uniform(0.05, 0.10)),)
 
 
-def _free_ways(view: View, name: str, distance_m: float = 0.05) -> list[Array]:
+def _free_ways(view: BlocksView, name: str, distance_m: float = 0.05) -> list[Array]:
     """Offsets (2,) by which a block can be pushed and then still be grasped, of eight directions."""
     block, around = view.blocks[name], others(view.blocks, name)
     found = []
@@ -236,4 +225,4 @@ def _chamfered_cube() -> str:
         for axis in range(3)
         for side, u, v in product((-1, 1), repeat=3)
     }
-    return " ".join(f"{number:.5f}" for corner in sorted(corners) for number in corner)
+    return text(np.round(sorted(corners), 5).ravel())

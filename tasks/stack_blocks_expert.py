@@ -13,70 +13,42 @@ from itertools import product
 
 import numpy as np
 
-from geo4d_bench.geometry.se3 import Array, pose, pose_error
-from geo4d_bench.tasks.motion import hand_rotation, turn_z
-from geo4d_bench.tasks.reactive import CLOSED_M, OPEN_M, ArmState, Phase, Scene, Waypoint, still
+from geo4d_bench.geometry.se3 import Array, pose
+from geo4d_bench.tasks.motion import DOWN, hand_rotation, turn_z, within
+from geo4d_bench.tasks.reactive import CLOSED_M, OPEN_M, ArmView, Phase, Reach, SceneState, Waypoint, still
 
 RED, BLUE, GREEN, YELLOW = BLOCKS = ("red_block", "blue_block", "green_block", "yellow_block")
-TOWER = ((RED, BLUE), (GREEN, RED))
-"""What goes on what, in this order."""
-HALF_M = 0.021
-"""Half a block's edge."""
+TOWER = ((RED, BLUE), (GREEN, RED))  # what goes on what, in this order
+HALF_M = 0.021  # half a block's edge
 TABLE_TOP_M = 0.90
-SPAWN_X_M, SPAWN_Y_M = (-0.12, 0.12), (-0.17, 0.17)
-"""The part of the table where blocks start, and where a block in the way is put down."""
+SPAWN_X_M, SPAWN_Y_M = (-0.12, 0.12), (-0.17, 0.17)  # where blocks start, and where a block in the way is put down
 CENTRED_M, LEVEL_M = 0.017, 0.005
 """A block rests on another when its centre is this near to the other's vertical, and this near to its height there."""
 
-GRASP_UP_M = 0.004
-"""The grip site goes this far above a block's centre: the palm stays clear of it, the fingertips of what is below."""
-PREGRASP_M = 0.07
-"""How far above the grasp the straight approach begins."""
-CARRY_M = 0.03
-"""Blocks are carried this far above all others."""
-ROOM_M = 0.008
-"""The open hand fits around a block when this much is free between it and the other blocks."""
-CROOKED_RAD = 0.2
-"""A held block that leans more than this is put down and taken again."""
-SPOT_M = 0.10
-"""A block in the way is put down this far from all others."""
+GRASP_UP_M = 0.004  # of the grip site above a block's centre: palm clear of it, fingertips clear of what is below
+PREGRASP_M = 0.07  # how far above the grasp the straight approach begins
+CARRY_M = 0.03  # blocks are carried this far above all others
+ROOM_M = 0.008  # the open hand fits around a block when this much is free between it and the other blocks
+CROOKED_RAD = 0.2  # a held block that leans more than this is put down and taken again
+SPOT_M = 0.10  # a block in the way is put down this far from all others
 # The Panda's hand, from the grip site: what a finger sweeps along its axis, half its width, half the palm, its bottom.
 FINGER_SWEEP_M, FINGER_HALF_M, PALM_HALF_M, PALM_UP_M = (HALF_M, 0.0665), 0.0105, (0.104, 0.032), 0.031
 FINGERTIP_M = 0.0095
 
 
-@dataclass(frozen=True)
 class Block:
-    """A block's pose (4, 4), whichever face is up: yaw (rad) within an eighth of a turn, and how far from level."""
+    """A block's pose T (4, 4) and centre p (3,); whichever face is up, its yaw (rad) within an eighth of a turn and how
+    far it is from level; the heights of its lowest and highest points."""
 
-    T: Array
-    yaw: float
-    tilt: float
-
-    @classmethod
-    def of(cls, T: Array) -> Block:
+    def __init__(self, T: Array) -> None:
         up = int(np.argmax(np.abs(T[2, :3])))
         side = T[:2, (up + 1) % 3]
-        yaw = _within(float(np.arctan2(side[1], side[0])), np.pi / 2)
-        return cls(T, yaw, float(np.arccos(min(1.0, abs(T[2, up])))))
-
-    @property
-    def p(self) -> Array:
-        return self.T[:3, 3]
-
-    @cached_property
-    def bottom(self) -> float:
-        return float(self.p[2] - HALF_M * np.abs(self.T[2, :3]).sum())
-
-    @property
-    def top(self) -> float:
-        return 2 * float(self.p[2]) - self.bottom
-
-    @property
-    def top_centre(self) -> Array:
-        """(3,) where the centre of a block on it goes."""
-        place: Array = self.p + np.array([0.0, 0.0, 2 * HALF_M])
-        return place
+        self.T, self.p = T, T[:3, 3]
+        self.yaw = within(np.arctan2(side[1], side[0]), np.pi / 2)
+        self.tilt = float(np.arccos(min(1.0, abs(T[2, up]))))
+        self.bottom = float(self.p[2] - HALF_M * np.abs(T[2, :3]).sum())
+        self.top = 2 * float(self.p[2]) - self.bottom
+        self.top_centre: Array = self.p + np.array([0.0, 0.0, 2 * HALF_M])  # (3,) where the centre of one on it goes
 
     @property
     def hand_yaws(self) -> tuple[float, float]:
@@ -102,34 +74,19 @@ class Job:
     yaw: float
 
 
-@dataclass(frozen=True)
-class View:
+class BlocksView(ArmView):
     """What the phases' conditions are about."""
 
-    hand: ArmState
-    blocks: Mapping[str, Block]
-    fingers: Mapping[str, int]
-
-    @classmethod
-    def of(cls, scene: Scene, arm: str) -> View:
-        blocks = {name: Block.of(scene.T_world_obj[name]) for name in BLOCKS}
-        return cls(scene.arms[arm], blocks, {name: scene.fingers_on(name, arm) for name in BLOCKS})
-
-    @property
-    def p(self) -> Array:
-        return self.hand.T_world_ee[:3, 3]
-
-    @cached_property
-    def yaw(self) -> float:
-        """Of the hand, as in ``hand_rotation``."""
-        return float(np.arctan2(-self.hand.T_world_ee[0, 0], self.hand.T_world_ee[1, 0]))
+    def __init__(self, scene: SceneState, arm: str) -> None:
+        super().__init__(scene, arm)
+        self.blocks = {name: Block(scene.T_world_obj[name]) for name in BLOCKS}
+        self.fingers = {name: scene.fingers_on(name, arm) for name in BLOCKS}
 
     @cached_property
     def held(self) -> str | None:
         """The block between the fingers."""
-        if not (0.03 < self.hand.opening_m < 0.065 and self.hand.gripper_ramp > -0.9):
-            return None
-        return next((name for name in BLOCKS if self.fingers[name] == 2), None)
+        squeezed = self.hand.squeezes(0.03, 0.065)
+        return next((name for name in BLOCKS if squeezed and self.fingers[name] == 2), None)
 
     @property
     def is_crooked(self) -> bool:
@@ -148,6 +105,22 @@ class View:
         if base is None:
             return Job(name, self._free_spot(name), self.blocks[name].yaw)
         return Job(name, self.blocks[base].top_centre, self.blocks[base].yaw)
+
+    @property
+    def move(self) -> Job:
+        """The job, where there is one."""
+        assert self.job is not None
+        return self.job
+
+    @property
+    def block(self) -> Block:
+        """The job's block."""
+        return self.blocks[self.move.block]
+
+    @property
+    def around(self) -> list[Block]:
+        """The other blocks."""
+        return others(self.blocks, self.move.block)
 
     def _next_move(self) -> tuple[str, str | None] | None:
         for top, base in TOWER:
@@ -174,42 +147,24 @@ class View:
         return np.array([x, y, TABLE_TOP_M + HALF_M])
 
     @cached_property
-    def grasp(self) -> Array:
-        """(4, 4) of the grip site on the job's block, by the faces that the fingers fit at best."""
-        assert self.job is not None
-        block, around = self.blocks[self.job.block], others(self.blocks, self.job.block)
+    def reach(self) -> Reach:
+        """To the job's block, by the faces that the fingers fit at best."""
+        block, around = self.block, self.around
         p = block.p + np.array([0.0, 0.0, GRASP_UP_M])
         if np.linalg.norm(self.p - p) < 0.02:  # there already: the way it came
-            yaw = min(block.hand_yaws, key=lambda yaw: abs(_within(yaw - self.yaw, np.pi)))
+            yaw = min(block.hand_yaws, key=lambda yaw: abs(within(yaw - self.yaw, np.pi)))
         else:
             yaw = max(block.hand_yaws, key=lambda yaw: min(clearance(block, yaw, around), ROOM_M))
-        return pose(hand_rotation(np.pi / 2, yaw), p)
-
-    @cached_property
-    def offset(self) -> tuple[float, float, float]:
-        """From the grasp to the hand: aside and up (m), and how far turned (rad)."""
-        x, y, z = self.p - self.grasp[:3, 3]
-        return float(np.hypot(x, y)), float(z), float(pose_error(self.hand.T_world_ee, self.grasp)[1])
-
-    @property
-    def at_grasp(self) -> bool:
-        closing = self.hand.gripper_ramp > -0.9 and self.hand.opening_m > 0.03
-        near, turned = (0.02, 0.3) if closing else (0.008, 0.1)
-        aside, up, angle = self.offset
-        return np.hypot(aside, up) < near and angle < turned and self.hand.opening_m > 0.03
-
-    @property
-    def lined_up(self) -> bool:
-        aside, up, angle = self.offset
-        return aside < 0.012 and up > -0.02 and angle < 0.14 and self.hand.opening_m > 0.07
+        grasp = pose(hand_rotation(np.pi / 2, yaw), p)
+        return Reach(self.hand, grasp, DOWN, 0.03, (0.008, 0.1), (0.02, 0.3), aside=(0.012, 0.14), before_m=np.inf)
 
     @property
     def pregrasp(self) -> Array:
         """(4, 4) above the grasp, and above the blocks around it."""
-        p = self.grasp[:3, 3]
-        around = [block.top for block in self.blocks.values() if np.hypot(*(block.p - p)[:2]) < 0.15]
-        height = max(p[2] + PREGRASP_M, max(around) + FINGERTIP_M + 0.03)
-        return pose(self.grasp[:3, :3], (p[0], p[1], height))
+        T = self.reach.grasp.copy()
+        around = [block.top for block in self.blocks.values() if np.hypot(*(block.p - T[:3, 3])[:2]) < 0.15]
+        T[2, 3] = max(T[2, 3] + PREGRASP_M, max(around) + FINGERTIP_M + 0.03)
+        return T
 
     @property
     def beside_block(self) -> bool:
@@ -222,35 +177,29 @@ class View:
     @property
     def carry_bottom(self) -> float:
         """Height (m) of a carried block's bottom."""
-        assert self.job is not None
-        return max(block.top for block in others(self.blocks, self.job.block)) + CARRY_M
+        return max(block.top for block in self.around) + CARRY_M
 
     @property
     def lifted_to(self) -> float:
         """Metres from the carrying height to the held block, negative below it."""
-        assert self.job is not None
-        return self.blocks[self.job.block].bottom - self.carry_bottom
+        return self.block.bottom - self.carry_bottom
 
     @property
     def beside_goal(self) -> float:
         """Metres from the held block to the vertical through its goal."""
-        assert self.job is not None
-        return float(np.hypot(*(self.blocks[self.job.block].p - self.job.goal)[:2]))
+        return float(np.hypot(*(self.block.p - self.move.goal)[:2]))
 
     @cached_property
     def turn_left(self) -> float:
         """Radians that the held block has to turn to stand square at its goal, without twisting the wrist far."""
-        assert self.job is not None
-        turn = _within(self.job.yaw - self.blocks[self.job.block].yaw, np.pi / 2)
+        turn = within(self.move.yaw - self.block.yaw, np.pi / 2)
         turns = (turn, turn - float(np.copysign(np.pi / 2, turn)))
         return min(turns, key=lambda t: abs(t) + 0.7 * abs(self.yaw + t))
 
     @property
     def over_goal(self) -> bool:
         """High enough and right above it, or on the way down and not yet too far off."""
-        assert self.job is not None
-        low = self.blocks[self.job.block].bottom < self.carry_bottom - 0.02
-        near, turned = (0.015, 0.25) if low else (0.006, 0.08)
+        near, turned = (0.015, 0.25) if self.lifted_to < -0.02 else (0.006, 0.08)
         return self.beside_goal < near and abs(self.turn_left) < turned
 
     @property
@@ -269,49 +218,41 @@ class View:
         return placed or aside
 
 
-def _rise(v: View) -> Waypoint:
+def _rise(v: BlocksView) -> Waypoint:
     height = max(block.top for block in v.blocks.values()) + FINGERTIP_M + 0.04
     return Waypoint(pose(hand_rotation(np.pi / 2, v.yaw), (v.p[0], v.p[1], height)), OPEN_M, speed=0.18)
 
 
-def _move(v: View, xy: Array, bottom: float, turn: float, speed: float) -> Waypoint:
+def _move(v: BlocksView, xy: Array, bottom: float, turn: float, speed: float) -> Waypoint:
     """The held block's centre to ``xy`` (2,), its lowest corner to ``bottom``, turned by ``turn``."""
-    assert v.job is not None
-    block = v.blocks[v.job.block]
-    p_block = np.array([xy[0], xy[1], block.p[2] + bottom - block.bottom])
-    T = pose(hand_rotation(np.pi / 2, v.yaw + turn), p_block + turn_z(turn) @ (v.p - block.p))
+    p_block = np.array([xy[0], xy[1], v.block.p[2] + bottom - v.block.bottom])
+    T = pose(hand_rotation(np.pi / 2, v.yaw + turn), p_block + turn_z(turn) @ (v.p - v.block.p))
     return Waypoint(T, CLOSED_M, speed, angular_speed=1.2)
 
 
-def _lower(v: View) -> Waypoint:
-    assert v.job is not None
-    bottom = v.job.goal[2] - HALF_M
-    high = v.blocks[v.job.block].bottom > bottom + 0.02
-    return _move(v, v.job.goal[:2], bottom + (0.012 if high else -0.004), v.turn_left, 0.14 if high else 0.05)
+def _lower(v: BlocksView) -> Waypoint:
+    bottom = v.move.goal[2] - HALF_M
+    high = v.block.bottom > bottom + 0.02
+    return _move(v, v.move.goal[:2], bottom + (0.012 if high else -0.004), v.turn_left, 0.14 if high else 0.05)
 
 
-def _lift(v: View) -> Waypoint:
-    assert v.job is not None
-    return _move(v, v.blocks[v.job.block].p[:2], v.carry_bottom, 0.0, 0.18)
+def _carry(v: BlocksView, p: Array, turn: float, speed: float) -> Waypoint:
+    """The held block over p (3,), above all others."""
+    return _move(v, p[:2], v.carry_bottom, turn, speed)
 
 
-def _carry(v: View) -> Waypoint:
-    assert v.job is not None
-    return _move(v, v.job.goal[:2], v.carry_bottom, v.turn_left, 0.22)
-
-
-PHASES: tuple[Phase[View], ...] = (
+PHASES: tuple[Phase[BlocksView], ...] = (
     # A block stands where it should: let go of it.
     Phase("release", lambda v: v.set_down and v.hand.gripper_ramp > -0.999, still(OPEN_M)),
     # A block is between the fingers: up, over its goal, and down.
     Phase("close", lambda v: v.held is not None and not v.hand.is_closed, still(CLOSED_M)),
     Phase("lower", lambda v: v.held is not None and v.over_goal, _lower),
-    Phase("lift", lambda v: v.held is not None and v.lifted_to < -0.012, _lift),
-    Phase("carry", lambda v: v.held is not None, _carry),
+    Phase("lift", lambda v: v.held is not None and v.lifted_to < -0.012, lambda v: _carry(v, v.block.p, 0.0, 0.18)),
+    Phase("carry", lambda v: v.held is not None, lambda v: _carry(v, v.move.goal, v.turn_left, 0.22)),
     # The hand is empty: above the next block, straight down, and close.
     Phase("withdraw", lambda v: v.job is None, _rise),
-    Phase("close", lambda v: v.at_grasp, lambda v: Waypoint(v.grasp, CLOSED_M, speed=0.03)),
-    Phase("approach", lambda v: v.lined_up, lambda v: Waypoint(v.grasp, OPEN_M, speed=0.14)),
+    Phase("close", lambda v: v.reach.there, lambda v: Waypoint(v.reach.grasp, CLOSED_M, speed=0.03)),
+    Phase("approach", lambda v: v.reach.lined_up, lambda v: Waypoint(v.reach.grasp, OPEN_M, speed=0.14)),
     Phase("rise", lambda v: v.beside_block, _rise),
     Phase("reach", lambda v: True, lambda v: Waypoint(v.pregrasp, OPEN_M, speed=0.22, angular_speed=1.2)),
 )
@@ -371,8 +312,3 @@ def _separation(p: Pair | Array, yaw_p: float, half_p: Pair, q: Pair | Array, ya
         )
         widest = max(widest, abs(dx * nx + dy * ny) - reach)
     return float(widest)
-
-
-def _within(angle: float, period: float) -> float:
-    """The equivalent angle in [-period / 2, period / 2)."""
-    return float((angle + period / 2) % period - period / 2)

@@ -6,8 +6,8 @@ The world's x axis points from the robot into the shelf, y to the robot's left, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,8 +15,19 @@ import numpy as np
 from geo4d_bench.geometry.se3 import Array, inverse, pose
 from geo4d_bench.tasks.base import ArmSetup, Expert, Spawn, TaskSpec
 from geo4d_bench.tasks.disturbance import Push
-from geo4d_bench.tasks.motion import hand_rotation, offset_from, turn_z
-from geo4d_bench.tasks.reactive import CLOSED_M, OPEN_M, ArmState, Phase, ReactiveExpert, Scene, Waypoint, still
+from geo4d_bench.tasks.mjcf import textured
+from geo4d_bench.tasks.motion import hand_rotation, turn_z, within
+from geo4d_bench.tasks.reactive import (
+    CLOSED_M,
+    OPEN_M,
+    ArmView,
+    Phase,
+    Reach,
+    ReactiveExpert,
+    SceneState,
+    Waypoint,
+    still,
+)
 from geo4d_bench.tasks.robosuite_task import RobosuiteTask
 
 ARM = "right"
@@ -26,9 +37,8 @@ DEPTH_M, WIDTH_M, THICKNESS_M = 0.26, 0.56, 0.02
 LOWER_TOP_M, UPPER_TOP_M = 1.10, 1.44
 UPPER_BOTTOM_M = UPPER_TOP_M - THICKNESS_M
 POST_RADIUS_M = 0.008
-BOX_HALF_M = np.array([0.05, 0.015, 0.075])
-"""robosuite's cereal box: half sizes along its own depth (x), thickness (y) and height (z)."""
-CORNERS_BOX = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * BOX_HALF_M
+BOX_HALF_M = np.array([0.05, 0.015, 0.075])  # robosuite's cereal box: half its depth (x), thickness (y), height (z)
+CORNERS_BOX = np.array(list(product((-1, 1), repeat=3))) * BOX_HALF_M
 
 SPEC = TaskSpec(
     id="store_cereal",
@@ -47,18 +57,13 @@ SPEC = TaskSpec(
     ),
 )
 
-HAND_PITCH_RAD = float(np.radians(53.0))
-"""How far the approach points below the horizontal: less, and joint 6 meets its limit while inserting."""
+HAND_PITCH_RAD = float(np.radians(53.0))  # below the horizontal: less, and joint 6 meets its limit while inserting
 
 # What counts.
-LIFT_M = 0.03
-"""The box counts as lifted when its lowest corner is this far above the upper board."""
-REACH_M = 0.02
-"""The hand counts as there when the grip site is this near to the box."""
-GRASP_M = 0.01
-"""The box is between the fingers when their opening is this near to its thickness."""
-WITHDRAWN_M = 0.04
-"""The hand is out of the shelf when the grip site is this far from the space between the boards."""
+LIFT_M = 0.03  # the box counts as lifted when its lowest corner is this far above the upper board
+REACH_M = 0.02  # the hand counts as there when the grip site is this near to the box
+GRASP_M = 0.01  # the box is between the fingers when their opening is this near to its thickness
+WITHDRAWN_M = 0.04  # the hand is out of the shelf when the grip site is this far from the space between the boards
 
 
 class StoreCereal(RobosuiteTask):
@@ -69,33 +74,42 @@ class StoreCereal(RobosuiteTask):
     arms: ClassVar = {ARM: ArmSetup((-0.61, 0.0, 0.0), (0.0, -0.42, 0.0, -1.78, 0.0, 2.02, 0.785))}
 
     def world(self) -> str:
-        from geo4d_bench.tasks.simulation import texture_file
-
         half = (DEPTH_M / 2, WIDTH_M / 2, THICKNESS_M / 2)
         boards = "".join(
             f'<geom name="{name}" type="box" size="{half[0]} {half[1]} {half[2]}" pos="0 0 {top - half[2]}" '
             'material="shelf" group="1" friction="1 0.005 0.0001"/>'
             for name, top in (("shelf_lower", LOWER_TOP_M), ("shelf_upper", UPPER_TOP_M))
         )
-        height = UPPER_TOP_M - THICKNESS_M
         posts = "".join(
-            f'<geom name="shelf_post{number}" type="cylinder" size="{POST_RADIUS_M} {height / 2}" '
-            f'pos="{sx * (half[0] - POST_RADIUS_M)} {sy * (half[1] - POST_RADIUS_M)} {height / 2}" '
+            f'<geom name="shelf_post{number}" type="cylinder" size="{POST_RADIUS_M} {UPPER_BOTTOM_M / 2}" '
+            f'pos="{sx * (half[0] - POST_RADIUS_M)} {sy * (half[1] - POST_RADIUS_M)} {UPPER_BOTTOM_M / 2}" '
             'rgba="0.35 0.36 0.38 1" group="1" friction="1 0.005 0.0001"/>'
-            for number, (sx, sy) in enumerate(((-1, -1), (-1, 1), (1, -1), (1, 1)))
+            for number, (sx, sy) in enumerate(product((-1, 1), repeat=2))
         )
         return f"""
         <mujoco>
-          <asset>
-            <texture type="2d" name="tex-shelf" file="{texture_file("light-wood.png")}"/>
-            <material name="shelf" texture="tex-shelf" texrepeat="3 3" texuniform="true"
-                      specular="0.1" shininess="0.1" reflectance="0"/>
-          </asset>
+          <asset>{textured("shelf", "light-wood.png", 3)}</asset>
           <worldbody><body name="shelf" pos="{DEPTH_M / 2} 0 0">{boards}{posts}</body></worldbody>
         </mujoco>"""
 
     def robosuite_objects(self) -> Sequence[Any]:
-        return [_upright_cereal()]
+        """robosuite's cereal box with a box for its collision geometry.
+
+        The mesh is a box with rounded edges; against boards and finger pads a mesh gives few and jumping contact
+        points, a primitive a stable patch. Its solref of 1 ms is below twice the time step, which MuJoCo would clip.
+        """
+        from robosuite.models.objects import CerealObject
+
+        cereal = CerealObject(name="cereal")
+        for geom in cereal.worldbody.iter("geom"):
+            if geom.get("group") == "0":
+                for key in ("mesh", "material"):
+                    geom.attrib.pop(key, None)
+                geom.set("type", "box")
+                geom.set("size", " ".join(map(str, BOX_HALF_M)))
+                geom.set("solref", "0.005 1")
+                geom.set("solimp", "0.95 0.99 0.001")
+        return [cereal]
 
     def failure(self) -> str | None:
         x, y, z = self.object_poses()["cereal"][:3, 3]
@@ -106,43 +120,44 @@ class StoreCereal(RobosuiteTask):
         return None
 
     def update_phases(self, done: dict[str, bool]) -> None:
-        T_box, p_ee = self.object_poses()["cereal"], self.ee_poses()[ARM][:3, 3]
-        corners = T_box[:3, 3] + CORNERS_BOX @ T_box[:3, :3].T
-        touching = self.contacts()["cereal"]
-        fingers = {f"finger_left/{ARM}", f"finger_right/{ARM}"}
+        scene = self.scene()
+        view = CerealView(scene, ARM)
+        corners = view.box.corners
         # Closed fingertips pushing from one side both touch the box too, but nothing is between them.
-        held = fingers <= touching and abs(self.openings()[ARM] - 2 * BOX_HALF_M[1]) < GRASP_M
+        held = view.fingers == 2 and abs(view.hand.opening_m - 2 * BOX_HALF_M[1]) < GRASP_M
         inside = (
-            bool(np.all(corners[:, 0] > 0.0) and np.all(corners[:, 0] < DEPTH_M))
-            and bool(np.all(np.abs(corners[:, 1]) < WIDTH_M / 2))
+            np.all(corners[:, 0] > 0.0)
+            and np.all(corners[:, 0] < DEPTH_M)
+            and np.all(np.abs(corners[:, 1]) < WIDTH_M / 2)
             and corners[:, 2].min() > LOWER_TOP_M - 0.01
             and corners[:, 2].max() < UPPER_BOTTOM_M + 0.01
         )
-        rests = inside and "shelf_lower" in touching and not fingers & touching
-        done["reached"] |= _box_gap(p_ee, T_box) < REACH_M
-        done["grasped"] |= done["reached"] and held
-        done["lifted"] |= done["grasped"] and held and bool(corners[:, 2].min() > UPPER_TOP_M + LIFT_M)
-        # Held on the way in: a box that was dropped half-way and pushed the rest has not been inserted.
-        done["inserted"] |= done["lifted"] and held and inside
-        done["released"] |= done["inserted"] and rests
-        done["task"] |= done["released"] and rests and self.at_rest("cereal") and _outside_shelf(p_ee) > WITHDRAWN_M
+        rests = inside and "shelf_lower" in scene.contacts["cereal"] and view.fingers == 0
+        self.advance(
+            done,
+            reached=view.gap < REACH_M,
+            grasped=held,
+            lifted=held and corners[:, 2].min() > UPPER_TOP_M + LIFT_M,
+            # Held on the way in: a box that was dropped half-way and pushed the rest has not been inserted.
+            inserted=held and inside,
+            released=rests,
+            task=rests and self.at_rest("cereal") and _outside_shelf(view.p) > WITHDRAWN_M,
+        )
 
     def expert(self) -> Expert:
-        return ReactiveExpert(self.scene, View.of, {ARM: PHASES}, SPEC.control_hz)
+        return ReactiveExpert(self.scene, CerealView, {ARM: PHASES}, SPEC.control_hz)
 
     def choose_pushes(self, rng: np.random.Generator) -> tuple[Push, ...]:
-        view = View.of(self.scene(), ARM)
-        T_ee, T_box, bottom = view.hand.T_world_ee, view.box.T, view.box.bottom
+        view = CerealView(self.scene(), ARM)
+        T_box, bottom = view.box.T, view.box.bottom
         held = view.fingers == 2 and view.hand.is_closed
         above_board = T_box[0, 3] > -0.5 * BOX_HALF_M[0] and bottom > UPPER_TOP_M - 0.005
-        free = view.fingers == 0 and _box_gap(T_ee[:3, 3], T_box) > 0.06
+        free = view.fingers == 0 and view.gap > 0.06
         if held and above_board and bottom < UPPER_TOP_M + 0.06 and rng.random() < 0.7:
             return self.force_open(ARM, "box_slipped")
         if free and above_board and rng.random() < 0.5:
-            ranges = SPEC.spawn[0]
-            way = np.array([rng.uniform(*ranges.x_m), rng.uniform(*ranges.y_m)]) - T_box[:2, 3]
-            way *= min(1.0, 0.05 / max(float(np.linalg.norm(way)), 1e-9))
             # Pushed low, so that it slides over the board and does not fall over.
+            way = self.way_to_spawn("cereal", rng, 0.05)
             return (self.push_object("cereal", "box_nudged", way, 3.0, -0.9 * BOX_HALF_M[2]),)
         if held or free:
             # A box in front of this cannot touch the shelf. Otherwise the hand is pushed so that nothing gets jammed.
@@ -155,54 +170,30 @@ class StoreCereal(RobosuiteTask):
 
 # ---------------------------------------------------------------- the expert
 
-GRASP_BOX = np.array([-0.035, 0.0, 0.053])
-"""Where the grip site goes on the box: near and high, so that the hand stays partly outside the shelf."""
-PREGRASP_M = 0.09
-"""How far before the grasp the straight approach begins."""
-FRONT_X = -0.095
-"""Where the box's centre is carried down in front of the shelf."""
-CLEAR_X = -0.015
-"""The box is clear of the front edge when no corner is beyond this."""
-INSIDE_X = 0.080
-"""Where the box's centre is set down."""
-SIDE_Y = 0.06
-"""The box is put in at its own y, but not further out than this."""
-BACK_OFF_M, CARRY_M = 0.033, 0.050
-"""Above the upper board: high enough to back off; what is aimed at."""
-HOVER_M = 0.022
-"""Above the lower board while going in."""
-RETREAT_X = -0.14
-"""Where the empty hand moves up and down in front of the shelf."""
+GRASP_BOX = np.array([-0.035, 0.0, 0.053])  # of the grip site on the box: near and high, the hand stays partly outside
+FRONT_X = -0.095  # where the box's centre is carried down in front of the shelf
+CLEAR_X = -0.015  # the box is clear of the front edge when no corner is beyond this
+INSIDE_X = 0.080  # where the box's centre is set down
+SIDE_Y = 0.06  # the box is put in at its own y, but not further out than this
+BACK_OFF_M, CARRY_M = 0.033, 0.050  # above the upper board: high enough to back off; what is aimed at
+HOVER_M = 0.022  # above the lower board while going in
+RETREAT_X = -0.14  # where the empty hand moves up and down in front of the shelf
 
 
-@dataclass(frozen=True)
 class Box:
-    """The box's pose (4, 4), its yaw (rad, up to half a turn), extent (m) and whether it stands where it should."""
+    """The box's pose T (4, 4), its corners (8, 3), its yaw (rad, up to half a turn) and extent (m)."""
 
-    T: Array
-    yaw: float
-    bottom: float
-    top: float
-    far: float
-    tilt: float
-    placed: bool
-
-    @classmethod
-    def of(cls, T: Array) -> Box:
-        corners = T[:3, 3] + CORNERS_BOX @ T[:3, :3].T
-        low, high = corners.min(0), corners.max(0)
-        upright = T[2, 2] > 0.9
+    def __init__(self, T: Array) -> None:
+        self.T = T
+        self.corners = T[:3, 3] + CORNERS_BOX @ T[:3, :3].T
+        # The box looks the same after half a turn.
+        self.yaw = within(np.arctan2(T[1, 0], T[0, 0]), np.pi)
+        self.tilt = float(np.arccos(np.clip(T[2, 2], -1.0, 1.0)))
+        low, high = self.corners.min(0), self.corners.max(0)
+        self.bottom, self.top, self.far = float(low[2]), float(high[2]), float(high[0])
         inside = low[0] > 0.012 and high[0] < DEPTH_M - 0.01 and max(-low[1], high[1]) < WIDTH_M / 2 - 0.02
-        return cls(
-            T,
-            # The box looks the same after half a turn: its yaw in [-pi/2, pi/2).
-            float((np.arctan2(T[1, 0], T[0, 0]) + np.pi / 2) % np.pi - np.pi / 2),
-            float(low[2]),
-            float(high[2]),
-            float(high[0]),
-            float(np.arccos(np.clip(T[2, 2], -1.0, 1.0))),
-            bool(upright and inside and abs(low[2] - LOWER_TOP_M) < 0.006),
-        )
+        self.placed = bool(T[2, 2] > 0.9 and inside and abs(low[2] - LOWER_TOP_M) < 0.006)
+        """Whether it stands where it should."""
 
     @property
     def half_turn(self) -> Array:
@@ -210,34 +201,26 @@ class Box:
         return turn_z(0.0) if self.T[:2, 0] @ (np.cos(self.yaw), np.sin(self.yaw)) > 0 else turn_z(np.pi)
 
 
-@dataclass(frozen=True)
-class View:
+class CerealView(ArmView):
     """What the phases' conditions are about."""
 
-    hand: ArmState
-    box: Box
-    fingers: int
-
-    @classmethod
-    def of(cls, scene: Scene, arm: str) -> View:
-        return cls(scene.arms[arm], Box.of(scene.T_world_obj["cereal"]), scene.fingers_on("cereal", arm))
-
-    @property
-    def held(self) -> bool:
-        return self.fingers == 2 and 0.02 < self.hand.opening_m < 0.05 and self.hand.gripper_ramp > -0.9
+    def __init__(self, scene: SceneState, arm: str) -> None:
+        super().__init__(scene, arm)
+        self.box, self.fingers = Box(scene.T_world_obj["cereal"]), scene.fingers_on("cereal", arm)
+        self.held = self.fingers == 2 and self.hand.squeezes(0.02, 0.05)
+        self.on_upper = abs(self.box.bottom - UPPER_TOP_M) < 0.03
+        self.y_in = float(np.clip(self.box.T[1, 3], -SIDE_Y, SIDE_Y))
 
     @property
-    def on_upper(self) -> bool:
-        return abs(self.box.bottom - UPPER_TOP_M) < 0.03
+    def gap(self) -> float:
+        """Metres from the grip site to the box, 0 inside it."""
+        p_box = self.box.T[:3, :3].T @ (self.p - self.box.T[:3, 3])
+        return float(np.linalg.norm(np.maximum(np.abs(p_box) - BOX_HALF_M, 0.0)))
 
     @property
     def lost(self) -> bool:
         """Lies on its side, or stands on neither board: nothing that this expert can take."""
         return self.box.T[2, 2] <= 0.9 or not (self.on_upper or abs(self.box.bottom - LOWER_TOP_M) < 0.03)
-
-    @property
-    def y_in(self) -> float:
-        return float(np.clip(self.box.T[1, 3], -SIDE_Y, SIDE_Y))
 
     @property
     def square(self) -> bool:
@@ -247,72 +230,44 @@ class View:
         return level and abs(box.yaw) < 0.1 and box.tilt < 0.1 and abs(box.T[1, 3]) < SIDE_Y + 0.01
 
     @cached_property
-    def grasp(self) -> Array:
-        """(4, 4) of the grip site on the box."""
-        return pose(hand_rotation(HAND_PITCH_RAD, self.box.yaw), self.box.T[:3, 3] + turn_z(self.box.yaw) @ GRASP_BOX)
-
-    @cached_property
-    def approach(self) -> Array:
-        """(3,) unit vector along which the open hand comes to the box."""
-        return self.grasp[:3, 2] if self.on_upper else turn_z(self.box.yaw)[:, 0]
-
-    @cached_property
-    def offset(self) -> tuple[float, float, float]:
-        """From the grasp to the hand: along the approach, aside of it (m), and how far turned (rad)."""
-        return offset_from(self.hand.T_world_ee, self.grasp, self.approach)
-
-    @property
-    def at_grasp(self) -> bool:
-        closing = self.hand.gripper_ramp > -0.9 and self.hand.opening_m > 0.02
-        near, turned = (0.02, 0.2) if closing else (0.01, 0.1)
-        distance = np.linalg.norm(self.hand.T_world_ee[:3, 3] - self.grasp[:3, 3])
-        return bool(distance < near) and self.offset[2] < turned and self.hand.opening_m > 0.02
-
-    @property
-    def lined_up(self) -> bool:
-        along, aside, turned = self.offset
-        return aside < 0.015 and -PREGRASP_M - 0.03 < along < 0.02 and turned < 0.14 and self.hand.opening_m > 0.07
-
-    @property
-    def pregrasp(self) -> Array:
-        return pose(self.grasp[:3, :3], self.grasp[:3, 3] - PREGRASP_M * self.approach)
+    def reach(self) -> Reach:
+        turn = turn_z(self.box.yaw)
+        grasp = pose(hand_rotation(HAND_PITCH_RAD, self.box.yaw), self.box.T[:3, 3] + turn @ GRASP_BOX)
+        approach = grasp[:3, 2] if self.on_upper else turn[:, 0]
+        return Reach(self.hand, grasp, approach, empty_m=0.02, near=(0.01, 0.1), near_closing=(0.02, 0.2))
 
     @property
     def beside_box(self) -> bool:
         """So near to the box that the way to the pregrasp would touch it."""
-        return _box_gap(self.hand.T_world_ee[:3, 3], self.box.T) < 0.03 and self.offset[0] > -PREGRASP_M + 0.02
+        return self.gap < 0.03 and self.reach.offset[0] > 0.02 - self.reach.pregrasp_m
 
     @property
     def other_level(self) -> bool:
         """The upper board is between the hand and where it has to go."""
-        z = self.hand.T_world_ee[2, 3]
-        return bool(abs(z - self.pregrasp[2, 3]) > 0.06 and z < UPPER_TOP_M + 0.08)
+        return bool(abs(self.p[2] - self.reach.pregrasp[2, 3]) > 0.06 and self.p[2] < UPPER_TOP_M + 0.08)
 
 
-def _place(v: View, x: float, y: float, bottom: float, yaw: float, speed: float) -> Waypoint:
+def _place(v: CerealView, x: float, y: float, bottom: float, yaw: float, speed: float) -> Waypoint:
     """The held box's centre to x, y, its lowest corner to ``bottom``, turned to ``yaw``, upright."""
     T_box = pose(turn_z(yaw) @ v.box.half_turn, (x, y, bottom + BOX_HALF_M[2]))
     return Waypoint(T_box @ inverse(v.box.T) @ v.hand.T_world_ee, CLOSED_M, speed)
 
 
-def _withdraw(v: View) -> Waypoint:
-    p = v.hand.T_world_ee[:3, 3]
-    return Waypoint(pose(hand_rotation(HAND_PITCH_RAD), (RETREAT_X, p[1], p[2])), OPEN_M, speed=0.12)
+def _withdraw(v: CerealView) -> Waypoint:
+    return Waypoint(pose(hand_rotation(HAND_PITCH_RAD), (RETREAT_X, v.p[1], v.p[2])), OPEN_M, speed=0.12)
 
 
-def _back_off(v: View) -> Waypoint:
-    T = v.hand.T_world_ee
-    return Waypoint(pose(T[:3, :3], T[:3, 3] - 0.08 * v.approach), OPEN_M, speed=0.10)
+def _back_off(v: CerealView) -> Waypoint:
+    return Waypoint(v.hand_at(v.p - 0.08 * v.reach.approach), OPEN_M, speed=0.10)
 
 
-def _go_round(v: View) -> Waypoint:
-    p = v.hand.T_world_ee[:3, 3]
-    x = RETREAT_X if p[0] > RETREAT_X + 0.03 else p[0]
-    z = p[2] if p[0] > RETREAT_X + 0.06 else v.pregrasp[2, 3]
-    return Waypoint(pose(v.pregrasp[:3, :3], (x, p[1], z)), OPEN_M)
+def _go_round(v: CerealView) -> Waypoint:
+    goal, (x, y, z) = v.reach.pregrasp, v.p
+    p = (RETREAT_X if x > RETREAT_X + 0.03 else x, y, z if x > RETREAT_X + 0.06 else goal[2, 3])
+    return Waypoint(pose(goal[:3, :3], p), OPEN_M)
 
 
-PHASES: tuple[Phase[View], ...] = (
+PHASES: tuple[Phase[CerealView], ...] = (
     # The box stands where it should: open, then back straight out.
     Phase("release", lambda v: v.box.placed and not v.hand.is_open, still(OPEN_M)),
     Phase("withdraw", lambda v: v.box.placed, _withdraw),
@@ -356,18 +311,12 @@ PHASES: tuple[Phase[View], ...] = (
     Phase("lower", lambda v: v.held, lambda v: _place(v, INSIDE_X, v.box.T[1, 3], LOWER_TOP_M - 0.004, 0.0, 0.06)),
     # The hand is empty: go in front of the box, straight towards it, and close.
     Phase("wait", lambda v: v.lost, still(OPEN_M)),
-    Phase("close", lambda v: v.at_grasp, lambda v: Waypoint(v.grasp, CLOSED_M, speed=0.03)),
-    Phase("approach", lambda v: v.lined_up, lambda v: Waypoint(v.grasp, OPEN_M, speed=0.10)),
+    Phase("close", lambda v: v.reach.there, lambda v: Waypoint(v.reach.grasp, CLOSED_M, speed=0.03)),
+    Phase("approach", lambda v: v.reach.lined_up, lambda v: Waypoint(v.reach.grasp, OPEN_M, speed=0.10)),
     Phase("back_off", lambda v: v.beside_box, _back_off),
     Phase("go_round", lambda v: v.other_level, _go_round),
-    Phase("reach", lambda v: True, lambda v: Waypoint(v.pregrasp, OPEN_M)),
+    Phase("reach", lambda v: True, lambda v: Waypoint(v.reach.pregrasp, OPEN_M)),
 )
-
-
-def _box_gap(p_world: Array, T_world_box: Array) -> float:
-    """Distance in metres from the box, 0 inside it."""
-    p_box = T_world_box[:3, :3].T @ (p_world - T_world_box[:3, 3])
-    return float(np.linalg.norm(np.maximum(np.abs(p_box) - BOX_HALF_M, 0.0)))
 
 
 def _outside_shelf(p_world: Array) -> float:
@@ -375,23 +324,3 @@ def _outside_shelf(p_world: Array) -> float:
     low = np.array([0.0, -WIDTH_M / 2, LOWER_TOP_M])
     high = np.array([DEPTH_M, WIDTH_M / 2, UPPER_BOTTOM_M])
     return float(np.linalg.norm(np.maximum(np.maximum(low - p_world, p_world - high), 0.0)))
-
-
-def _upright_cereal() -> Any:
-    """robosuite's cereal box with a box for its collision geometry.
-
-    The mesh is a box with rounded edges; against boards and finger pads a mesh gives few and jumping contact points,
-    a primitive gives a stable patch. Its solref of 1 ms is below twice the time step, which MuJoCo would clip.
-    """
-    from robosuite.models.objects import CerealObject
-
-    cereal = CerealObject(name="cereal")
-    for geom in cereal.worldbody.iter("geom"):
-        if geom.get("group") == "0":
-            for key in ("mesh", "material"):
-                geom.attrib.pop(key, None)
-            geom.set("type", "box")
-            geom.set("size", " ".join(map(str, BOX_HALF_M)))
-            geom.set("solref", "0.005 1")
-            geom.set("solimp", "0.95 0.99 0.001")
-    return cereal

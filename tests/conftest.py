@@ -19,7 +19,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests and the processes that they start share the processors
 os.environ.setdefault("MUJOCO_GL", "egl")  # before a test imports mujoco: test machines have no screen
 
-from geo4d_bench.geometry import Rig
+from geo4d_bench.geometry.rig import Rig
 
 sys.path.insert(0, str(Path(__file__).parent))  # two_arms.py is there for the tests of several packages
 

@@ -22,18 +22,19 @@ import h5py
 import hdf5plugin
 import numpy as np
 
-from geo4d_bench.dataset import verify
+from geo4d_bench.datagen import verify
 from geo4d_bench.dataset.hands import save_hand
 from geo4d_bench.dataset.layout import DIGEST
-from geo4d_bench.dataset.manifest import Manifest, Settings, write_manifest
+from geo4d_bench.dataset.manifest import Manifest, Settings
 from geo4d_bench.dataset.reader import EpisodeFile
-from geo4d_bench.dataset.rescan import rebuild_entries
+from geo4d_bench.dataset.rescan import rescan
 from geo4d_bench.dataset.types import Trajectory
 from geo4d_bench.dataset.windows import Windows
-from geo4d_bench.dataset.writer import EpisodeWriter
+from geo4d_bench.dataset.writer import write_episode
 from geo4d_bench.errors import DatasetError
-from geo4d_bench.geometry import Camera, Rig, look_at
+from geo4d_bench.geometry.camera import Camera, look_at
 from geo4d_bench.geometry.hand import HandModel
+from geo4d_bench.geometry.rig import Rig
 
 HEIGHT, WIDTH, STEPS = 12, 16, 45
 NAME = "ep_000000.hdf5"
@@ -59,14 +60,15 @@ def write(path: Path, frames: int = 12) -> Path:
         time=np.arange(STEPS) / 20.0, T_world_ee={"right": poses}, opening_m={"right": np.linspace(0, 0.08, STEPS)},
         T_world_obj={"cereal": poses}, scene="ab" * 32, disturbances=((3, "push"),),
     )  # fmt: skip
-    with EpisodeWriter(
-        path, trajectory, steps=np.arange(frames, dtype=np.int32), video_hz=5.0, cameras=CAMERAS, height=HEIGHT,
-        width=WIDTH, seg_names=SEG_NAMES, notes={"failed_attempts": [[6, "start: fell"]]},
-    ) as writer:  # fmt: skip
-        for _ in range(frames):
-            depth = rng.uniform(0.1, 6, size=(2, HEIGHT, WIDTH)).astype(np.float32)
-            seg = rng.integers(0, 3, size=depth.shape, dtype=np.uint8)
-            writer.add(rng.integers(0, 256, size=(*depth.shape, 3), dtype=np.uint8), depth, seg)
+    shape, images = (2, HEIGHT, WIDTH), []
+    for _ in range(frames):
+        depth = rng.uniform(0.1, 6, size=shape).astype(np.float32)
+        seg = rng.integers(0, 3, size=shape, dtype=np.uint8)
+        images.append((rng.integers(0, 256, size=(*shape, 3), dtype=np.uint8), depth, seg))
+    write_episode(
+        path, trajectory, images, steps=np.arange(frames, dtype=np.int32), video_hz=5.0, cameras=CAMERAS,
+        height=HEIGHT, width=WIDTH, seg_names=SEG_NAMES, notes={"failed_attempts": [[6, "start: fell"]]},
+    )  # fmt: skip
     return path
 
 
@@ -298,8 +300,7 @@ def main(folder: Path, files: int) -> int:
     save_hand(dataset / "hands" / "right.npz", HandModel(square, square, np.zeros(4, np.uint8), np.eye(3)[1], 0.08))
     path = write(dataset / "episodes" / NAME)
     secret.write_bytes(path.read_bytes())
-    write_manifest(dataset, Manifest(settings()))
-    write_manifest(dataset, Manifest(settings(), rebuild_entries(dataset)))
+    rescan(dataset, Manifest(settings()))
     whole, expected = path.read_bytes(), read_all(path)
     opened = _Watch(secret)
     _limit_memory()

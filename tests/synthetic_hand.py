@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from geo4d_bench.geometry import intrinsics, inverse, look_at, pose, project, transform
+from geo4d_bench.geometry.camera import intrinsics, look_at, project
 from geo4d_bench.geometry.hand import HAND, LEFT_FINGER, RIGHT_FINGER, HandModel, part_label
-from geo4d_bench.geometry.se3 import Array
+from geo4d_bench.geometry.se3 import Array, inverse, pose, transform
 from geo4d_bench.model.types import Video4D
 
 H, W = 64, 80

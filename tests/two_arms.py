@@ -14,7 +14,7 @@ from geo4d_bench.geometry.se3 import Array, pose
 from geo4d_bench.tasks.base import ArmSetup, Spawn, TaskSpec
 from geo4d_bench.tasks.disturbance import Push
 from geo4d_bench.tasks.motion import hand_rotation
-from geo4d_bench.tasks.reactive import CLOSED_M, OPEN_M, ArmState, Phase, ReactiveExpert, Scene, Waypoint, still
+from geo4d_bench.tasks.reactive import CLOSED_M, OPEN_M, ArmState, Phase, ReactiveExpert, SceneState, Waypoint, still
 from geo4d_bench.tasks.robosuite_task import RobosuiteTask
 
 LEFT, RIGHT = "left", "right"
@@ -121,5 +121,5 @@ class TwoArms(RobosuiteTask):
         return ReactiveExpert(self.scene, _view, TABLES, self.spec.control_hz)
 
 
-def _view(scene: Scene, arm: str) -> View:
+def _view(scene: SceneState, arm: str) -> View:
     return View(scene.arms[arm], scene.T_world_obj["cube"][:3, 3], scene.fingers_on("cube", arm) == 2)

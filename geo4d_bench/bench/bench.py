@@ -3,16 +3,90 @@ machine."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
+import importlib
 import math
 import os
+import statistics
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from geo4d_bench.bench.config import BenchConfig
-from geo4d_bench.bench.measurement import Measurement
+from tyro.conf import Positional
+
+from geo4d_bench.errors import ConfigError
 from geo4d_bench.io import atomic
+from geo4d_bench.model.generators import Device
+
+WARM_UP = 2
+What = Literal["render", "rollout", "generate", "track", "load", "train", "preset"]
+FUNCTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "render": ("scene", ("task",)),
+    "rollout": ("scene", ("task",)),
+    "track": ("scene", ("task", "tracker")),
+    "load": ("load", ("task", "data", "robomimic")),
+    "generate": ("model", ("task", "checkpoint", "device")),
+    "train": ("model", ()),
+    "preset": ("model", ("preset", "batch_size", "device")),
+    "busy": ("busy", ("busy",)),
+}
+"""The module whose function of that name measures, and the options that its command has."""
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    what: Positional[What]
+    """What to measure."""
+    out: Path = Path("runs/bench")
+    """Folder of bench.csv; rows of other measurements in it are kept."""
+    repeats: int = 7
+    """Measurements of each number, after a warm-up; their median is reported."""
+    task: str = "store_cereal"
+    """Task whose scene, data and checkpoint are used."""
+    data: Path | None = None
+    """Dataset of load; data/<task> where not given."""
+    robomimic: Path | None = None
+    """Python that has robomimic, to compare load with; 'make test-exports' makes build/exports/robomimic/bin/python."""
+    checkpoint: Path | None = None
+    """Generator of generate; runs/<task>/layered_nano where not given."""
+    preset: str = "layered_small"
+    """Preset (or FILE.json) that preset trains and generates with, untrained."""
+    batch_size: int = 8
+    """Windows in a training step of preset."""
+    tracker: str = "point_cloud"
+    """What track measures."""
+    device: Device = "cpu"
+    """Where preset and generate run."""
+    busy: int | None = None
+    """Measure, for train, how it runs beside so many programs that keep a processor busy each."""
+
+    def __post_init__(self) -> None:
+        if self.repeats < 5:
+            raise ConfigError(f"--repeats is {self.repeats}, expected at least 5: a median of fewer says little")
+        if self.busy is not None and (self.what != "train" or self.busy < 1):
+            raise ConfigError(f"--busy is of 'bench train' and at least 1, got {self.busy} for 'bench {self.what}'")
+        if self.batch_size < 1:
+            raise ConfigError(f"--batch-size is {self.batch_size}, expected at least 1")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One line of bench.csv.
+
+    Attributes:
+        value: median, in ``unit``.  reference: the same work done another way, in the same unit, in the same run.
+        ratio: how many times better than the reference. Both are NaN where there is nothing to compare with.
+        command: what makes this line again; ``bench.run`` sets it.
+    """
+
+    name: str
+    value: float
+    unit: str
+    reference: float = math.nan
+    ratio: float = math.nan
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -31,52 +105,54 @@ class Bench:
 
 
 def run(config: BenchConfig) -> Bench:
-    """Measure, and put the lines into ``out``/bench.csv in place of earlier ones of the same names.
+    """Measure, and put the lines into ``out``/bench.csv in place of earlier ones of the same command.
 
     Raises:
         ConfigError: too few repeats.  DatasetError, CheckpointError: ``load`` or ``generate`` lacks its input.
     """
-    from geo4d_bench.bench import busy as bench_busy
-    from geo4d_bench.bench import load as bench_load
-    from geo4d_bench.bench import model as bench_model
-    from geo4d_bench.bench import scene as bench_scene
-
     os.environ.setdefault("MUJOCO_GL", "egl")
-    measure = {
-        "render": bench_scene.render, "rollout": bench_scene.rollout, "track": bench_scene.track,
-        "load": bench_load.load, "generate": bench_model.generate,
-        "train": bench_model.train if config.busy is None else bench_busy.busy,
-        "preset": bench_model.preset,
-    }[config.what]  # fmt: skip
-    rows = tuple(dataclasses.replace(row, command=_command(config)) for row in measure(config))
+    function = config.what if config.busy is None else "busy"
+    module, options = FUNCTIONS[function]
+    given = {name: getattr(config, name) for name in options}
+    words = [f" --{name.replace('_', '-')} {value}" for name, value in given.items() if value is not None]
+    command = f"geo4d-bench bench {config.what}{''.join(words)}"
+    measure = getattr(importlib.import_module(f"geo4d_bench.bench.{module}"), function)
+    rows = tuple(dataclasses.replace(row, command=command) for row in measure(config))
     path = config.out / "bench.csv"
     _write(path, rows)
     return Bench(rows, path)
 
 
-def _command(config: BenchConfig) -> str:
-    options = {
-        "load": ("task", "data", "robomimic"), "generate": ("task", "checkpoint", "device"), "train": ("busy",),
-        "track": ("task", "tracker"),
-        "preset": ("preset", "batch_size", "device"),
-    }.get(config.what, ("task",))  # fmt: skip
-    given = {name: getattr(config, name) for name in options}
-    told = "".join(f" --{name.replace('_', '-')} {value}" for name, value in given.items() if value is not None)
-    return f"geo4d-bench bench {config.what}{told}"
-
-
 def _write(path: Path, rows: tuple[Measurement, ...]) -> None:
-    columns = [f.name for f in dataclasses.fields(Measurement)]
-    kept: list[dict[str, str]] = []
+    import pandas as pd
+
+    table = pd.DataFrame([dataclasses.asdict(row) for row in rows])
+    for column in ("value", "reference", "ratio"):
+        table[column] = ["" if math.isnan(number) else f"{number:.5g}" for number in table[column]]
     if path.is_file():
-        with path.open(newline="") as file:
-            kept = [line for line in csv.DictReader(file) if line.get("command") != rows[0].command]
-    with atomic(path) as part, part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(kept)
-        for row in rows:
-            cells = dataclasses.asdict(row)
-            writer.writerow(
-                {k: ("" if math.isnan(v) else f"{v:.5g}") if isinstance(v, float) else v for k, v in cells.items()}
-            )
+        kept = pd.read_csv(path, dtype=str, keep_default_na=False).reindex(columns=table.columns, fill_value="")
+        table = pd.concat([kept[kept["command"] != rows[0].command], table])
+    with atomic(path) as part:
+        table.to_csv(part, index=False)
+
+
+def median_seconds(repeats: int, *works: Callable[[], object]) -> tuple[float, ...]:
+    """Median wall time of each of ``works`` after a warm-up, taking turns, so that a busy machine slows all alike."""
+    times: list[list[float]] = [[] for _ in works]
+    for turn in range(WARM_UP + repeats):
+        for work, measured in zip(works, times, strict=True):
+            began = time.perf_counter()
+            work()
+            if turn >= WARM_UP:
+                measured.append(time.perf_counter() - began)
+    return tuple(statistics.median(measured) for measured in times)
+
+
+def compared(name: str, value: float, unit: str, reference: float) -> Measurement:
+    """A number beside its reference; more is better where the unit is a rate (``.../s``), less where it is a time."""
+    return Measurement(name, value, unit, reference, value / reference if unit.endswith("/s") else reference / value)
+
+
+def count(number: int, thing: str) -> str:
+    """``1 step``, ``2 steps``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -1,6 +1,6 @@
 """What ``geo4d-bench bench train --busy N`` measures: training beside programs that keep a processor busy each.
 
-How OpenMP's threads wait is fixed when torch is loaded, so that every measurement is a process of its own.
+How OpenMP's threads wait is fixed when torch is loaded, so every measurement is a process of its own.
 """
 
 from __future__ import annotations
@@ -10,12 +10,8 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
 
-from geo4d_bench.bench.measurement import WARM_UP, Measurement, compared, count
-
-if TYPE_CHECKING:
-    from geo4d_bench.bench.config import BenchConfig
+from geo4d_bench.bench.bench import WARM_UP, BenchConfig, Measurement, compared, count
 
 ROUNDS, STEPS, SECONDS = 2, 20, 20.0
 """In turns; steps of one process, or as many as it makes in that time."""
@@ -27,15 +23,11 @@ def busy(config: BenchConfig) -> list[Measurement]:
     """Whole training steps with threads as commands set them and as OpenMP has them by itself, idle and beside."""
     programs = config.busy or 0
     settings = [(ours, beside) for ours in (True, False) for beside in (0, programs)]
-    speeds: dict[tuple[bool, int], list[float]] = {setting: [] for setting in settings}
-    for _ in range(ROUNDS):
-        for setting in settings:
-            speeds[setting].append(_windows_per_s(*setting))
-    speed = {setting: statistics.median(found) for setting, found in speeds.items()}
-    idle, crowded, default, default_crowded = (speed[setting] for setting in settings)
+    rounds = [[_windows_per_s(*setting) for setting in settings] for _ in range(ROUNDS)]
+    idle, crowded, default, default_crowded = (statistics.median(speeds) for speeds in zip(*rounds, strict=True))
     beside = f"beside {count(programs, 'busy program')}"
     return [
-        compared(f"{what}, {_PRESET}, batch {_BATCH}", value, "windows/s", reference, more_is_better=True)
+        compared(f"{what}, {_PRESET}, batch {_BATCH}", value, "windows/s", reference)
         for what, value, reference in [
             ("train alone, against OpenMP's own waits", idle, default),
             (f"train {beside}, against alone", crowded, idle),

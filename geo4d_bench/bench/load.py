@@ -8,22 +8,17 @@ import statistics
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import h5py
 import numpy as np
 
-from geo4d_bench.bench.measurement import Measurement, compared, median_seconds
+from geo4d_bench.bench.bench import BenchConfig, Measurement, compared, median_seconds
+from geo4d_bench.dataset.windows import Windows
 from geo4d_bench.errors import ConfigError
-
-if TYPE_CHECKING:
-    from geo4d_bench.bench.config import BenchConfig
-    from geo4d_bench.dataset.windows import Windows
 
 
 def load(config: BenchConfig) -> list[Measurement]:
     """Training windows read from the dataset, against copying arrays of the same size in memory."""
-    from geo4d_bench.dataset.windows import Windows
-
     folder, number = config.data or Path("data") / config.task, 32
     packed, memory = Windows(folder, "seen", remember_bytes=0), Windows(folder, "seen")
     for _, episode in packed.episodes:  # opened once in a training
@@ -48,7 +43,7 @@ def load(config: BenchConfig) -> list[Measurement]:
             raise ConfigError(f"--robomimic {config.robomimic} is not there; 'make test-exports' makes one")
         references["robomimic"] = number / _robomimic_seconds(packed, number, config.repeats, config.robomimic)
     return [
-        compared(f"load windows, {how}, against {what}", value, "windows/s", reference, more_is_better=True)
+        compared(f"load windows, {how}, against {what}", value, "windows/s", reference)
         for what, reference in references.items()
         for how, value in ours.items()
     ]
@@ -56,9 +51,7 @@ def load(config: BenchConfig) -> list[Measurement]:
 
 def _robomimic_seconds(windows: Windows, number: int, repeats: int, python: Path) -> float:
     """Median time of robomimic's loader for sequences of as many frames: RGB, depth and labels of two cameras of the
-    same episodes, stored as ``export`` stores images for it (gzip, a chunk a frame). It makes no points, no masks."""
-    import h5py
-
+    same episodes, stored as ``export`` stores images for it (gzip, one chunk per frame), without points or masks."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "robomimic.hdf5"
         with h5py.File(path, "w") as file:

@@ -8,29 +8,30 @@ import statistics
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from geo4d_bench.bench.measurement import Measurement, compared, count, median_seconds
+from geo4d_bench import tasks
+from geo4d_bench.bench.bench import BenchConfig, Measurement, compared, count, median_seconds
 from geo4d_bench.errors import ConfigError
-
-if TYPE_CHECKING:
-    from geo4d_bench.bench.config import BenchConfig
-    from geo4d_bench.geometry import Camera
-    from geo4d_bench.tasks.base import Task
+from geo4d_bench.geometry.camera import Camera
+from geo4d_bench.rendering.renderer import Renderer
+from geo4d_bench.rendering.scene import load_scene, pack_scene
+from geo4d_bench.rollout.assets import make_assets
+from geo4d_bench.rollout.simulator import Simulator
+from geo4d_bench.rollout.views import resolve
+from geo4d_bench.tasks import Task
+from geo4d_bench.tasks.base import Command
+from geo4d_bench.tasks.rigs import make_rig
+from geo4d_bench.tasks.robosuite_task import RobosuiteTask
+from geo4d_bench.trackers import TRACKERS
 
 HEIGHT, WIDTH = 256, 320
 
 
 def render(config: BenchConfig) -> list[Measurement]:
     """Sixteen cameras, colour, depth and labels, against what robosuite's camera observations do for the same."""
-    from geo4d_bench import tasks
-    from geo4d_bench.rendering.renderer import Renderer
-    from geo4d_bench.rendering.scene import load_scene, pack_scene
-    from geo4d_bench.rollout.assets import make_assets
-    from geo4d_bench.tasks.rigs import make_rig
-
     task = tasks.make(config.task)
     cameras = make_rig("hemisphere16", task.spec.workspace).episode(task.spec.key, "train", 0).cameras
     states = _states(task)
@@ -46,7 +47,7 @@ def render(config: BenchConfig) -> list[Measurement]:
         )
     name = f"render {task.spec.key}, {len(cameras)} views RGB-D + labels {HEIGHT}x{WIDTH}"
     return [
-        compared(name, 1e3 * ours, "ms", 1e3 * theirs, more_is_better=False),
+        compared(name, 1e3 * ours, "ms", 1e3 * theirs),
         Measurement(f"{name}, above an empty scene's", 1e3 * (ours - empty), "ms"),
     ]
 
@@ -54,10 +55,6 @@ def render(config: BenchConfig) -> list[Measurement]:
 def rollout(config: BenchConfig) -> list[Measurement]:
     """A control step and a reset without images, against robosuite's own environment on the same model; and the
     step together with the expert's decision through a whole episode, contacts and all."""
-    from geo4d_bench import tasks
-    from geo4d_bench.tasks.base import Command
-    from geo4d_bench.tasks.robosuite_task import RobosuiteTask
-
     steps = 20
     task = tasks.make(config.task)
     task.reset(0, "eval")
@@ -68,36 +65,29 @@ def rollout(config: BenchConfig) -> list[Measurement]:
     env = task.robosuite_environment()
     env.reset()
 
-    def ours() -> None:
+    def repeat(step: Callable[[Any], object], argument: Any) -> None:
         for _ in range(steps):
-            task.step(hold)
+            step(argument)
 
-    def theirs() -> None:
-        for _ in range(steps):
-            env.step(action)
-
-    ours_s, theirs_s = median_seconds(config.repeats, ours, theirs)
+    ours_s, theirs_s = median_seconds(config.repeats, lambda: repeat(task.step, hold), lambda: repeat(env.step, action))
     reset_s, their_reset_s = median_seconds(config.repeats, lambda: task.reset(0, "eval"), env.reset)
     of = f"{task.spec.key}, {count(len(task.spec.arms), 'arm')}"
     step_ms, their_step_ms = 1e3 * ours_s / steps, 1e3 * theirs_s / steps
     return [
-        compared(f"rollout control step, {of}", step_ms, "ms", their_step_ms, more_is_better=False),
-        compared(f"rollout reset, {of}", 1e3 * reset_s, "ms", 1e3 * their_reset_s, more_is_better=False),
+        compared(f"rollout control step, {of}", step_ms, "ms", their_step_ms),
+        compared(f"rollout reset, {of}", 1e3 * reset_s, "ms", 1e3 * their_reset_s),
         Measurement(f"rollout control step with its expert, {of}", _expert_step_ms(task), "ms"),
     ]
 
 
 def track(config: BenchConfig) -> list[Measurement]:
     """Every hand through ten true frames of two views; a rollout has nothing of its own kind to compare with."""
-    from geo4d_bench.trackers import make_tracker
-
     simulator = simulator_of(config.task, (64, 80))
-    future = simulator.expert_future(10, 0.4, video=True)
-    video = future.video
+    video = simulator.expert_future(10, 0.4, video=True).video
     assert video is not None
     T_n_world = np.linalg.inv(simulator.cameras[0].T_world_cam)
     poses, openings = simulator.task.ee_poses(), simulator.task.openings()
-    tracker = make_tracker(config.tracker, simulator.assets.hand)
+    tracker = TRACKERS.get(config.tracker)(simulator.assets.hand)
 
     def work() -> None:
         for index, arm in enumerate(simulator.task.spec.arms):
@@ -110,13 +100,6 @@ def track(config: BenchConfig) -> list[Measurement]:
 
 def simulator_of(task_name: str, image_size: tuple[int, int]) -> Any:
     """A task's simulator at the start of an episode, seen by a pair of novel cameras."""
-    from geo4d_bench import tasks
-    from geo4d_bench.rendering.renderer import Renderer
-    from geo4d_bench.rollout.assets import make_assets
-    from geo4d_bench.rollout.simulator import Simulator
-    from geo4d_bench.rollout.views import resolve
-    from geo4d_bench.tasks.rigs import make_rig
-
     task = tasks.make(task_name)
     assets = make_assets(task)
     assets = dataclasses.replace(assets, renderer=Renderer(assets.scene, *image_size))
@@ -146,25 +129,20 @@ def _robosuite_render(xml: str, cameras: tuple[Camera, ...]) -> Callable[[np.nda
     world = root.find("worldbody")
     assert world is not None
     for camera in cameras:
-        x, y = camera.T_world_cam[:3, 0], -camera.T_world_cam[:3, 1]  # MuJoCo's y points up in the image
-        ET.SubElement(
-            world,
-            "camera",
-            name=f"bench_{camera.name}",
-            pos=" ".join(map(str, camera.T_world_cam[:3, 3])),
-            xyaxes=" ".join(map(str, [*x, *y])),
-            fovy=str(np.degrees(camera.fovy_rad)),
-        )
+        T = camera.T_world_cam
+        position, axes = (" ".join(map(str, v)) for v in (T[:3, 3], [*T[:3, 0], *-T[:3, 1]]))  # MuJoCo's y points up
+        name, fovy = f"bench_{camera.name}", str(np.degrees(camera.fovy_rad))
+        ET.SubElement(world, "camera", name=name, pos=position, xyaxes=axes, fovy=fovy)
     sim = MjSim.from_xml_string(ET.tostring(root, encoding="unicode"))
     context = MjRenderContextOffscreen(sim, device_id=-1)
     sim.add_render_context(context)
 
     def work(state: np.ndarray[Any, Any]) -> None:
-        mujoco.mj_setState(sim.model._model, sim.data._data, state, mujoco.mjtState.mjSTATE_FULLPHYSICS)
-        mujoco.mj_kinematics(sim.model._model, sim.data._data)
-        mujoco.mj_comPos(sim.model._model, sim.data._data)
-        mujoco.mj_camlight(sim.model._model, sim.data._data)
-        context.gl_ctx.make_current()  # ours was used in between; robosuite never asks whose turn it is
+        model, data = sim.model._model, sim.data._data
+        mujoco.mj_setState(model, data, state, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        for update in (mujoco.mj_kinematics, mujoco.mj_comPos, mujoco.mj_camlight):
+            update(model, data)
+        context.gl_ctx.make_current()  # ours was used in between, and robosuite does not check
         for camera in cameras:
             name = f"bench_{camera.name}"
             _, depth = sim.render(camera_name=name, width=WIDTH, height=HEIGHT, depth=True)

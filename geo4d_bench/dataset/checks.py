@@ -1,58 +1,84 @@
-"""What can be wrong with one episode's file, as sentences."""
+"""What can be wrong with a dataset's files, as sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from geo4d_bench.dataset.layout import DIGEST, simulated_sha256
-from geo4d_bench.dataset.manifest import EpisodeEntry, Settings
+from geo4d_bench.dataset.hands import load_hand
+from geo4d_bench.dataset.layout import DIGEST, arrays_of, simulated_sha256
+from geo4d_bench.dataset.manifest import EpisodeEntry, Manifest, Settings, file_sha256
 from geo4d_bench.dataset.reader import REMAKE, EpisodeFile
+from geo4d_bench.dataset.schema import EPISODES, HANDS, IMAGES, MANIFEST, SCENES
 from geo4d_bench.errors import DatasetError
 from geo4d_bench.geometry.camera import Camera
 
 
+def shared_files(manifest: Manifest) -> list[str]:
+    """The scenes and hands that a dataset's episodes need, as paths in its folder."""
+    scenes = [f"{SCENES}/{scene}.zip" for scene in sorted({e.scene for e in manifest.episodes})]
+    return scenes + [f"{HANDS}/{arm}.npz" for arm in manifest.settings.arms if manifest.episodes]
+
+
+def shared_faults(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """(file, what is wrong) of :func:`shared_files`."""
+    for name in shared_files(manifest):
+        path = folder / name
+        if not path.is_file():
+            yield name, "is missing"
+        elif path.suffix == ".zip":
+            if file_sha256(path) != path.stem:
+                yield name, "its content differs from its name (sha256)"
+        else:
+            try:
+                load_hand(path)
+            except DatasetError:
+                yield name, "no hand model can be read"
+
+
+def dataset_faults(folder: Path, manifest: Manifest, *, images: bool) -> Iterator[tuple[str, str]]:
+    """(file, what is wrong and what to do) of everything that can be checked; decodes every image if ``images``."""
+    from tqdm import tqdm
+
+    named = {e.file for e in manifest.episodes}
+    if not named:
+        yield MANIFEST, "no finished episodes; run the datagen command again"
+    for path in sorted((folder / EPISODES).glob("*")):
+        if path.name not in named and not path.name.startswith("."):
+            yield path.name, "is not in the manifest; run the same datagen command again, or delete it"
+    for name, fault in shared_faults(folder, manifest):
+        yield name, f"{fault}; copy it back, or run the same datagen command again: it makes it anew"
+    for entry in tqdm(manifest.episodes, desc="verify", unit="episode", leave=False):
+        for fault in episode_faults(folder / EPISODES / entry.file, manifest.settings, entry, images=images):
+            yield entry.file, fault
+
+
 def episode_faults(path: Path, settings: Settings, entry: EpisodeEntry | None, *, images: bool) -> Iterator[str]:
-    """Compare a file with the settings of its dataset, and with its entry where the manifest has one.
-
-    Args:
-        path: the episode's file.  settings: of its dataset.  entry: of the manifest.
-        images: whether to decode every image.
-
-    Yields:
-        What is wrong and what to do, without the file's name. Nothing that a damaged file causes is raised.
-    """
+    """What is wrong with an episode's file, by its dataset's settings and its ``entry`` where the manifest has one, and
+    what to do, without the file's name. Every image is decoded if ``images``. Damage raises nothing."""
+    if not path.is_file():
+        yield f"is missing{REMAKE}"
+        return
+    if entry is not None and file_sha256(path) != entry.sha256:
+        yield f"its content differs from the manifest's sha256{REMAKE}"
     try:
-        episode = EpisodeFile(path, digest=False)
-        try:
-            before = None
-            for before in _faults(episode, settings, entry, images):
-                yield before
-            stored = episode.attrs.get(DIGEST)
-            if before is None and stored is not None and stored != simulated_sha256(episode.file):
+        with closing(EpisodeFile(path, digest=False)) as episode:
+            fault = None
+            for fault in _faults(episode, settings, entry, images):
+                yield f"{fault}{REMAKE}"
+            if fault is None and episode.attrs.get(DIGEST) not in (None, simulated_sha256(episode.file)):
                 yield f"what was simulated was changed after it was written{REMAKE}"
-        finally:
-            episode.close()
-    except (DatasetError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        known = isinstance(error, DatasetError)
-        sentence = str(error) if known else f"cannot be read ({error!r}){REMAKE}"
-        yield sentence.removeprefix(f"{path}: ")
+    except DatasetError as error:
+        yield str(error).removeprefix(f"{path}: ")
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        yield f"cannot be read ({error!r}){REMAKE}"
 
 
 def _faults(episode: EpisodeFile, settings: Settings, entry: EpisodeEntry | None, images: bool) -> Iterator[str]:
-    yield from _attribute_faults(episode, settings, entry)
-    yield from _trajectory_faults(episode, settings)
-    for camera in settings.cameras(int(episode.attrs["seed"]) if entry is None else entry.seed):
-        yield from _view_faults(episode, camera, settings, images)
-    extra = set(episode.file["views"]) - set(settings.rig.camera_names())
-    if extra:
-        yield f"has cameras that the rig lacks: {', '.join(sorted(extra))}{REMAKE}"
-
-
-def _attribute_faults(episode: EpisodeFile, settings: Settings, entry: EpisodeEntry | None) -> Iterator[str]:
     expected = {
         "task": settings.task, "version": settings.version, "split": settings.split, "success": True,
         "control_hz": settings.control_hz, "video_hz": settings.video_hz, "language": settings.language,
@@ -63,63 +89,56 @@ def _attribute_faults(episode: EpisodeFile, settings: Settings, entry: EpisodeEn
     for name, value in expected.items():
         found = episode.attrs.get(name)
         if found != value:
-            yield f"attribute {name} is {found!r}, expected {value!r}{REMAKE}"
-
-
-def _trajectory_faults(episode: EpisodeFile, settings: Settings) -> Iterator[str]:
-    """What the file's layout does not tell: shapes and dtypes were checked when it was opened."""
-    file = episode.file
-    names = ["states", "actions", "time"]
-    for arm in settings.arms:
-        names += [f"ee/{arm}/T_world_ee", f"ee/{arm}/opening"]
-    names += [f"objects/{name}/T_world_obj" for name in settings.objects]
-    for name in names:
-        if name not in file:
-            yield f"{name} is missing{REMAKE}"
-        elif not np.isfinite(file[name][()]).all():
-            yield f"{name} has values that are not finite{REMAKE}"
-        elif name.rsplit("/", 1)[-1].startswith("T_world") and not _rigid(file[name][()]):
-            yield f"{name} has poses that are not rigid{REMAKE}"
+            yield f"attribute {name} is {found!r}, expected {value!r}"
+    for name in arrays_of(settings.arms, settings.objects):  # shapes and dtypes were checked when it was opened
+        if name not in episode.file:
+            yield f"{name} is missing"
+        elif not np.isfinite(episode.file[name][()]).all():
+            yield f"{name} has values that are not finite"
+        elif name.rsplit("/", 1)[-1].startswith("T_world") and not _rigid(episode.file[name][()]):
+            yield f"{name} has poses that are not rigid"
     _ = episode.steps  # DatasetError where they do not rise
+    for camera in settings.cameras(int(episode.attrs["seed"]) if entry is None else entry.seed):
+        yield from _view_faults(episode, camera, settings, images)
+    extra = set(episode.file["views"]) - set(settings.rig.camera_names())
+    if extra:
+        yield f"has cameras that the rig lacks: {', '.join(sorted(extra))}"
 
 
 def _view_faults(episode: EpisodeFile, camera: Camera, settings: Settings, images: bool) -> Iterator[str]:
     group, size = f"views/{camera.name}", (settings.height, settings.width)
     if group not in episode.file:
-        yield f"{group} is missing{REMAKE}"
+        yield f"{group} is missing"
         return
     view = episode.file[group]
     if view["rgb"].shape[1:3] != size:
-        yield f"{group} has images of {view['rgb'].shape[1:3]} pixels, expected {size}{REMAKE}"
+        yield f"{group} has images of {view['rgb'].shape[1:3]} pixels, expected {size}"
         return
     if not np.isfinite(view["K"][()]).all():
-        yield f"{group}/K has values that are not finite{REMAKE}"
+        yield f"{group}/K has values that are not finite"
     if not np.allclose(view["T_world_cam"][()], camera.T_world_cam, rtol=0, atol=1e-9):
-        yield f"{group}/T_world_cam differs from the manifest's rig{REMAKE}"
+        yield f"{group}/T_world_cam differs from the manifest's rig"
     if images:
-        for name in ("rgb", "depth", "seg"):
-            yield from (f"{group}/{name} {fault}{REMAKE}" for fault in _image_faults(episode, view[name], name))
+        for name in IMAGES:
+            if fault := _image_fault(view[name], len(episode.seg_names) if name == "seg" else np.inf):
+                yield f"{group}/{name} {fault}"
 
 
-def _image_faults(episode: EpisodeFile, images: Any, name: str) -> Iterator[str]:
-    """Decodes every frame, one chunk in memory at a time."""
-    labels = len(episode.seg_names)
-    seen = False
+def _image_fault(images: Any, labels: float) -> str | None:
+    """Decodes every frame, one chunk in memory at a time; values have to be less than ``labels``."""
+    empty = True
     for first in range(0, len(images), images.chunks[0]):
+        last = min(first + images.chunks[0], len(images)) - 1
         try:
-            some = images[first : first + images.chunks[0]]
+            some = images[first : last + 1]
         except (OSError, RuntimeError) as error:
-            last = min(first + images.chunks[0], len(images)) - 1
-            yield f"{f'frame {first}' if first == last else f'frames {first} to {last}'} cannot be decoded ({error})"
-            return
-        wrong = some.reshape(len(some), -1).max(axis=1) >= labels if name == "seg" else np.zeros(len(some), dtype=bool)
-        if wrong.any():
-            index = int(wrong.argmax())
-            yield f"frame {first + index} has label {some[index].max()}, attribute names has {labels}"
-            return
-        seen = seen or bool(some.any())
-    if not seen:
-        yield "is empty: every value of every frame is 0"
+            return f"{f'frame {first}' if first == last else f'frames {first} to {last}'} cannot be decoded ({error})"
+        largest = some.reshape(len(some), -1).max(axis=1)
+        if (largest >= labels).any():
+            index = int((largest >= labels).argmax())
+            return f"frame {first + index} has label {largest[index]}, attribute names has {labels}"
+        empty = empty and not largest.any()
+    return "is empty: every value of every frame is 0" if empty else None
 
 
 def _rigid(T: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from geo4d_bench.dataset import verify
+from geo4d_bench.dataset.checks import dataset_faults
 from geo4d_bench.dataset.reader import Dataset
 from geo4d_bench.errors import ConfigError, DatasetError
 
@@ -56,30 +56,18 @@ def run(config: ExportConfig) -> ExportResult:
         DatasetError: the dataset is damaged, or ``out`` cannot be written.
     """
     dataset = Dataset(config.data)
-    cameras = _cameras(dataset, config.cameras)
+    cameras = dataset.known_cameras(tuple(dict.fromkeys(config.cameras))) or dataset.rig.camera_names("seen")
+    if not cameras:
+        raise ConfigError(f"rig {dataset.rig.name} has no seen camera; name those to write with --cameras")
     if config.out.exists():
         raise ConfigError(f"--out {config.out} exists already; delete it or choose another")
     # Hashes and structure: what is copied into another format can no longer be checked there.
-    faults = verify.run(verify.VerifyConfig(config.data, images=False)).faults
+    faults = list(dataset_faults(config.data, dataset.manifest, images=False))
     if faults:
         raise DatasetError(f"{config.data}: {faults[0][0]}: {faults[0][1]} ({len(faults)} faults in all)")
     if config.to == "robomimic":
-        from geo4d_bench.dataset.export_robomimic import write_robomimic
-
-        rows = write_robomimic(dataset, cameras, config.out)
+        from geo4d_bench.dataset.export_robomimic import write
     else:
-        from geo4d_bench.dataset.export_lerobot import write_lerobot
-
-        rows = write_lerobot(dataset, cameras, config.out)
+        from geo4d_bench.dataset.export_lerobot import write
+    rows = write(dataset, cameras, config.out)
     return ExportResult(config.out, config.to, len(dataset.episodes), rows, dataset.manifest.settings.video_hz, cameras)
-
-
-def _cameras(dataset: Dataset, asked: tuple[str, ...]) -> tuple[str, ...]:
-    rig = dataset.rig
-    unknown = [name for name in asked if name not in rig.camera_names()]
-    if unknown:
-        raise ConfigError(f"there is no camera '{unknown[0]}'; the dataset has {', '.join(rig.camera_names())}")
-    chosen = tuple(dict.fromkeys(asked)) or rig.camera_names("seen")
-    if not chosen:
-        raise ConfigError(f"rig {rig.name} has no seen camera; name those to write with --cameras")
-    return chosen

@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from geo4d_bench.dataset.export_rows import Rows, dataset_rows
+from geo4d_bench.dataset.export_rows import Rows, calibration, dataset_rows
 from geo4d_bench.dataset.reader import Dataset
 from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.films import Film
@@ -25,13 +26,13 @@ FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
 """Everything goes into chunk 0, file 0 of its kind; LeRobot's own writer begins another one at 100 or 200 MB."""
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 CRF = 18
-"""Quality of H.264: above what the eye tells from the original at this size; the file is still lossy."""
+"""Quality of H.264: visually lossless at this size."""
 
 Table = dict[str, npt.NDArray[Any]]
 Stats = dict[str, npt.NDArray[Any]]
 
 
-def write_lerobot(dataset: Dataset, cameras: tuple[str, ...], out: Path) -> int:
+def write(dataset: Dataset, cameras: tuple[str, ...], out: Path) -> int:
     """Write the folder; returns the number of rows.
 
     ``observation.state`` (8 x arms): position, quaternion (xyzw) of the grip site in the world and opening of each
@@ -44,30 +45,39 @@ def write_lerobot(dataset: Dataset, cameras: tuple[str, ...], out: Path) -> int:
     """
     _require_possible(dataset)
     rows = dataset_rows(dataset)
+    lengths = np.array([len(r) for r in rows])
+    table = _table(dataset, rows, lengths)
+    episodes = np.split(np.arange(lengths.sum()), np.cumsum(lengths)[:-1])
+    stats = [{name: _stats(values[of]) for name, values in table.items()} for of in episodes]
+    whole = {name: _stats(values) for name, values in table.items()}
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         (part / "meta").mkdir(parents=True)
-        tables = _tables(dataset, rows)
-        stats: list[dict[str, Stats]] = [{name: _stats(values) for name, values in t.items()} for t in tables]
-        pictures: dict[str, Stats] = {}
         for camera in cameras:
             counts = _write_video(dataset, camera, _path(part, f"videos/{_image_key(camera)}", ".mp4"))
             for episode, count in zip(stats, counts, strict=True):
                 episode[_image_key(camera)] = _image_stats(count)
-            pictures[_image_key(camera)] = _image_stats(np.sum(counts, axis=0))
-        whole = {name: _stats(np.concatenate([t[name] for t in tables])) for name in tables[0]} | pictures
-        _write_data(tables, _path(part, "data", ".parquet"))
-        _write_episodes(dataset, tables, cameras, stats, _path(part, "meta/episodes", ".parquet"))
-        _write_tasks(dataset, part / "meta/tasks.parquet")
-        _write_json(part / "meta/info.json", _info(dataset, cameras, tables))
-        _write_json(part / "meta/stats.json", {name: _plain(values) for name, values in whole.items()})
-        _write_json(part / "meta/cameras.json", _calibration(dataset, cameras))
+            whole[_image_key(camera)] = _image_stats(np.sum(counts, axis=0))
+        _write_data(table, _path(part, "data", ".parquet"))
+        _write_episodes(dataset, lengths, cameras, stats, _path(part, "meta/episodes", ".parquet"))
+        tasks = pd.DataFrame({"task_index": [0]}, index=[dataset.manifest.settings.language])
+        tasks.to_parquet(part / "meta/tasks.parquet")
+        meta = {
+            "info": _info(dataset, cameras, table),
+            "stats": whole,
+            "cameras": [calibration(episode, cameras) for episode in dataset.episodes],
+        }
+        for name, content in meta.items():
+            text = json.dumps(content, indent=2, default=np.ndarray.tolist) + "\n"
+            (part / f"meta/{name}.json").write_text(text)
         part.replace(out)
     except OSError as error:
         raise DatasetError(f"{out}: cannot be written ({error}); choose another --out") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return sum(len(r) for r in rows)
+        for episode_file in dataset.episodes:
+            episode_file.close()
+    return len(table["index"])
 
 
 def _require_possible(dataset: Dataset) -> None:
@@ -87,35 +97,24 @@ def _require_possible(dataset: Dataset) -> None:
         raise ConfigError(f"{hz:g} frames a second: LeRobot needs a whole number; 'geo4d-bench render' makes one")
 
 
-def _tables(dataset: Dataset, rows: Sequence[Rows]) -> list[Table]:
-    """Columns of every episode, but for images."""
-    fps, first, found = dataset.manifest.settings.video_hz, 0, []
-    for index, r in enumerate(rows):
-        count = np.arange(len(r))
-        done = count == len(r) - 1
-        state = [
-            part
-            for arm in dataset.arms
-            for part in (r.ee_position[arm], r.ee_quaternion[arm], r.opening_m[arm][:, None])
-        ]
-        found.append(
-            {
-                "observation.state": np.concatenate(state, axis=1).astype(np.float32),
-                "action": r.actions,
-                "next.reward": done.astype(np.float32),  # every demonstration ends in success
-                "next.done": done,
-                "timestamp": (count / fps).astype(np.float32),
-                "frame_index": count.astype(np.int64),
-                "episode_index": np.full(len(r), index, dtype=np.int64),
-                "index": (first + count).astype(np.int64),
-                "task_index": np.zeros(len(r), dtype=np.int64),
-            }
-        )
-        first += len(r)
-    return found
+def _table(dataset: Dataset, rows: Sequence[Rows], lengths: npt.NDArray[np.int64]) -> Table:
+    """Columns of all episodes one after another, but for images."""
+    frame = np.concatenate([np.arange(length) for length in lengths])
+    done = frame == np.repeat(lengths, lengths) - 1
+    return {
+        "observation.state": np.concatenate([r.ee.reshape(len(r), -1) for r in rows]).astype(np.float32),
+        "action": np.concatenate([r.actions for r in rows]),
+        "next.reward": done.astype(np.float32),  # every demonstration ends in success
+        "next.done": done,
+        "timestamp": (frame / dataset.manifest.settings.video_hz).astype(np.float32),
+        "frame_index": frame,
+        "episode_index": np.repeat(np.arange(len(rows)), lengths),
+        "index": np.arange(len(frame)),
+        "task_index": np.zeros(len(frame), dtype=np.int64),
+    }
 
 
-def _write_data(tables: Sequence[Table], path: Path) -> None:
+def _write_data(table: Table, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -124,39 +123,35 @@ def _write_data(tables: Sequence[Table], path: Path) -> None:
             return pa.array(values)
         return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
 
-    whole = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
-    pq.write_table(pa.table({name: column(values) for name, values in whole.items()}), path)
+    pq.write_table(pa.table({name: column(values) for name, values in table.items()}), path)
 
 
 def _write_episodes(
-    dataset: Dataset, tables: Sequence[Table], cameras: Sequence[str], stats: Sequence[Mapping[str, Stats]], path: Path
+    dataset: Dataset,
+    lengths: npt.NDArray[np.int64],
+    cameras: Sequence[str],
+    stats: Sequence[Mapping[str, Stats]],
+    path: Path,
 ) -> None:
     """A row an episode: where its rows and pictures lie, and its own statistics."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     s, found, first = dataset.manifest.settings, [], 0
-    for index, (table, values) in enumerate(zip(tables, stats, strict=True)):
-        length = len(table["index"])
+    for index, (length, values) in enumerate(zip(lengths.tolist(), stats, strict=True)):
+        last = first + length
         row: dict[str, Any] = {"episode_index": index, "tasks": [s.language], "length": length}
-        row |= {"data/chunk_index": 0, "data/file_index": 0}
-        row |= {"dataset_from_index": first, "dataset_to_index": first + length}
+        row |= {"data/chunk_index": 0, "data/file_index": 0, "dataset_from_index": first, "dataset_to_index": last}
         for camera in cameras:
             key = f"videos/{_image_key(camera)}"
             row |= {f"{key}/chunk_index": 0, f"{key}/file_index": 0}
-            row |= {f"{key}/from_timestamp": first / s.video_hz, f"{key}/to_timestamp": (first + length) / s.video_hz}
+            row |= {f"{key}/from_timestamp": first / s.video_hz, f"{key}/to_timestamp": last / s.video_hz}
         for name, each in values.items():
-            row |= {f"stats/{name}/{what}": value for what, value in _plain(each).items()}
+            row |= {f"stats/{name}/{what}": value.tolist() for what, value in each.items()}
         row |= {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
         found.append(row)
-        first += length
+        first = last
     pq.write_table(pa.Table.from_pylist(found), path)
-
-
-def _write_tasks(dataset: Dataset, path: Path) -> None:
-    import pandas as pd
-
-    pd.DataFrame({"task_index": [0]}, index=[dataset.manifest.settings.language]).to_parquet(path)
 
 
 def _write_video(dataset: Dataset, camera: str, path: Path) -> list[npt.NDArray[np.int64]]:
@@ -164,27 +159,24 @@ def _write_video(dataset: Dataset, camera: str, path: Path) -> list[npt.NDArray[
     from tqdm import tqdm
 
     counts = []
-    # Every second frame stands alone, and none is told by a later one: any frame is found at once.
+    # A key frame every two frames and no B-frames: random access is fast.
     film = Film(path, dataset.manifest.settings.video_hz, CRF, ["-g", "2", "-bf", "0"])
     with film:
         for episode in tqdm(dataset.episodes, desc=camera, leave=False):
             count = np.zeros((3, 256), dtype=np.int64)
-            for image in _images(episode, camera):
-                film.append(image)
-                count += np.stack([np.bincount(image[..., c].ravel(), minlength=256) for c in range(3)])
+            for start in range(0, len(episode.steps), 64):
+                frames = np.arange(start, min(start + 64, len(episode.steps)))
+                for image in episode.frames(camera, frames).rgb:
+                    film.append(image)
+                    count += np.stack([np.bincount(image[..., c].ravel(), minlength=256) for c in range(3)])
             counts.append(count)
             episode.close()
     return counts
 
 
-def _images(episode: Any, camera: str, at_once: int = 64) -> Iterator[npt.NDArray[np.uint8]]:
-    for start in range(0, len(episode.steps), at_once):
-        yield from episode.frames(camera, np.arange(start, min(start + at_once, len(episode.steps)))).rgb
-
-
-def _info(dataset: Dataset, cameras: Sequence[str], tables: Sequence[Table]) -> dict[str, Any]:
+def _info(dataset: Dataset, cameras: Sequence[str], table: Table) -> dict[str, Any]:
     s, (height, width) = dataset.manifest.settings, dataset.size
-    fps = round(s.video_hz)
+    fps, episodes = round(s.video_hz), len(dataset.episodes)
     state = ("x", "y", "z", "qx", "qy", "qz", "qw", "opening")
     action = ("x", "y", "z", "rx", "ry", "rz", "gripper")
     names = {
@@ -193,7 +185,7 @@ def _info(dataset: Dataset, cameras: Sequence[str], tables: Sequence[Table]) -> 
     }
     features: dict[str, Any] = {
         name: {"dtype": str(values.dtype), "shape": list(values.shape[1:]) or [1], "names": names.get(name)}
-        for name, values in tables[0].items()
+        for name, values in table.items()
     }
     for camera in cameras:
         features[_image_key(camera)] = {
@@ -206,20 +198,12 @@ def _info(dataset: Dataset, cameras: Sequence[str], tables: Sequence[Table]) -> 
             },
         }  # fmt: skip
     return {
-        "codebase_version": VERSION, "robot_type": "panda", "total_episodes": len(tables),
-        "total_frames": sum(len(t["index"]) for t in tables), "total_tasks": 1, "chunks_size": 1000,
+        "codebase_version": VERSION, "robot_type": "panda", "total_episodes": episodes,
+        "total_frames": len(table["index"]), "total_tasks": 1, "chunks_size": 1000,
         "data_files_size_in_mb": 100, "video_files_size_in_mb": 200, "fps": fps,
-        "splits": {"train": f"0:{len(tables)}"}, "data_path": f"data/{FILE}.parquet",
+        "splits": {"train": f"0:{episodes}"}, "data_path": f"data/{FILE}.parquet",
         "video_path": f"videos/{{video_key}}/{FILE}.mp4", "features": features,
     }  # fmt: skip
-
-
-def _calibration(dataset: Dataset, cameras: Sequence[str]) -> list[dict[str, Any]]:
-    found = []
-    for episode in dataset.episodes:
-        found.append({n: {"K": episode.K(n).tolist(), "T_world_cam": episode.T_world_cam(n).tolist()} for n in cameras})
-        episode.close()
-    return found
 
 
 def _stats(values: npt.NDArray[Any]) -> Stats:
@@ -253,11 +237,3 @@ def _path(root: Path, kind: str, ending: str) -> Path:
 
 def _image_key(camera: str) -> str:
     return f"observation.images.{camera}"
-
-
-def _plain(stats: Stats) -> dict[str, Any]:
-    return {name: value.tolist() for name, value in stats.items()}
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geo4d_bench.dataset.export_rows import PER_ARM, Rows, dataset_rows
+from geo4d_bench.dataset.export_rows import PER_ARM, Rows, calibration, dataset_rows
 from geo4d_bench.dataset.reader import Dataset, EpisodeFile
 from geo4d_bench.errors import DatasetError
-from geo4d_bench.geometry.se3 import Array
 from geo4d_bench.io import atomic
 
 GYM_TYPE = 2
@@ -21,7 +20,7 @@ VALID_EVERY = 10
 """Every tenth demonstration is kept for validation."""
 
 
-def write_robomimic(dataset: Dataset, cameras: tuple[str, ...], out: Path) -> int:
+def write(dataset: Dataset, cameras: tuple[str, ...], out: Path) -> int:
     """Write ``data/demo_0`` ... and the filter keys ``train`` and ``valid``; returns the number of rows.
 
     Actions are (K, 7 x arms) float32 in [-1, 1], as robomimic expects them: the change of position and the rotation
@@ -45,21 +44,15 @@ def write_robomimic(dataset: Dataset, cameras: tuple[str, ...], out: Path) -> in
             for index, (episode, r) in enumerate(zip(tqdm(dataset.episodes, desc="export"), rows, strict=True)):
                 _demonstration(data.create_group(f"demo_{index}"), episode, r, cameras, scales)
                 episode.close()
-            for name, members in _masks(len(rows)).items():
-                file[f"mask/{name}"] = np.array([f"demo_{i}" for i in members], dtype="S")
+            # Filter keys: disjoint, and both non-empty where there are two demonstrations.
+            valid = np.arange(len(rows)) % VALID_EVERY == VALID_EVERY - 1
+            if 2 <= len(rows) < VALID_EVERY:
+                valid[-1] = True
+            for name, chosen in (("train", ~valid), ("valid", valid)):
+                file[f"mask/{name}"] = np.array([f"demo_{i}" for i in np.flatnonzero(chosen)], dtype="S")
     except OSError as error:
         raise DatasetError(f"{out}: cannot be written ({error}); choose another --out") from error
     return sum(len(r) for r in rows)
-
-
-def scaled_actions(rows: Rows, position_m: float, rotation_rad: float) -> npt.NDArray[np.float32]:
-    """(K, 7 x arms) float32 in [-1, 1]: relative position and rotation over their scales, and the gripper."""
-    out = rows.actions.copy()
-    for index in range(rows.relative.shape[1]):
-        at = PER_ARM * index
-        out[:, at : at + 3] = rows.relative[:, index, :3] / max(position_m, 1e-9)
-        out[:, at + 3 : at + 6] = rows.relative[:, index, 3:] / max(rotation_rad, 1e-9)
-    return np.clip(out, -1.0, 1.0)  # the largest is 1 up to rounding
 
 
 def _demonstration(
@@ -68,16 +61,19 @@ def _demonstration(
     last = np.arange(len(rows)) == len(rows) - 1
     demo.attrs["num_samples"] = len(rows)
     demo.attrs["seed"], demo.attrs["scene"] = episode.attrs["seed"], episode.attrs["scene"]
-    demo.attrs["cameras"] = json.dumps(
-        {name: {"K": episode.K(name).tolist(), "T_world_cam": episode.T_world_cam(name).tolist()} for name in cameras}
-    )
-    demo["actions"] = scaled_actions(rows, *scales)
+    demo.attrs["cameras"] = json.dumps(calibration(episode, cameras))
+    demo["actions"] = _scaled_actions(rows, *scales)
     demo["actions_abs"] = rows.actions
     demo["states"] = rows.states
     demo["rewards"] = last.astype(np.float64)  # every demonstration ends in success
     demo["dones"] = last.astype(np.int64)
+    low_dimensional = {"object": rows.objects.reshape(len(rows), -1)} if rows.objects.size else {}
+    for index, ee in enumerate(rows.ee.swapaxes(0, 1)):  # the names of robomimic's own configurations
+        low_dimensional[f"robot{index}_eef_pos"] = ee[:, :3]
+        low_dimensional[f"robot{index}_eef_quat"] = ee[:, 3:7]
+        low_dimensional[f"robot{index}_gripper_opening"] = ee[:, 7:]
     following = np.minimum(np.arange(len(rows)) + 1, len(rows) - 1)  # after the last row there is no picture
-    for name, values in _low_dimensional(rows).items():
+    for name, values in low_dimensional.items():
         demo[f"obs/{name}"], demo[f"next_obs/{name}"] = values, values[following]
     for camera in cameras:
         images = episode.frames(camera, np.arange(len(rows))).rgb
@@ -88,20 +84,16 @@ def _demonstration(
             )
 
 
-def _low_dimensional(rows: Rows) -> dict[str, Array]:
-    """Under the names that robomimic's own configurations have."""
-    found = {}
-    for index, arm in enumerate(rows.ee_position):
-        found[f"robot{index}_eef_pos"] = rows.ee_position[arm]
-        found[f"robot{index}_eef_quat"] = rows.ee_quaternion[arm]
-        found[f"robot{index}_gripper_opening"] = rows.opening_m[arm][:, None]
-    if rows.objects.shape[1]:
-        found["object"] = rows.objects
-    return found
+def _scaled_actions(rows: Rows, position_m: float, rotation_rad: float) -> npt.NDArray[np.float32]:
+    """(K, 7 x arms) float32 in [-1, 1]: relative position and rotation over their scales, and the gripper."""
+    out = rows.actions.reshape(len(rows), -1, PER_ARM).copy()
+    out[..., :3] = rows.relative[..., :3] / max(position_m, 1e-9)
+    out[..., 3:6] = rows.relative[..., 3:] / max(rotation_rad, 1e-9)
+    return np.clip(out, -1.0, 1.0).reshape(len(rows), -1)  # the largest is 1 up to rounding
 
 
 def _env_args(dataset: Dataset, cameras: tuple[str, ...]) -> dict[str, Any]:
-    """What the file says of its environment. robomimic can train on the file; rollouts are this benchmark's."""
+    """The file's environment. robomimic can train on the file; rollouts are this benchmark's."""
     s = dataset.manifest.settings
     return {
         "env_name": f"{s.task}-{s.version}",
@@ -112,9 +104,3 @@ def _env_args(dataset: Dataset, cameras: tuple[str, ...]) -> dict[str, Any]:
             "height": s.height, "width": s.width, "split": s.split, "fingerprint": s.fingerprint,
         },
     }  # fmt: skip
-
-
-def _masks(count: int) -> dict[str, list[int]]:
-    """Filter keys: disjoint, and both non-empty where there are two demonstrations."""
-    valid = list(range(VALID_EVERY - 1, count, VALID_EVERY)) or list(range(count))[1:][-1:]
-    return {"train": [i for i in range(count) if i not in valid], "valid": valid}

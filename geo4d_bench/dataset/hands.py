@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import tokenize
 import zipfile
@@ -11,21 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from geo4d_bench.errors import DatasetError
-from geo4d_bench.geometry.hand import HandModel
+from geo4d_bench.geometry.hand import RIGHT_FINGER, HandModel
 from geo4d_bench.io import write_atomic
 
 
 def save_hand(path: Path, hand: HandModel) -> None:
     """Write a hand model as an npz file, in one step."""
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        points=hand.points,
-        normals=hand.normals,
-        part=hand.part,
-        finger_axis=hand.finger_axis,
-        max_opening_m=np.float64(hand.max_opening_m),
-    )
+    np.savez(buffer, **dataclasses.asdict(hand))
     write_atomic(path, buffer.getvalue())
 
 
@@ -39,7 +33,7 @@ def load_hand(path: Path) -> HandModel:
             if packed.testzip() is not None:
                 raise ValueError("checksums differ")
         with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in ("points", "normals", "part", "finger_axis", "max_opening_m")}
+            arrays = {field.name: stored[field.name] for field in dataclasses.fields(HandModel)}
         count = len(arrays["points"])
         expected = {
             "points": ((count, 3), "f8"), "normals": ((count, 3), "f8"), "part": ((count,), "u1"),
@@ -48,13 +42,9 @@ def load_hand(path: Path) -> HandModel:
         for name, (shape, dtype) in expected.items():
             if arrays[name].shape != shape or arrays[name].dtype != dtype or not np.isfinite(arrays[name]).all():
                 raise ValueError(f"{name} has shape {arrays[name].shape} and dtype {arrays[name].dtype}")
-        return HandModel(
-            points=arrays["points"],
-            normals=arrays["normals"],
-            part=arrays["part"],
-            finger_axis=arrays["finger_axis"],
-            max_opening_m=float(arrays["max_opening_m"]),
-        )
+        if count and arrays["part"].max() > RIGHT_FINGER:
+            raise ValueError(f"part has the value {arrays['part'].max()}")
+        return HandModel(**arrays | {"max_opening_m": float(arrays["max_opening_m"])})
     except _DAMAGE as error:
         raise DatasetError(
             f"{path}: no hand model can be read ({error}); run the same datagen command again: it measures it anew"
@@ -62,9 +52,8 @@ def load_hand(path: Path) -> HandModel:
 
 
 _LARGEST_BYTES = 2**26
+# NumPy believes the size in an array's header (MemoryError), and parses headers as Python.
 _DAMAGE = (
-    OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError, RuntimeError,
-    MemoryError,  # an array's header may declare any size, and numpy believes it
-    SyntaxError, tokenize.TokenError,  # numpy parses headers as Python
-    zlib.error, zipfile.BadZipFile,
+    OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, MemoryError, SyntaxError,
+    tokenize.TokenError, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip

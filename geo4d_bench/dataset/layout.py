@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import h5py
@@ -23,57 +23,63 @@ DIGEST = "simulated_sha256"
 _FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32001: "blosc", 32015: "zstd"}
 _RATIOS = {1: 1100, 32001: 1100, 32015: 33_000}
 """How many times smaller plain images get at best: deflate 1030, LZ4 (in Blosc) 255, Zstd 32768 (128 KiB become 4
-bytes). An array that is packed more is not what it says."""
+bytes). An array that is packed more is refused."""
 _CHUNK_BYTES = 2**28
 _OBJECTS, _DEPTH, _RANK = 10_000, 4, 4
 
-_POSES = ("S", 4, 4)
-_TRAJECTORY: dict[str, tuple[tuple[str | int, ...], str]] = {
-    "states": (("S", "N"), "f8"), "actions": (("S", "A"), "f4"), "time": (("S",), "f8"), "frames/step": (("K",), "i4"),
+ARRAYS: dict[str, tuple[tuple[str | int, ...], str]] = {
+    "time": (("S",), "f8"), "frames/step": (("K",), "i4"), "states": (("S", "N"), "f8"), "actions": (("S", "A"), "f4"),
+    "ee/*/T_world_ee": (("S", 4, 4), "f8"), "ee/*/opening": (("S",), "f8"),
+    "objects/*/T_world_obj": (("S", 4, 4), "f8"),
+    "views/*/rgb": (("K", "H", "W", 3), "u1"), "views/*/depth": (("K", "H", "W"), "u2"),
+    "views/*/seg": (("K", "H", "W"), "u1"), "views/*/K": ((3, 3), "f8"), "views/*/T_world_cam": ((4, 4), "f8"),
 }  # fmt: skip
-_VIEW: dict[str, tuple[tuple[str | int, ...], str]] = {
-    "rgb": (("K", "H", "W", 3), "u1"), "depth": (("K", "H", "W"), "u2"), "seg": (("K", "H", "W"), "u1"),
-    "K": ((3, 3), "f8"), "T_world_cam": ((4, 4), "f8"),
-}  # fmt: skip
+"""Shape and dtype of every array of an episode; ``*`` is an arm, an object or a camera. A letter is a size, the same
+one everywhere: ``time`` gives S, ``frames/step`` K."""
+
+
+def arrays_of(
+    arms: Iterable[str] = (), objects: Iterable[str] = (), cameras: Iterable[str] = ()
+) -> dict[str, tuple[tuple[str | int, ...], str]]:
+    """``ARRAYS`` of an episode with these names, by path."""
+    names = {"ee": arms, "objects": objects, "views": cameras}
+    return {
+        path.replace("*", name): kind for path, kind in ARRAYS.items() for name in names.get(path.split("/")[0], [""])
+    }
 
 
 def check_layout(file: Any) -> None:
-    """Refuse a file that is not laid out as an episode; reads headers and attributes, no array.
-
-    Args:
-        file: an open h5py file.
+    """Refuse an open h5py file that is not laid out as an episode; reads headers and attributes, no array.
 
     Raises:
-        DatasetError: what is wrong (without the file's name): links, storage outside the file, unknown filters,
-            arrays whose size has no bytes behind it, or arrays that are missing or of another shape or dtype.
+        DatasetError: links, storage outside the file, unknown filters, arrays whose size has no bytes behind it, or
+            arrays that are missing or of another shape or dtype. The sentence lacks the file's name.
         Exception: whatever h5py raises where the headers themselves are damaged.
     """
     found = {path: _array(path, oid) for path, oid in _datasets(file)}
-    views = sorted({path.split("/")[1] for path in found if path.startswith("views/")})
     attributes = attributes_of(file)
-    if "cameras" in attributes:  # older files do not say
-        views = sorted({*views, *json.loads(attributes["cameras"])})
-    if not views:
-        raise DatasetError("views is missing")
-    expected = dict(_TRAJECTORY)
-    for arm in json.loads(attributes["arms"]):
-        expected |= {f"ee/{arm}/T_world_ee": (_POSES, "f8"), f"ee/{arm}/opening": (("S",), "f8")}
-    for path in found:
-        if path.startswith("objects/"):
-            expected[path] = (_POSES, "f8")
-    for view in views:
-        if not any(path.startswith(f"views/{view}/") for path in found):
-            raise DatasetError(f"views/{view} is missing")
-        expected |= {f"views/{view}/{name}": kind for name, kind in _VIEW.items()}
+    named = {
+        kind: {path.split("/")[1] for path in found if path.startswith(f"{kind}/")} for kind in ("objects", "views")
+    }
+    cameras = sorted(named["views"].union(json.loads(attributes.get("cameras", "[]"))))  # older files lack ``cameras``
+    missing = [f"views/{camera}" for camera in cameras if camera not in named["views"]]
+    if missing or not cameras:
+        raise DatasetError(f"{missing[0] if missing else 'views'} is missing")
     sizes: dict[str, int] = {}
-    if "time" in found and len(found["time"][0]) == 1:
-        sizes["S"] = found["time"][0][0]
-    if "frames/step" in found and len(found["frames/step"][0]) == 1:
-        sizes["K"] = found["frames/step"][0][0]
-    for path, (shape, dtype) in expected.items():
+    for path, (letters, expected_dtype) in arrays_of(json.loads(attributes["arms"]), named["objects"], cameras).items():
         if path not in found:
             raise DatasetError(f"{path} is missing")
-        _require(path, *found[path], shape, np.dtype(dtype), sizes)
+        shape, dtype = found[path]
+        if len(shape) == len(letters) and letters[0] == "K" and shape[0] != sizes.get("K", shape[0]):
+            raise DatasetError(f"{path} has {shape[0]} frames, frames/step has {sizes['K']}")
+        fits = len(shape) == len(letters) and all(
+            n == (sizes.setdefault(e, n) if isinstance(e, str) else e) for n, e in zip(shape, letters, strict=True)
+        )
+        if not fits:
+            wanted = ", ".join(str(sizes.get(e, "any") if isinstance(e, str) else e) for e in letters)
+            raise DatasetError(f"{path} has shape {shape}, expected ({wanted})")
+        if dtype != np.dtype(expected_dtype):
+            raise DatasetError(f"{path} has dtype {dtype}, expected {expected_dtype}")
 
 
 def attributes_of(item: Any) -> dict[str, Any]:
@@ -83,10 +89,9 @@ def attributes_of(item: Any) -> dict[str, Any]:
 
 
 def check_trajectory(file: Any) -> None:
-    """:func:`check_layout` of what was simulated alone: the views may be damaged, or not be there."""
-    for name in ("states", "actions", "time", "frames", "ee", "objects"):
-        for path, oid in _datasets(file, name):
-            _array(path, oid)
+    """Like :func:`check_layout`, of what was simulated alone and but for names and shapes; views may be damaged."""
+    for path, oid in _datasets(file, *(path.split("/")[0] for path in arrays_of(["*"], ["*"]))):
+        _array(path, oid)
 
 
 def simulated_sha256(file: Any) -> str:
@@ -147,24 +152,3 @@ def _array(path: str, oid: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     if declared > ratio * oid.get_storage_size():
         raise DatasetError(f"{path} declares shape {shape}, but has only {oid.get_storage_size()} bytes in the file")
     return shape, dtype
-
-
-def _require(
-    path: str,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    expected: tuple[str | int, ...],
-    expected_dtype: np.dtype[Any],
-    sizes: dict[str, int],
-) -> None:
-    """Letters in ``expected`` stand for sizes, the same one everywhere (but for N and A); ``sizes`` has those known."""
-    if len(shape) == len(expected) and expected[0] == "K" and shape[0] != sizes.get("K", shape[0]):
-        raise DatasetError(f"{path} has {shape[0]} frames, frames/step has {sizes['K']}")
-    fits = len(shape) == len(expected) and all(
-        n == (sizes.setdefault(e, n) if isinstance(e, str) else e) for n, e in zip(shape, expected, strict=True)
-    )
-    if not fits:
-        wanted = ", ".join(str(sizes.get(e, "any") if isinstance(e, str) else e) for e in expected)
-        raise DatasetError(f"{path} has shape {shape}, expected ({wanted})")
-    if dtype != expected_dtype:
-        raise DatasetError(f"{path} has dtype {dtype}, expected {expected_dtype}")

@@ -1,24 +1,78 @@
-"""``manifest.json``: the settings that a dataset was made with, and what came of them."""
+"""``manifest.json``: the settings that a dataset was made with, and what came of them.
+
+The dataclasses are the file's schema too, which pydantic checks when it is read: names become parts of paths and sizes
+become memory, so both are bounded.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import re
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema, TypeAdapter, ValidationError
+from pydantic_core import core_schema, from_json
 
 from geo4d_bench.dataset.schema import MANIFEST, SCHEMA_VERSION
-from geo4d_bench.errors import ConfigError, DatasetError
-from geo4d_bench.geometry.camera import Camera
-from geo4d_bench.geometry.rig import AnyRig, DrawnRig, Rig, Shell, point
-from geo4d_bench.geometry.se3 import Array
+from geo4d_bench.errors import ConfigError, DatasetError, explain
+from geo4d_bench.geometry.camera import Camera, ViewSplit
+from geo4d_bench.geometry.rig import AnyRig, DrawnRig, Rig, Shell
 from geo4d_bench.io import atomic
+
+_LARGEST_BYTES = 2**28
+_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, regex_engine="python-re")
+
+_Name = Annotated[str, Field(pattern=r"\A(?!\.{1,2}\Z)[^\0/\\]{1,200}\Z")]
+_Text = Annotated[str, Field(pattern=r"\A[^\0]*\Z")]
+_Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\Z")]
+_Seed = Annotated[int, Field(ge=0, le=2**63)]
+_Count = Annotated[int, Field(ge=0, le=10**9)]
+_Pixels = Annotated[int, Field(ge=1, le=2**14)]
+_Hz = Annotated[float, Field(ge=1e-3, le=1e5)]
+_Number = Annotated[float, Field(ge=-1e6, le=1e6)]
+_Four = tuple[_Number, _Number, _Number, _Number]
+
+
+class _CameraRecord(BaseModel):
+    model_config = _CONFIG
+
+    name: _Name
+    T_world_cam: tuple[_Four, _Four, _Four, _Four]
+    fovy_rad: Annotated[float, Field(ge=1e-3, le=3.14)]
+    split: ViewSplit
+
+
+class _RigRecord(BaseModel):
+    """A rig in the file; with ``per_episode`` its cameras are drawn from ``shell``, else they are listed."""
+
+    model_config = _CONFIG
+
+    per_episode: bool = False
+    name: Annotated[_Text, Field(min_length=1)]
+    target: tuple[_Number, _Number, _Number]
+    cameras: tuple[_CameraRecord, ...] | None = None
+    ring_offset: _Count = 0
+    shell: Shell | None = None
+    seen: Annotated[int, Field(ge=0, le=1000)] = 0
+    novel: Annotated[int, Field(ge=0, le=1000)] = 0
+
+    def rig(self) -> AnyRig:
+        if self.per_episode and self.shell is not None:
+            return DrawnRig(self.name, self.shell, self.target, self.seen, self.novel)
+        if self.per_episode or self.cameras is None:
+            raise ValueError("expected the rig's cameras, or the shell that they are drawn from")
+        cameras = tuple(Camera(c.name, np.array(c.T_world_cam), c.fovy_rad, c.split) for c in self.cameras)
+        return Rig(self.name, cameras, self.target, self.ring_offset)
+
+
+_RIG = GetPydanticSchema(
+    lambda _, schema: core_schema.no_info_after_validator_function(_RigRecord.rig, schema(_RigRecord))
+)
 
 
 @dataclass(frozen=True)
@@ -39,23 +93,25 @@ class Settings:
             episodes were simulated for this one.
     """
 
-    task: str
-    version: str
-    split: str
-    language: str
-    seed: int
-    arms: tuple[str, ...]
-    objects: tuple[str, ...]
-    control_hz: float
-    video_hz: float
-    rig: AnyRig
-    height: int
-    width: int
-    max_depth_m: float
-    disturbed_share: float
-    fingerprint: str
-    commit: str
-    rendered_from: str = ""
+    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
+
+    task: _Name
+    version: _Name
+    split: _Name
+    language: _Text
+    seed: _Seed
+    arms: tuple[_Name, ...]
+    objects: tuple[_Name, ...]
+    control_hz: _Hz
+    video_hz: _Hz
+    rig: Annotated[AnyRig, _RIG]
+    height: _Pixels
+    width: _Pixels
+    max_depth_m: Annotated[float, Field(ge=1e-3, le=1e3)]
+    disturbed_share: Annotated[float, Field(ge=0, le=1)]
+    fingerprint: _Text
+    commit: _Text
+    rendered_from: _Text = ""
 
     def cameras(self, seed: int) -> tuple[Camera, ...]:
         """The cameras of the episode with a seed; the same for every seed unless the rig is drawn for each."""
@@ -70,16 +126,18 @@ class EpisodeEntry:
     missing in manifests of older datasets.
     """
 
-    file: str
-    sha256: str
-    seed: int
-    scene: str
-    steps: int
-    frames: int
-    disturbances: tuple[str, ...]
-    failed_attempts: tuple[tuple[int, str], ...]
-    size_bytes: int = 0
-    simulated_sha256: str = ""
+    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
+
+    file: Annotated[str, Field(pattern=r"\Aep_\d{6,9}\.hdf5\Z")]
+    sha256: _Sha256
+    seed: _Seed
+    scene: _Sha256
+    steps: _Count
+    frames: _Count
+    disturbances: tuple[_Text, ...]
+    failed_attempts: tuple[tuple[_Seed, _Text], ...]
+    size_bytes: Annotated[int, Field(ge=0, le=2**63)] = 0
+    simulated_sha256: Literal[""] | _Sha256 = ""
 
 
 @dataclass(frozen=True)
@@ -87,7 +145,7 @@ class Manifest:
     """A dataset's settings and finished episodes."""
 
     settings: Settings
-    episodes: tuple[EpisodeEntry, ...] = field(default=())
+    episodes: tuple[EpisodeEntry, ...] = ()
 
     @property
     def attempts(self) -> int:
@@ -108,7 +166,7 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a dataset.
 
     Raises:
-        DamagedManifestError: it is cut off or changed; paths and sizes in it are checked, not believed.
+        DamagedManifestError: it is cut off or changed; paths and sizes in it are checked.
         DatasetError: the folder or file is missing, or of another schema.
     """
     path = folder / MANIFEST
@@ -119,20 +177,27 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         if path.stat().st_size > _LARGEST_BYTES:
             raise ValueError(f"{path.stat().st_size} bytes")
-        found = json.loads(path.read_text())
-        if found["schema_version"] != SCHEMA_VERSION:
-            raise DatasetError(
-                f"{path}: schema version {found['schema_version']}, expected {SCHEMA_VERSION}; make the dataset again"
-            )
-        manifest = Manifest(_settings(found["settings"]), tuple(_entry(e) for e in found["episodes"]))
+        content = path.read_bytes()
+        version = from_json(content)["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise DatasetError(f"{path}: schema version {version}, expected {SCHEMA_VERSION}; make the dataset again")
+        manifest = TypeAdapter(Manifest).validate_json(content, strict=True)
         if len({e.file for e in manifest.episodes}) != len(manifest.episodes):
             raise ValueError("an episode is listed twice")
         return manifest
-    except _DAMAGE as error:
+    except (ValueError, KeyError, TypeError, ConfigError) as error:
+        why = explain(error) if isinstance(error, ValidationError) else str(error)[:200]
         raise DamagedManifestError(
-            f"{path}: not a whole manifest ({str(error)[:200] or type(error).__name__}); "
-            "run the same datagen command again: it is rebuilt from the files"
+            f"{path}: not a whole manifest ({why}); run the same datagen command again: it is rebuilt from the files"
         ) from error
+
+
+def settings_json(settings: Settings) -> dict[str, Any]:
+    """Settings as the file has them."""
+    values = asdict(settings)
+    values["rig"] = {"per_episode": isinstance(settings.rig, DrawnRig), **values["rig"]}
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=np.ndarray.tolist))
+    return plain
 
 
 def write_manifest(folder: Path, manifest: Manifest, *, checked_ns: int | None = None) -> None:
@@ -142,14 +207,14 @@ def write_manifest(folder: Path, manifest: Manifest, *, checked_ns: int | None =
     """
     content = {
         "schema_version": SCHEMA_VERSION,
-        "settings": _plain(asdict(manifest.settings) | {"rig": _rig_record(manifest.settings.rig)}),
+        "settings": settings_json(manifest.settings),
         "yield": {
             "episodes": len(manifest.episodes),
             "attempts": manifest.attempts,
             "failures": manifest.failures,
             "disturbed": sum(bool(e.disturbances) for e in manifest.episodes),
         },
-        "episodes": [_plain(asdict(e)) for e in manifest.episodes],
+        "episodes": [asdict(e) for e in manifest.episodes],
     }
     try:
         with atomic(folder / MANIFEST) as part:
@@ -166,114 +231,3 @@ def file_sha256(path: Path) -> str:
     """sha256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-_LARGEST_BYTES = 2**28
-_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError, ConfigError)
-_NAME, _SHA256, _EPISODE = r"(?!\.{1,2}$)[^\0/\\]{1,200}", r"[0-9a-f]{64}", r"ep_\d{6,9}\.hdf5"
-_COUNT = (0, 10**9)
-
-
-def _settings(found: dict[str, Any]) -> Settings:
-    """Names become parts of paths and sizes become memory, so both are checked."""
-    values = dict(found) | {
-        "rig": _rig(found["rig"]),
-        "arms": tuple(_text(name, _NAME) for name in _list(found["arms"])),
-        "objects": tuple(_text(name, _NAME) for name in _list(found["objects"])),
-    }
-    for key in ("task", "version", "split"):
-        _text(values[key], _NAME)
-    for key in ("language", "fingerprint", "commit"):
-        _text(values[key], r"[^\0]*")
-    _text(values.get("rendered_from", ""), r"[^\0]*")
-    for key, low, high in (("height", 1, 2**14), ("width", 1, 2**14), ("seed", 0, 2**63)):
-        _whole(values[key], low, high)
-    for key, least, most in (("control_hz", 1e-3, 1e5), ("video_hz", 1e-3, 1e5), ("max_depth_m", 1e-3, 1e3)):
-        _real(values[key], least, most)
-    _real(values["disturbed_share"], 0.0, 1.0)
-    return Settings(**values)
-
-
-def _rig_record(rig: AnyRig) -> dict[str, Any]:
-    """A rig for JSON; ``per_episode`` tells whether cameras are drawn from ``shell`` or are those listed."""
-    return {"per_episode": isinstance(rig, DrawnRig), **asdict(rig)}
-
-
-def _rig(found: dict[str, Any]) -> AnyRig:
-    name, target = _text(found["name"], r"[^\0]+"), point([_real(x, -1e3, 1e3) for x in _list(found["target"])])
-    if found.get("per_episode", False):
-        shell = found["shell"]
-        azimuth, elevation, radius = (
-            (_real(low, -1e3, 1e3), _real(high, -1e3, 1e3))
-            for low, high in (shell[key] for key in ("azimuth_deg", "elevation_deg", "radius_m"))
-        )
-        drawn_from = Shell(azimuth, elevation, radius, _real(shell["fovy_deg"], 0.1, 179.9))
-        return DrawnRig(name, drawn_from, target, _whole(found["seen"], 0, 1000), _whole(found["novel"], 0, 1000))
-    cameras = tuple(
-        Camera(
-            _text(c["name"], _NAME), _pose(c["T_world_cam"]), _real(c["fovy_rad"], 1e-3, 3.14),
-            "seen" if _text(c["split"], "seen|novel") == "seen" else "novel",
-        )
-        for c in _list(found["cameras"])
-    )  # fmt: skip
-    return Rig(name, cameras, target, _whole(found.get("ring_offset", 0), *_COUNT))
-
-
-def _entry(found: dict[str, Any]) -> EpisodeEntry:
-    values = dict(found) | {
-        "file": _text(found["file"], _EPISODE),
-        "sha256": _text(found["sha256"], _SHA256),
-        "scene": _text(found["scene"], _SHA256),
-        "seed": _whole(found["seed"], 0, 2**63),
-        "steps": _whole(found["steps"], *_COUNT),
-        "frames": _whole(found["frames"], *_COUNT),
-        "disturbances": tuple(_text(name, r"[^\0]*") for name in _list(found["disturbances"])),
-        "failed_attempts": tuple(
-            (_whole(s, 0, 2**63), _text(w, r"[^\0]*")) for s, w in _list(found["failed_attempts"])
-        ),
-        "size_bytes": _whole(found.get("size_bytes", 0), 0, 2**63),
-        "simulated_sha256": _text(found.get("simulated_sha256", ""), f"({_SHA256})?"),
-    }
-    return EpisodeEntry(**values)
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError(f"{value!r:.80}: expected a list")
-    return value
-
-
-def _text(value: Any, pattern: str) -> str:
-    if not isinstance(value, str) or not re.fullmatch(pattern, value, flags=re.DOTALL):
-        raise ValueError(f"{value!r:.80}: expected text that fits {pattern}")
-    return value
-
-
-def _whole(value: Any, low: int, high: int) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{str(value)[:80]}: expected a whole number from {low} to {high}")
-    return value
-
-
-def _real(value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ValueError(f"{str(value)[:80]}: expected a number from {low:g} to {high:g}")
-    return float(value)
-
-
-def _pose(value: Any) -> Array:
-    pose = np.array([[_real(x, -1e6, 1e6) for x in _list(row)] for row in _list(value)], dtype=np.float64)
-    if pose.shape != (4, 4):
-        raise ValueError(f"a pose of shape {pose.shape}")
-    return pose
-
-
-def _plain(value: Any) -> Any:
-    """Arrays and tuples as lists, recursively, for JSON."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value

@@ -22,12 +22,11 @@ Measure = Callable[[Depth], Depth]
 
 
 class Sensor(Protocol):
-    """A model of how a camera measures depth, in two steps: first what follows from each picture alone, which may be
-    remembered, then what differs from video to video.
+    """How a camera measures depth, in two steps: what follows from each picture alone, then what differs by video.
 
     Attributes:
-        metric: whether it measures metres. Where not, whoever reads it scales what a camera sees by the robot's own
-            hands, if the camera's pose is known (``geometry.hand.scale_to_hands``).
+        metric: whether it measures metres. Where not, readers scale what a camera of known pose sees by the robot's
+            own hands (``geometry.hand.scale_to_hands``).
     """
 
     metric: ClassVar[bool]
@@ -37,17 +36,13 @@ class Sensor(Protocol):
         ...
 
     def noise(self, height: int, width: int, rng: np.random.Generator) -> Measure:
-        """Start a video of one camera; what it measures is made from what :meth:`geometry` returned.
-
-        Args:
-            height, width: of the images in pixels.
-            rng: all randomness, that of the frames to come too: give each camera and video its own.
-        """
+        """Start a video of one camera with images of that size, measured from what :meth:`geometry` returns. ``rng`` is
+        all its randomness, that of the frames to come too: give each camera and video its own."""
         ...
 
 
 def start_video(sensor: Sensor, K: npt.ArrayLike, height: int, width: int, rng: np.random.Generator) -> Measure:
-    """Start a video of one camera: takes the next frames' true depth to what ``sensor`` measures."""
+    """Start a video of one camera: a function from the next frames' true depth to what ``sensor`` measures."""
     noise = sensor.noise(height, width, rng)
     return lambda depth: noise(sensor.geometry(depth, K))
 
@@ -72,17 +67,12 @@ class Stereo:
     It measures disparity ``focal_px * baseline_m / z``, so that noise and steps of depth grow with z². The right imager
     sees past other edges than the left one: background just left of a nearer surface has no match.
 
-    Attributes:
-        baseline_m: from the left to the right imager. 55 mm, RealSense D400 datasheet.
+    Attributes (docs/sensors.md has the sources of their defaults):
+        baseline_m: from the left to the right imager.
         focal_px: of the sensor itself, whatever size its images are reduced to: 1280 pixels across 65 degrees.
-        noise_px: standard deviation of the disparity; 0.08 is Intel's advice for a calibrated camera
-            (https://github.com/IntelRealSense/librealsense/issues/3904).
-        step_px: of the disparity: 5 bits below a pixel (Keselman et al. 2017, https://arxiv.org/abs/1705.05548,
-            section 4.2.6).
-        search_px: disparities are searched below this one: nothing nearer than 0.44 m is measured
-            (https://github.com/IntelRealSense/librealsense/issues/3039).
-        grazing_deg: surfaces seen at more than this angle from their normal have no depth. An assumption: Nguyen et al.
-            (3DIMPVT 2012, https://doi.org/10.1109/3DIMPVT.2012.84) find a Kinect's noise to diverge beyond 60 degrees.
+        noise_px: standard deviation of the disparity.  step_px: 5 bits below a pixel, to which it is rounded.
+        search_px: disparities are searched below this one: nothing nearer than 0.44 m is measured.
+        grazing_deg: surfaces seen at more than this angle from their normal have no depth.
     """
 
     metric: ClassVar[bool] = True
@@ -146,9 +136,7 @@ class Stereo:
 class Estimated:
     """Depth that a network estimates from the image: dense and smooth, off by a scale and a shift of the whole video.
 
-    The defaults make about 6 % AbsRel, what the best networks reach on indoor images of cameras that they were
-    fine-tuned for (on NYU Depth v2: Depth Anything, https://arxiv.org/abs/2401.10891, 0.056; ZoeDepth,
-    https://arxiv.org/abs/2302.12288, 0.077). How it splits into parts is an assumption.
+    The defaults make about 6 % AbsRel, as the best networks do indoors; how it splits into parts is an assumption.
 
     Attributes:
         scale: standard deviation of the logarithm of the video's scale.

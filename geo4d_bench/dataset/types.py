@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,7 @@ class Trajectory:
     opening_m: dict[str, Array]
     T_world_obj: dict[str, Array]
     scene: str
-    disturbances: tuple[tuple[int, str], ...] = field(default=())
+    disturbances: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Window:
             sensor measures them; where it is not metric scaled by the hands, and future hands true (docs/sensors.md).
             Training targets of view m are ``transform(T_n_m, points[1])``; its condition stays in its own frame.
         parts: (2, 1 + T, H, W) uint8, 0 or ``geometry.hand.part_label(arm, part)``.
-        hand_mask: (H, W) bool: view n's first-frame hand pixels from proprioception (HandModel.visible_mask),
-            exactly what a policy computes at run time.
+        hand_mask: (H, W) bool: view n's first-frame hand pixels from proprioception (``geometry.hand.hand_mask``),
+            as a policy computes them at run time.
         K: (2, 3, 3).  T_n_m: (4, 4) pose of camera m in camera n.  T_world_n: (4, 4) pose of camera n.
         T_n_ee: (arms, 1 + T, 4, 4).  opening_m: (arms, 1 + T).
         dt_s: seconds between frames.
         episode, start, cameras: where the window comes from.
-        disturbed: whether something that nobody could predict_trajectory happens from frame 0 to T: a slip, a push.
+        disturbed: whether something that nobody could predict happens from frame 0 to T: a slip, a push.
     """
 
     rgb: npt.NDArray[np.uint8]

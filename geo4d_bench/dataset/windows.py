@@ -14,11 +14,10 @@ import numpy.typing as npt
 from geo4d_bench.dataset.reader import Dataset, EpisodeFile
 from geo4d_bench.dataset.sensors import SENSORS, SensorName
 from geo4d_bench.dataset.types import Window
-from geo4d_bench.dataset.writer import world_motion
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.geometry.camera import ViewSplit, depth_to_points
-from geo4d_bench.geometry.hand import NO_PART, HandModel, part_image, scale_to_hands
-from geo4d_bench.geometry.se3 import Array, inverse
+from geo4d_bench.geometry.hand import NO_PART, hand_mask, part_image, scale_to_hands
+from geo4d_bench.geometry.se3 import inverse
 from geo4d_bench.seeding import generator
 
 REMEMBER_BYTES = 4 * 1024**3
@@ -26,18 +25,9 @@ REMEMBER_BYTES = 4 * 1024**3
 
 
 @dataclass(frozen=True)
-class Start:
-    """Where a window may start: an episode (index over all datasets) and one of its frames."""
-
-    episode: int
-    frame: int
-
-
-@dataclass(frozen=True)
 class _Images:
-    """Frames of one camera as windows need them: rgb of ``ViewFrames``, its depth as far as the sensor sees it
-    (``Sensor.geometry``), parts of ``part_image``, and for a sensor that is not metric each frame's true depth of what
-    ``parts`` says is a hand, which is little."""
+    """Frames of one camera as windows need them: ``ViewFrames.rgb``, what ``Sensor.geometry`` leaves of its depth,
+    ``part_image``, and for a sensor that is not metric the true depth of each frame's hand pixels."""
 
     rgb: npt.NDArray[np.uint8]
     depth: npt.NDArray[np.float32]
@@ -69,14 +59,11 @@ class Windows:
         dt_s: seconds between frames of a window; a multiple of the dataset's 1 / video_hz.
         moving: whether to leave out starts where nothing happens.
         pad_share: largest share of repeated future frames, 0 to 1.
-        episodes: names of episodes to use (``ep_000003``); None uses all.
-        remember_bytes: of unpacked images that each process keeps in memory at most, so that a frame need not be
-            unpacked at its every use. Cameras of episodes that do not fit are read from the file each time.
+        remember_bytes: of unpacked images that each process keeps in memory; cameras of episodes that do not fit are
+            read from the file each time.
         sensor: how the cameras measure the depth of all frames; each window is a video of its own. One that is not
-            metric is scaled by the hands in its first frame. Hands of future frames, which are to be predicted, lie
-            where the robot's model says.
-        both_poses: whether view m's pose is known to whom the first frames are given: only then is its first frame
-            scaled, too.
+            metric is scaled by the hands in its first frame; hands of future frames, the targets, have true depth.
+        both_poses: whether view m's pose is given too: only then is its first frame scaled.
 
     Raises:
         DatasetError: a dataset or episode cannot be read.
@@ -95,7 +82,6 @@ class Windows:
         dt_s: float = 0.4,
         moving: bool = True,
         pad_share: float = 0.5,
-        episodes: Sequence[str] | None = None,
         remember_bytes: int = REMEMBER_BYTES,
         sensor: SensorName = "perfect",
         both_poses: bool = False,
@@ -112,14 +98,12 @@ class Windows:
         self.sensor, self.both_poses = SENSORS.get(sensor), both_poses
         self._remembered: dict[tuple[int, str], _Images] = {}
         self._remembered_bytes = 0
-        self.episodes: tuple[tuple[Dataset, EpisodeFile], ...] = tuple(
-            (d, e) for d in self.datasets for e in d.episodes if episodes is None or e.name in episodes
-        )
-        self.starts: tuple[Start, ...] = tuple(
-            Start(index, frame)
+        self.episodes = tuple((dataset, episode) for dataset in self.datasets for episode in dataset.episodes)
+        self.starts = tuple(
+            (index, frame)
             for index, (_, episode) in enumerate(self.episodes)
             for frame in self._frames_to_start(episode, moving)
-        )
+        )  # an episode (index over all datasets) and one of its frames
         if not self.starts:
             raise ConfigError(
                 f"no window of {self.horizon} frames, {self.dt_s} s apart, fits into {len(self.episodes)} episodes; "
@@ -130,18 +114,14 @@ class Windows:
         """Number of starts; each can be seen from every pair of cameras."""
         return len(self.starts)
 
-    def __getitem__(self, key: tuple[int, int, str, str]) -> Window:
-        """The window at (episode index, start frame, camera n, camera m)."""
-        return self.window(*key)
-
     def sample(self, rng: np.random.Generator) -> Window:
         """A random start seen from a random ordered pair of two distinct cameras, with the sensor's noise.
 
         Start and pair do not depend on the sensor: one ``rng`` shows the same window to each.
         """
-        start = self.starts[int(rng.integers(len(self.starts)))]
+        episode, start = self.starts[int(rng.integers(len(self.starts)))]
         n, m = rng.choice(len(self.cameras), size=2, replace=False)
-        return self.window(start.episode, start.frame, self.cameras[int(n)], self.cameras[int(m)], rng)
+        return self.window(episode, start, self.cameras[int(n)], self.cameras[int(m)], rng)
 
     def window(
         self, episode: int, start: int, camera_n: str, camera_m: str, rng: np.random.Generator | None = None
@@ -158,32 +138,32 @@ class Windows:
                 f"{file.name}: a window at frame {start}, but the episode has frames 0 to {len(steps) - 1}"
             )
         frames = np.minimum(start + self.stride * np.arange(self.horizon + 1), len(steps) - 1)
-        trajectory = file.trajectory
-        names = (camera_n, camera_m)
+        trajectory, names, at = file.trajectory, (camera_n, camera_m), steps[frames]
         views = [self._images(episode, name, frames) for name in names]
         K = np.stack([file.K(name) for name in names])
         T_world_n, T_world_m = (file.T_world_cam(name) for name in names)
         T_n_world = inverse(T_world_n)
-        points = np.empty((len(views), *views[0].depth.shape, 3), dtype=np.float32)
-        rng = rng or generator(file.name, "train", start, f"sensor/{camera_n}/{camera_m}")
-        at = steps[frames]
         opening = np.stack([trajectory.opening_m[arm][at] for arm in self.arms])
         T_world_ee = np.stack([trajectory.T_world_ee[arm][at] for arm in self.arms])
         T_n_ee = T_n_world @ T_world_ee
         models = [dataset.hand(arm) for arm in self.arms]
+        points = np.empty((len(views), *views[0].depth.shape, 3), dtype=np.float32)
+        rng = rng or generator(file.name, "train", start, f"sensor/{camera_n}/{camera_m}")
         for i, (view, T_world_cam) in enumerate(zip(views, (T_world_n, T_world_m), strict=True)):
-            T_cam_ee = inverse(T_world_cam) @ T_world_ee[:, 0]
-            hands = list(zip(models, T_cam_ee, opening[:, 0].tolist(), strict=True))
-            depth = self._measure(view, K[i], hands, i == 0 or self.both_poses, rng)
+            depth = self.sensor.noise(view.depth.shape[1], view.depth.shape[2], rng)(view.depth)
+            if view.hand_depth is not None:
+                T_cam_ee = inverse(T_world_cam) @ T_world_ee[:, 0]
+                scale = scale_to_hands(depth[0], K[i], list(zip(models, T_cam_ee, opening[:, 0].tolist(), strict=True)))
+                # Targets are made with all cameras' poses known.
+                depth[0 if i == 0 or self.both_poses else 1 :] *= np.float32(scale)
+                for t in range(1, len(depth)):
+                    depth[t][view.parts[t] != NO_PART] = view.hand_depth[t]
             depth_to_points(depth, K[i], out=points[i])
-        hand_mask = np.zeros(points.shape[2:4], dtype=bool)
-        for index, model in enumerate(models):
-            hand_mask |= model.visible_mask(points[0, 0], T_n_ee[index, 0], float(opening[index, 0]))
         return Window(
             rgb=np.stack([view.rgb for view in views]),
             points=points,
             parts=np.stack([view.parts for view in views]),
-            hand_mask=hand_mask,
+            hand_mask=hand_mask(points[0, 0], list(zip(models, T_n_ee[:, 0], opening[:, 0], strict=True))),
             K=K,
             T_n_m=T_n_world @ T_world_m,
             T_world_n=T_world_n,
@@ -198,26 +178,6 @@ class Windows:
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_remembered": {}, "_remembered_bytes": 0}
-
-    def _measure(
-        self,
-        view: _Images,
-        K: Array,
-        hands: Sequence[tuple[HandModel, Array, float]],
-        pose_known: bool,
-        rng: np.random.Generator,
-    ) -> npt.NDArray[np.float32]:
-        """Depth (1 + T, H, W) of one camera's video; ``hands`` of its first frame as in :func:`scale_to_hands`.
-
-        Whoever makes targets knows where all cameras are.
-        """
-        height, width = view.depth.shape[1:]
-        depth = self.sensor.noise(height, width, rng)(view.depth)
-        if view.hand_depth is not None:
-            depth[0 if pose_known else 1 :] *= np.float32(scale_to_hands(depth[0], K, hands))
-            for t in range(1, len(depth)):
-                depth[t][view.parts[t] != NO_PART] = view.hand_depth[t]
-        return depth
 
     def _images(self, episode: int, camera: str, frames: npt.NDArray[np.int64]) -> _Images:
         """Frames of a camera, from memory where there is room for all of its."""
@@ -251,9 +211,12 @@ class Windows:
         second = round(trajectory.control_hz)
         happens = np.zeros(len(steps), dtype=bool)
         for arm in self.arms:
-            # Speed over the time to the next frame: over one control step it would measure the controller's ripple.
-            frame_s = float(np.diff(steps).mean()) / trajectory.control_hz if len(steps) > 1 else 1.0
-            happens |= world_motion(trajectory.T_world_ee[arm][steps], frame_s) > self.MOVING_M_S
+            if len(steps) > 1:
+                # Speed over the time to the next frame: over one control step it would measure the controller's ripple.
+                frame_s = float(np.diff(steps).mean()) / trajectory.control_hz
+                position = trajectory.T_world_ee[arm][steps, :3, 3]
+                speed = np.linalg.norm(np.diff(position, axis=0), axis=1) / frame_s
+                happens |= np.append(speed, speed[-1]) > self.MOVING_M_S
             opening = trajectory.opening_m[arm]
             happens |= np.array([np.ptp(opening[s : s + second + 1]) > self.GRIPPING_M for s in steps])
         return [int(k) for k in np.flatnonzero(happens[:count])]
@@ -273,15 +236,12 @@ def _stride(datasets: Sequence[Dataset], dt_s: float) -> int:
 
 def _camera_names(datasets: Sequence[Dataset], cameras: ViewSplit | Sequence[str]) -> tuple[str, ...]:
     rig = datasets[0].rig
-    if isinstance(cameras, str):
-        if cameras not in ("seen", "novel"):
-            raise ConfigError(f"cameras='{cameras}': give 'seen', 'novel' or a list of camera names")
+    if not isinstance(cameras, str):
+        names = datasets[0].known_cameras(cameras)
+    elif cameras in ("seen", "novel"):
         names = rig.camera_names("seen" if cameras == "seen" else "novel")
     else:
-        names = tuple(cameras)
-        unknown = [name for name in names if name not in rig.camera_names()]
-        if unknown:
-            raise ConfigError(f"rig '{rig.name}' has no camera '{unknown[0]}'; it has {', '.join(rig.camera_names())}")
+        raise ConfigError(f"cameras='{cameras}': give 'seen', 'novel' or a list of camera names")
     if len(names) < 2:
         raise ConfigError(f"windows need two cameras, but '{cameras}' of rig '{rig.name}' has {len(names)}")
     return names

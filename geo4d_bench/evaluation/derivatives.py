@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from geo4d_bench.errors import ConfigError
 
-DIMENSION = 24
 MIN_FRAMES, MIN_PIXELS = 3, 16
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 _SCALES = 3

@@ -6,16 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import to_rgb
 
-from geo4d_bench.drawing import DPI, GREEN, GREY, PURPLE, SOFT, Image, colour_depth, figure, image_axes, paste
-from geo4d_bench.evaluation.example import Example
+from geo4d_bench.drawing import DPI, GREEN, GREY, PURPLE, SOFT, Image, colour_depth, depth_limits, paste, sheet
+from geo4d_bench.model.types import Video4D
 
 
-def film_strip(example: Example, path: Path) -> None:
-    """True frames above generated ones: colour, depth and hand of both views, from the first frame to the last."""
-    h, w = example.first_rgb.shape[1:3]
+def film_strip(
+    given: Video4D, true: Video4D, generated: Video4D, cameras: tuple[str, str], title: str, note: str, path: Path
+) -> None:
+    """True frames above generated ones: colour, depth and hand of both views, from the first frame to the last.
+
+    Args:
+        given: its frame 0 is what the generator was given.  true, generated: T frames.
+        cameras: names of views n and m.  title, note: the two lines above.
+    """
+    frames, h, w = true.rgb.shape[1:4]
     scale = int(np.ceil(150 / w))
-    frames = example.rgb.shape[2]
     cell_h, cell_w, gap = h * scale, w * scale, 5
     left, right, header, block_title = 250, 170, 92, 62
     row = cell_h + gap
@@ -26,25 +33,23 @@ def film_strip(example: Example, path: Path) -> None:
     tops = [header + v * block for v in range(2)]
     lines = [(kind, which) for kind in ("colour", "depth", "hand") for which in ("true", "generated")]
     offsets = [block_title + r * row + r // 2 * 9 for r in range(len(lines))]
-    ranges = [_depth_range(example, v) for v in range(2)]
+    ranges = [depth_limits([true.points[v, ..., 2]]) for v in range(2)]
 
-    pixels = np.full((height, width, 3), 255, dtype=np.uint8)
-    for v, top in enumerate(tops):
-        for (kind, which), offset in zip(lines, offsets, strict=True):
-            for t, x in enumerate(columns):
-                image = _cell(example, v, kind, which, t, ranges[v])
-                if image is not None:
-                    paste(pixels, image.repeat(scale, axis=0).repeat(scale, axis=1), x, top + offset)
-
-    with figure(width / DPI, height / DPI, path) as fig:
-        ax = image_axes(fig, pixels)
+    with sheet(width, height, path) as ax:
+        for v, top in enumerate(tops):
+            for (kind, which), offset in zip(lines, offsets, strict=True):
+                video, colour = (true, GREEN) if which == "true" else (generated, PURPLE)
+                cells = [_cell(given, v, kind, 0, ranges[v], colour)] if which == "true" else []  # it is not generated
+                cells += [_cell(video, v, kind, t, ranges[v], colour) for t in range(frames)]
+                for x, cell in zip(columns[-len(cells) :], cells, strict=True):
+                    paste(ax, cell.repeat(scale, axis=0).repeat(scale, axis=1), x, top + offset)
         size = 72 / DPI * 24
-        ax.text(20, 34, f"Generated against true frames, {example.views} views", fontsize=1.4 * size, weight="bold")
-        ax.text(20, 70, example.chosen, fontsize=0.92 * size, color=SOFT)
+        ax.text(20, 34, title, fontsize=1.4 * size, weight="bold")
+        ax.text(20, 70, note, fontsize=0.92 * size, color=SOFT)
         for v, (top, name) in enumerate(zip(tops, "nm", strict=True)):
-            ax.text(20, top + 42, f"view {name}: {example.cameras[v]}", fontsize=1.1 * size, weight="bold")
+            ax.text(20, top + 42, f"view {name}: {cameras[v]}", fontsize=1.1 * size, weight="bold")
             for t, x in enumerate(columns):
-                text = "given" if t == 0 else f"{t * example.dt_s:.1f} s"
+                text = "given" if t == 0 else f"{t * true.dt_s:.1f} s"
                 ax.text(x + cell_w / 2, top + 42, text, fontsize=0.92 * size, ha="center", color=SOFT)
             for (kind, which), offset in zip(lines, offsets, strict=True):
                 y, colour = top + offset, GREEN if which == "true" else PURPLE
@@ -52,37 +57,24 @@ def film_strip(example: Example, path: Path) -> None:
                 if which == "true":
                     ax.text(20, y + row - gap / 2, kind, fontsize=size, va="center", weight="bold")
             bar = (width - right + 24, top + offsets[2], 22, 2 * row - gap)
-            _colour_bar(fig, bar, (width, height), ranges[v], size)
-        note = (
+            _colour_bar(ax.figure, bar, (width, height), ranges[v], size)
+        legend = (
             "Depth: z in camera n's frame for both views, as the generator is asked for it; light grey is invalid. "
             "Hand: from the simulator above, the generator's own labels below."
         )
-        ax.text(20, height - 22, note, fontsize=0.86 * size, color=SOFT)
+        ax.text(20, height - 22, legend, fontsize=0.86 * size, color=SOFT)
 
 
-def _cell(example: Example, view: int, kind: str, which: str, t: int, depth_range: tuple[float, float]) -> Image | None:
-    """The (H, W, 3) picture of one cell; None where there is nothing generated (the first frame is given)."""
-    if t == 0 and which == "generated":
-        return None
-    i = 0 if which == "true" else 1
-    rgb: Image = example.first_rgb[view] if t == 0 else example.rgb[i, view, t - 1]
+def _cell(video: Video4D, view: int, kind: str, frame: int, depth_range: tuple[float, float], tint: str) -> Image:
+    """The (H, W, 3) picture of one cell."""
+    rgb: Image = video.rgb[view, frame]
     if kind == "colour":
         return rgb
     if kind == "depth":
-        return colour_depth(example.first_depth[view] if t == 0 else example.depth[i, view, t - 1], depth_range)
-    mask = example.first_hand[view] if t == 0 else example.hand[i, view, t - 1]
-    tint = np.array([int(c[j : j + 2], 16) for c in (GREEN if i == 0 else PURPLE,) for j in (1, 3, 5)])
+        return colour_depth(video.points[view, frame, ..., 2], depth_range)
     grey = np.repeat(255 - 0.45 * (255 - rgb.mean(-1, keepdims=True)), 3, axis=-1)
-    return np.where(mask[..., None], 0.15 * grey + 0.85 * tint, grey).astype(np.uint8)
-
-
-def _depth_range(example: Example, view: int) -> tuple[float, float]:
-    true = example.depth[0, view]
-    true = true[np.isfinite(true)]
-    if not len(true):
-        return 0.0, 1.0
-    low, high = (float(x) for x in np.percentile(true, [1, 99]))
-    return low, max(high, low + 0.01)
+    colour = np.rint(255 * np.array(to_rgb(tint)))
+    return np.where(video.parts[view, frame, ..., None] > 0, 0.15 * grey + 0.85 * colour, grey).astype(np.uint8)
 
 
 def _colour_bar(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,52 +12,68 @@ import numpy as np
 from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.geometry.camera import ViewSplit
-from geo4d_bench.seeding import derive_seed, generator
+from geo4d_bench.seeding import generator
 
 if TYPE_CHECKING:
     from geo4d_bench.dataset.reader import Dataset
     from geo4d_bench.dataset.types import Window
     from geo4d_bench.dataset.windows import Windows
 
-Views = Literal["seen", "novel", "both"]
+ViewChoice = Literal["seen", "novel", "both"]
 
 
-def open_held_out(folder: Path, allow_train_data: bool = False) -> Dataset:
-    """The dataset in a folder; DatasetError where it is of the train split and that is not wanted."""
-    from geo4d_bench.dataset.reader import Dataset
+@dataclass(frozen=True)
+class HeldOutOptions:
+    """Which windows: the options of every command that uses them."""
 
-    dataset = Dataset(folder)
-    settings = dataset.manifest.settings
-    if settings.split != "eval" and not allow_train_data:
-        raise DatasetError(
-            f"{folder}: its episodes are of the '{settings.split}' split, expected 'eval'; give a dataset "
-            f"that 'geo4d-bench datagen --task {settings.task} --split eval' made "
-            "(evaluate takes --allow-train-data, too)"
-        )
-    return dataset
+    data: Path = Path("data/store_cereal_eval")
+    """A dataset of the eval split, rendered from seen and novel cameras."""
+    views: ViewChoice = "both"
+    """Which cameras the windows are seen from."""
+    windows: int = 64
+    """Windows of each choice of views."""
+    seed: int = 0
+    """Chooses the windows, with one seed the same ones for every command, and the generator's noise."""
 
+    @property
+    def splits(self) -> tuple[ViewSplit, ...]:
+        """``both`` is seen first, then novel."""
+        return ("seen", "novel") if self.views == "both" else (self.views,)
 
-def view_splits(views: Views) -> tuple[ViewSplit, ...]:
-    """``both`` is seen first, then novel."""
-    return ("seen", "novel") if views == "both" else (views,)
+    @property
+    def keys(self) -> list[tuple[ViewSplit, int]]:
+        """(views, index) of all windows."""
+        return [(v, i) for v in self.splits for i in range(self.windows)]
 
+    def open(self, allow_train_data: bool = False) -> Dataset:
+        """The dataset.
 
-def noise_seed(seed: int, views: str, index: int) -> int:
-    """The seed of a generator's noise for window ``index``."""
-    return derive_seed("evaluation", "eval", seed, f"generate/{views}/{index}")
+        Raises:
+            ConfigError: ``windows`` below 1.
+            DatasetError: it is not there, damaged, or of the train split and that is not allowed.
+        """
+        from geo4d_bench.dataset.reader import Dataset
+
+        if self.windows < 1:
+            raise ConfigError(f"--windows is {self.windows}, expected 1 or more")
+        dataset = Dataset(self.data)
+        settings = dataset.manifest.settings
+        if settings.split != "eval" and not allow_train_data:
+            raise DatasetError(
+                f"{self.data}: its episodes are of the '{settings.split}' split, expected 'eval'; give a dataset "
+                f"that 'geo4d-bench datagen --task {settings.task} --split eval' made "
+                "(evaluate takes --allow-train-data, too)"
+            )
+        return dataset
 
 
 class HeldOut:
     """The windows of a dataset, numbered: window i of a choice of views is a pure function of the seed and i.
 
     Args:
-        dataset: from :func:`open_held_out`.
-        views: which cameras.
-        seed: chooses the windows.
         frames, dt_s: predicted frames T, and the seconds between them.
-        sensor: how first frames are measured.
+        sensor: how first frames are measured.  calibrated: whether the poses of both cameras are given.
         second_views: further cameras beside the reference.
-        calibrated: whether the poses of both cameras are given.
 
     Raises:
         ConfigError: no window of that length fits, or the dataset lacks such cameras.
@@ -76,8 +93,7 @@ class HeldOut:
         from geo4d_bench.dataset.windows import Windows
 
         settings = dataset.manifest.settings
-        self.split, self.seed, self.identity = settings.split, seed, dataset.identity
-        self._key, self._second_views = f"{settings.task}-{settings.version}", second_views
+        self._key, self._seed, self._second_views = f"{settings.task}-{settings.version}", seed, second_views
         # Nothing is remembered: each window is looked at once.
         self._true, self._measured = (
             {
@@ -86,34 +102,32 @@ class HeldOut:
             }
             for s in ("perfect", sensor)
         )
-        for v in views:
-            if len(self._true[v].cameras) <= second_views:
+        for v, windows in self._true.items():
+            if len(windows.cameras) <= second_views:
                 raise ConfigError(
-                    f"{second_views} second views, but {v} has {len(self._true[v].cameras)} cameras, one of which is "
+                    f"{second_views} second views, but {v} has {len(windows.cameras)} cameras, one of which is "
                     "the reference; give fewer, or other views"
                 )
 
     def window(self, views: ViewSplit, index: int) -> Window:
         """Window ``index``: a start and an ordered pair of cameras, drawn at random."""
-        return self._true[views].sample(self._rng(views, index))
+        return self._true[views].sample(self._rng("window", views, index))
 
     def pairs(self, views: ViewSplit, index: int) -> list[Window]:
         """The window, and the same start and view n with further views m."""
-        return self._with_company(self._true[views], views, index)
+        return self._pairs(self._true[views], views, index)
 
     def given(self, views: ViewSplit, index: int) -> list[Window]:
         """The same as a sensor measures it (docs/sensors.md): its first frames are what a generator is given."""
-        return self._with_company(self._measured[views], views, index)
+        return self._pairs(self._measured[views], views, index)
 
-    def _with_company(self, windows: Windows, views: ViewSplit, index: int) -> list[Window]:
-        first = windows.sample(self._rng(views, index))
-        if self._second_views == 1:
-            return [first]
-        others = [name for name in windows.cameras if name not in first.cameras]
-        rng = generator(self._key, "eval", self.seed, f"evaluate/company/{views}/{index}")
+    def _pairs(self, windows: Windows, views: ViewSplit, index: int) -> list[Window]:
+        first = windows.sample(self._rng("window", views, index))
+        rng = self._rng("company", views, index)
+        others = rng.permutation([name for name in windows.cameras if name not in first.cameras])
         episode = [file.name for _, file in windows.episodes].index(first.episode)
-        names = rng.permutation(others)[: self._second_views - 1]
-        return [first, *(windows.window(episode, first.start, first.cameras[0], str(m), rng) for m in names)]
+        further = [str(m) for m in others[: self._second_views - 1]]
+        return [first, *(windows.window(episode, first.start, first.cameras[0], m, rng) for m in further)]
 
-    def _rng(self, views: ViewSplit, index: int) -> np.random.Generator:
-        return generator(self._key, "eval", self.seed, f"evaluate/window/{views}/{index}")
+    def _rng(self, stream: str, views: ViewSplit, index: int) -> np.random.Generator:
+        return generator(self._key, "eval", self._seed, f"evaluate/{stream}/{views}/{index}")

@@ -31,76 +31,96 @@ class Unit3D(nn.Module):
     def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, normalised: bool = True) -> None:
         super().__init__()
         self.conv3d = nn.Conv3d(channels, out, kernel, stride, bias=not normalised)
-        if normalised:
-            self.bn = nn.BatchNorm3d(out, eps=1e-3)
-        self.normalised, self.kernel, self.stride = normalised, (kernel,) * 3, (stride,) * 3
+        self.bn = nn.BatchNorm3d(out, eps=1e-3) if normalised else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv3d(_pad_same(x, self.kernel, self.stride))
-        return F.relu(self.bn(x)) if self.normalised else x
+        x = self.conv3d(_pad_same(x, self.conv3d.kernel_size, self.conv3d.stride))
+        return x if self.bn is None else F.relu(self.bn(x))
+
+
+class MaxPool(nn.Module):
+    """With SAME padding by zeros, which equals none: what comes in is behind a ReLU."""
+
+    def __init__(self, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool3d(_pad_same(x, self.kernel, self.stride), self.kernel, self.stride)
 
 
 class InceptionModule(nn.Module):
     """Four branches, concatenated: 1, 1 -> 3, 1 -> 3, pool -> 1. ``widths`` in the order of the port's constructor."""
 
-    def __init__(self, channels: int, widths: tuple[int, int, int, int, int, int]) -> None:
+    def __init__(self, channels: int, *widths: int) -> None:
         super().__init__()
         self.b0 = Unit3D(channels, widths[0], 1)
         self.b1a, self.b1b = Unit3D(channels, widths[1], 1), Unit3D(widths[1], widths[2], 3)
         self.b2a, self.b2b = Unit3D(channels, widths[3], 1), Unit3D(widths[3], widths[4], 3)
-        self.b3b = Unit3D(channels, widths[5], 1)
+        self.b3a, self.b3b = MaxPool((3, 3, 3), (1, 1, 1)), Unit3D(channels, widths[5], 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = self.b3b(_max_pool(x, (3, 3, 3), (1, 1, 1)))
-        return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), pooled], dim=1)
+        branches = self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))
+        return torch.cat(branches, dim=1)
 
 
-class I3D(nn.Module):
+class I3D(nn.Sequential):
     """Videos (B, 3, T, 224, 224) in [-1, 1] to logits (B, 400), averaged over time; T at least 9."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.Conv3d_1a_7x7 = Unit3D(3, 64, 7, stride=2)
+        self.Conv3d_1a_7x7 = Unit3D(3, 64, 7, stride=2)  # (B, 64, 8, 112, 112)
+        self.MaxPool3d_2a_3x3 = MaxPool((1, 3, 3), (1, 2, 2))
         self.Conv3d_2b_1x1 = Unit3D(64, 64, 1)
         self.Conv3d_2c_3x3 = Unit3D(64, 192, 3)
-        self.Mixed_3b = InceptionModule(192, (64, 96, 128, 16, 32, 32))
-        self.Mixed_3c = InceptionModule(256, (128, 128, 192, 32, 96, 64))
-        self.Mixed_4b = InceptionModule(480, (192, 96, 208, 16, 48, 64))
-        self.Mixed_4c = InceptionModule(512, (160, 112, 224, 24, 64, 64))
-        self.Mixed_4d = InceptionModule(512, (128, 128, 256, 24, 64, 64))
-        self.Mixed_4e = InceptionModule(512, (112, 144, 288, 32, 64, 64))
-        self.Mixed_4f = InceptionModule(528, (256, 160, 320, 32, 128, 128))
-        self.Mixed_5b = InceptionModule(832, (256, 160, 320, 32, 128, 128))
-        self.Mixed_5c = InceptionModule(832, (384, 192, 384, 48, 128, 128))
+        self.MaxPool3d_3a_3x3 = MaxPool((1, 3, 3), (1, 2, 2))  # (B, 192, 8, 28, 28)
+        self.Mixed_3b = InceptionModule(192, 64, 96, 128, 16, 32, 32)
+        self.Mixed_3c = InceptionModule(256, 128, 128, 192, 32, 96, 64)
+        self.MaxPool3d_4a_3x3 = MaxPool((3, 3, 3), (2, 2, 2))  # (B, 480, 4, 14, 14)
+        self.Mixed_4b = InceptionModule(480, 192, 96, 208, 16, 48, 64)
+        self.Mixed_4c = InceptionModule(512, 160, 112, 224, 24, 64, 64)
+        self.Mixed_4d = InceptionModule(512, 128, 128, 256, 24, 64, 64)
+        self.Mixed_4e = InceptionModule(512, 112, 144, 288, 32, 64, 64)
+        self.Mixed_4f = InceptionModule(528, 256, 160, 320, 32, 128, 128)
+        self.MaxPool3d_5a_2x2 = MaxPool((2, 2, 2), (2, 2, 2))  # (B, 832, 2, 7, 7)
+        self.Mixed_5b = InceptionModule(832, 256, 160, 320, 32, 128, 128)
+        self.Mixed_5c = InceptionModule(832, 384, 192, 384, 48, 128, 128)
+        self.avg_pool = nn.AvgPool3d((2, 7, 7), stride=1)  # (B, 1024, T / 8 - 1, 1, 1)
         self.logits = Unit3D(1024, CLASSES, 1, normalised=False)
+        self.mean = nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten())
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.Conv3d_1a_7x7(x)  # (B, 64, 8, 112, 112)
-        x = _max_pool(x, (1, 3, 3), (1, 2, 2))
-        x = self.Conv3d_2c_3x3(self.Conv3d_2b_1x1(x))
-        x = _max_pool(x, (1, 3, 3), (1, 2, 2))  # (B, 192, 8, 28, 28)
-        x = self.Mixed_3c(self.Mixed_3b(x))
-        x = _max_pool(x, (3, 3, 3), (2, 2, 2))  # (B, 480, 4, 14, 14)
-        x = self.Mixed_4f(self.Mixed_4e(self.Mixed_4d(self.Mixed_4c(self.Mixed_4b(x)))))
-        x = _max_pool(x, (2, 2, 2), (2, 2, 2))  # (B, 832, 2, 7, 7)
-        x = self.Mixed_5c(self.Mixed_5b(x))
-        x = F.avg_pool3d(x, (2, 7, 7), stride=1)  # (B, 1024, T / 8 - 1, 1, 1)
-        return torch.as_tensor(self.logits(x).mean(dim=(2, 3, 4)))
+    @classmethod
+    def load(cls, weights: Path) -> I3D:
+        """With the weights of a safetensors file; CheckpointError where it is missing, not whole or of another network.
 
-
-class I3DFeatures:
-    """FVD's features by the weights in a safetensors file.
-
-    Raises:
-        CheckpointError: no such file, not whole, or tensors of another network.
-    """
-
-    def __init__(self, weights: Path) -> None:
-        self._network = load_i3d(weights)
+        Batch normalisation's counters are not used, and may be absent.
+        """
+        if not weights.is_file():
+            raise CheckpointError(f"{weights}: no such file; docs/metrics.md says how to make it")
+        try:
+            tensors = load_file(weights)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{weights}: not a whole safetensors file ({error}); docs/metrics.md says how"
+            ) from None
+        network = cls().eval()
+        expected, got = (
+            {name: tensor for name, tensor in found.items() if not name.endswith("num_batches_tracked")}
+            for found in (network.state_dict(), tensors)
+        )
+        for name in sorted(expected.keys() | got.keys()):
+            want, have = (tuple(t[name].shape) if name in t else None for t in (expected, got))
+            if want != have:
+                raise CheckpointError(
+                    f"{weights}: '{name}' is {have or 'missing'}, expected {want or 'no such tensor'}; give I3D's RGB "
+                    "stream with 400 classes in the layout of pytorch-i3d (docs/metrics.md)"
+                )
+        network.load_state_dict(got, strict=False)
+        return network
 
     @torch.inference_mode()
-    def __call__(self, video: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """(400,) float32 logits of a video (T, H, W, 3) uint8, resized to 224 x 224 without regard to its aspect.
+    def features(self, video: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """FVD's: (400,) logits of a video (T, H, W, 3), resized to 224 x 224 without regard to its aspect.
 
         Raises:
             ConfigError: fewer than 9 frames.
@@ -109,38 +129,8 @@ class I3DFeatures:
             raise ConfigError(f"I3D needs {MIN_FRAMES} frames or more, the video has {len(video)}; leave --i3d out")
         frames = torch.from_numpy(video).permute(0, 3, 1, 2).float()  # (T, 3, H, W)
         frames = F.interpolate(frames, (_SIZE, _SIZE), mode="bilinear", align_corners=False) / 127.5 - 1.0
-        logits: npt.NDArray[np.float32] = self._network(frames.movedim(0, 1)[None])[0].numpy()
+        logits: npt.NDArray[np.float32] = self(frames.movedim(0, 1)[None])[0].numpy()
         return logits
-
-
-def load_i3d(weights: Path) -> I3D:
-    """The network with the weights of a safetensors file in the layout of ``pytorch-i3d``, in evaluation mode.
-
-    ``num_batches_tracked`` may be absent: it is not used. See :class:`I3DFeatures` for the errors.
-    """
-    if not weights.is_file():
-        raise CheckpointError(f"{weights}: no such file; docs/metrics.md says how to make it")
-    try:
-        tensors = load_file(weights)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{weights}: not a whole safetensors file ({error}); docs/metrics.md says how") from None
-    network = I3D()
-    expected = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
-    got = {k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")}
-    for name in sorted(expected.keys() | got.keys()):
-        want, have = (tuple(t[name].shape) if name in t else None for t in (expected, got))
-        if want != have:
-            raise CheckpointError(
-                f"{weights}: '{name}' is {have or 'missing'}, expected {want or 'no such tensor'}; give I3D's RGB "
-                "stream with 400 classes in the layout of pytorch-i3d (docs/metrics.md)"
-            )
-    network.load_state_dict(got, strict=False)
-    return network.eval()
-
-
-def _max_pool(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> Tensor:
-    """SAME padding with zeros, which equals none: what comes in is behind a ReLU."""
-    return F.max_pool3d(_pad_same(x, kernel, stride), kernel, stride)
 
 
 def _pad_same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:

@@ -1,6 +1,6 @@
 """Anybody's predictions as files: what a generator is shown, what it answers, and whether the answer can be scored.
 
-docs/predictions.md has the layout. Arrays are safetensors, a file a window; nothing is unpickled.
+docs/predictions.md has the layout. Arrays are safetensors, one file per window; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +18,11 @@ import numpy.typing as npt
 
 from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import DatasetError
-from geo4d_bench.evaluation.held_out import HeldOut
-from geo4d_bench.evaluation.predictors import Prediction
+from geo4d_bench.evaluation.held_out import HeldOut, HeldOutOptions
 from geo4d_bench.geometry.camera import ViewSplit
 from geo4d_bench.geometry.se3 import transform
-from geo4d_bench.io import write_atomic
 from geo4d_bench.model.config import GeneratorConfig
-from geo4d_bench.model.types import FirstFrames, Video4D
+from geo4d_bench.model.types import Video4D
 
 if TYPE_CHECKING:
     from geo4d_bench.dataset.reader import Dataset
@@ -46,9 +43,7 @@ def window_path(folder: Path, views: ViewSplit, index: int) -> Path:
     return folder / "windows" / f"{views}_{index:05d}.safetensors"
 
 
-def manifest_of(
-    dataset: Dataset, views: Sequence[ViewSplit], windows: int, seed: int, calibrated: bool
-) -> dict[str, Any]:
+def manifest_of(dataset: Dataset, options: HeldOutOptions, calibrated: bool) -> dict[str, Any]:
     """The manifest of conditions; a generator copies it and adds ``generator``, its own name."""
     settings = dataset.manifest.settings
     return {
@@ -57,9 +52,9 @@ def manifest_of(
         "task": settings.task,
         "split": settings.split,
         "dataset": dataset.identity,
-        "seed": seed,
-        "views": list(views),
-        "windows": windows,
+        "seed": options.seed,
+        "views": list(options.splits),
+        "windows": options.windows,
         "calibrated": calibrated,
         "frames": FRAMES,
         "dt_s": DT_S,
@@ -69,53 +64,27 @@ def manifest_of(
     }
 
 
-def write_condition(path: Path, condition: FirstFrames) -> None:
-    """A window's condition; poses of cameras are written where the condition has them."""
-    assert condition.hand_mask is not None  # a window of a dataset knows it
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "rgb": condition.rgb,
-        "points": condition.points,
-        "K": condition.K,
-        "hand_mask": condition.hand_mask,
-        "p_n_ee": condition.p_n_ee,
-        "opening_m": condition.opening_m,
-    }
-    if condition.T_world_cam is not None:
-        arrays["T_world_cam"] = condition.T_world_cam
-    _write(path, arrays)
-
-
-def write_prediction(path: Path, video: Video4D) -> None:
-    """A window's prediction; what is not finite is written as invalid, with 0 in place of its point."""
-    valid = np.asarray(np.isfinite(video.points).all(-1))
-    points = np.where(valid[..., None], video.points, np.float32(0.0))
-    _write(path, {"rgb": video.rgb, "points": points, "valid": valid, "parts": video.parts})
-
-
 class StoredPredictions:
-    """Predictions that :func:`faults` found nothing wrong with, as a generator to score.
+    """Predictions that :func:`faults` found nothing wrong with, in the place of a ``CheckpointPredictor``.
 
     Raises:
         DatasetError: the folder has no manifest.
     """
 
-    generates, generates_video = False, True
-    ablation = "none"
-    policy = None
+    ablation, policy = "none", None
     sensor: SensorName = "perfect"
     steps: int | None = None
     frames, dt_s = FRAMES, DT_S
 
     def __init__(self, folder: Path) -> None:
         manifest = _read_manifest(folder)
-        self._folder = folder
+        self._folder, self.sha256 = folder, predictions_sha256(folder)
         self.name = self.generator = str(manifest["generator"])
         self.calibrated = bool(manifest["calibrated"])
-        self.sha256 = predictions_sha256(folder)
 
-    def predict(self, given: Sequence[Window], views: ViewSplit, index: int) -> Prediction:
+    def predict(self, given: Sequence[Window], views: ViewSplit, index: int) -> Video4D:
         """The prediction for window ``index``; the window itself gives K and the time between frames only."""
-        return Prediction(_video(_read(window_path(self._folder, views, index)), given[0]))
+        return _video(_read(window_path(self._folder, views, index)), given[0])
 
 
 def predictions_sha256(folder: Path) -> str:
@@ -127,8 +96,10 @@ def predictions_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def faults(folder: Path, dataset: Dataset, views: Sequence[ViewSplit], windows: int, seed: int) -> list[str]:
-    """What keeps predictions from being scored on these windows, a line a fault, empty where nothing does.
+def faults(folder: Path, dataset: Dataset, options: HeldOutOptions, labelled: bool = True) -> list[str]:
+    """What keeps predictions from being scored on these windows, one line per fault, empty where nothing does.
+
+    ``parts`` may be missing unless ``labelled``: a segmenter makes them then.
 
     Files are not looked at where the manifest is of other windows: none of them would fit.
 
@@ -136,46 +107,33 @@ def faults(folder: Path, dataset: Dataset, views: Sequence[ViewSplit], windows: 
         DatasetError: the folder has no manifest that is JSON.
     """
     manifest = _read_manifest(folder)
-    expected = manifest_of(dataset, views, windows, seed, manifest.get("calibrated") is True)
+    expected = manifest_of(dataset, options, manifest.get("calibrated") is True)
     found = list(_manifest_faults(manifest, expected))
     if found:
         return [f"{MANIFEST}: {fault}" for fault in found]
-    held_out = HeldOut(dataset, views, seed, FRAMES, DT_S)
+    held_out = HeldOut(dataset, options.splits, options.seed, FRAMES, DT_S)
     mistakes: Counter[tuple[int, str]] = Counter()
-    for v in views:
-        for i in range(windows):
-            path = window_path(folder, v, i)
-            shapes = _shapes(expected)
-            wrong = list(_file_faults(path, shapes, 3 * expected["arms"]))
-            found += [f"windows/{path.name}: {fault}" for fault in wrong]
-            if not wrong:
-                window = held_out.window(v, i)
-                mistakes.update(_mistakes(window, _video(_read(path), window)))
+    for v, i in options.keys:
+        path = window_path(folder, v, i)
+        try:
+            arrays = _read(path)
+            if not labelled:
+                arrays.setdefault("parts", np.zeros((2, FRAMES, *dataset.size), np.uint8))
+            wrong = list(_file_faults(arrays, expected))
+        except DatasetError as error:
+            wrong = [str(error)]
+        found += [f"windows/{path.name}: {fault}" for fault in wrong]
+        if not wrong:
+            window = held_out.window(v, i)
+            mistakes.update(_mistakes(window, _video(arrays, window)))
     # One window may be like that by chance or by a bad prediction; most of them are not.
-    total = windows * len(views)
-    for (view, mistake), count in sorted(mistakes.items()):
-        if count > total / 2:
-            found.append(
-                f"points of view {'nm'[view]}: {mistake} in {count} of {total} windows, expected metres in camera n's "
-                "frame (OpenCV axes) for both views; see docs/predictions.md"
-            )
-    return found
-
-
-@dataclass(frozen=True)
-class _Array:
-    shape: tuple[int, ...]
-    dtype: str
-
-
-def _shapes(manifest: dict[str, Any]) -> dict[str, _Array]:
-    image = (2, manifest["frames"], manifest["height"], manifest["width"])
-    return {
-        "rgb": _Array((*image, 3), "uint8"),
-        "points": _Array((*image, 3), "float32"),
-        "valid": _Array(image, "bool"),
-        "parts": _Array(image, "uint8"),
-    }
+    total = len(options.keys)
+    return found + [
+        f"points of view {'nm'[view]}: {mistake} in {count} of {total} windows, expected metres in camera n's "
+        "frame (OpenCV axes) for both views; see docs/predictions.md"
+        for (view, mistake), count in sorted(mistakes.items())
+        if count > total / 2
+    ]
 
 
 def _manifest_faults(manifest: dict[str, Any], expected: dict[str, Any]) -> Iterator[str]:
@@ -192,39 +150,33 @@ def _manifest_faults(manifest: dict[str, Any], expected: dict[str, Any]) -> Iter
     }
     for key, value in expected.items():
         got = manifest.get(key)
-        if key == "calibrated" or got == value:
-            continue
-        if key == "views" and isinstance(got, list) and set(value) <= set(map(str, got)):
-            continue
-        if key == "windows" and isinstance(got, int) and got >= value:
-            continue
-        yield (
-            f"{key} is {json.dumps(got)}, expected {json.dumps(value)}; "
-            f"{advice.get(key, 'copy the manifest of the conditions as it is')}"
+        more = (key == "views" and isinstance(got, list) and set(value) <= set(map(str, got))) or (
+            key == "windows" and isinstance(got, int) and got >= value
         )
+        if key != "calibrated" and got != value and not more:
+            yield (
+                f"{key} is {json.dumps(got)}, expected {json.dumps(value)}; "
+                f"{advice.get(key, 'copy the manifest of the conditions as it is')}"
+            )
 
 
-def _file_faults(path: Path, expected: dict[str, _Array], top_label: int) -> Iterator[str]:
-    if not path.is_file():
-        yield "missing; every window must be predicted"
-        return
-    try:
-        arrays = _read(path)
-    except DatasetError as error:
-        yield str(error)
-        return
-    sound = True
-    for name in sorted(expected.keys() | arrays.keys()):
-        want, have = expected.get(name), arrays.get(name)
-        got = "missing" if have is None else f"{have.dtype} {have.shape}"
-        if want is None or have is None or have.shape != want.shape or have.dtype != want.dtype:
-            sound = False
-            yield f"'{name}' is {got}, expected {'no such array' if want is None else f'{want.dtype} {want.shape}'}"
-    if not sound:
+def _file_faults(arrays: dict[str, npt.NDArray[Any]], manifest: dict[str, Any]) -> Iterator[str]:
+    image = (2, manifest["frames"], manifest["height"], manifest["width"])
+    points = (*image, 3)
+    expected = {
+        "rgb": f"uint8 {points}", "points": f"float32 {points}", "valid": f"bool {image}", "parts": f"uint8 {image}",
+    }  # fmt: skip
+    got = {name: f"{array.dtype} {array.shape}" for name, array in arrays.items()}
+    for name in sorted(expected.keys() | got.keys()):
+        if got.get(name) != expected.get(name):
+            advice = "; --segmenter makes them" if name == "parts" and name not in got else ""
+            yield f"'{name}' is {got.get(name, 'missing')}, expected {expected.get(name, 'no such array')}{advice}"
+    if got != expected:
         return
     nonsense = int((~np.isfinite(arrays["points"]).all(-1) & arrays["valid"]).sum())
     if nonsense:
         yield f"{nonsense} points are not finite where 'valid' is true; set 'valid' to false there"
+    top_label = 3 * manifest["arms"]
     if arrays["parts"].max() > top_label:
         yield f"'parts' has the label {arrays['parts'].max()}, expected 0 to {top_label}"
 
@@ -245,9 +197,8 @@ def _mistakes(window: Window, video: Video4D) -> Iterator[tuple[int, str]]:
         }
         if view == 1:
             candidates["they seem to be in camera m's own frame"] = own[view]
-        errors = {name: _median_error(video.points[view], points) for name, points in candidates.items()}
-        nearest = min(errors, key=lambda name: errors[name])
-        if errors[nearest] < _SUSPICIOUS * _median_error(video.points[view], belongs):
+        error, nearest = min((_median_error(video.points[view], p), name) for name, p in candidates.items())
+        if error < _SUSPICIOUS * _median_error(video.points[view], belongs):
             yield view, nearest
 
 
@@ -260,21 +211,21 @@ def _median_error(predicted: npt.NDArray[np.float32], first: npt.NDArray[Any]) -
 
 def _video(arrays: dict[str, npt.NDArray[Any]], window: Window) -> Video4D:
     points = np.where(arrays["valid"][..., None], arrays["points"], np.float32(np.nan))
-    return Video4D(arrays["rgb"], points, arrays["parts"], window.K, window.dt_s)
+    parts = arrays.get("parts", np.zeros(points.shape[:-1], np.uint8))
+    return Video4D(arrays["rgb"], points, parts, window.K, window.dt_s)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
+    advice = "copy the one that 'geo4d-bench conditions' wrote, and add 'generator'"
     if not path.is_file():
-        raise DatasetError(
-            f"{path}: no such file; copy the one that 'geo4d-bench conditions' wrote, and add 'generator'"
-        )
+        raise DatasetError(f"{path}: no such file; {advice}")
     try:
         manifest = json.loads(path.read_text())
     except ValueError as error:
-        raise DatasetError(f"{path}: not JSON ({error}); copy the one that 'geo4d-bench conditions' wrote") from None
+        raise DatasetError(f"{path}: not JSON ({error}); {advice}") from None
     if not isinstance(manifest, dict):
-        raise DatasetError(f"{path}: not a JSON object; copy the one that 'geo4d-bench conditions' wrote")
+        raise DatasetError(f"{path}: not a JSON object; {advice}")
     return manifest
 
 
@@ -283,13 +234,8 @@ def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
     from safetensors.numpy import load_file
 
     try:
-        arrays: dict[str, npt.NDArray[Any]] = load_file(path)
+        return dict(load_file(path))
+    except FileNotFoundError:
+        raise DatasetError("missing; every window must be predicted") from None
     except (SafetensorError, OSError, KeyError) as error:  # KeyError: a dtype that numpy lacks
         raise DatasetError(f"not a whole safetensors file of numpy's types ({error}); write it again") from None
-    return arrays
-
-
-def _write(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
-    from safetensors.numpy import save
-
-    write_atomic(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))

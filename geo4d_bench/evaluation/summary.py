@@ -7,18 +7,44 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geo4d_bench.evaluation.bootstrap import Mean, cluster_mean
 from geo4d_bench.evaluation.frechet import frechet_interval, pair_distance
+from geo4d_bench.evaluation.statistics import Mean, cluster_mean
 from geo4d_bench.seeding import generator
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from geo4d_bench.evaluation.frechet import Extractor
     from geo4d_bench.evaluation.window_store import WindowStore
 
 TIMES = ("generate_ms", "track_ms")
-KEYS = ("views", "source", "window")
 ARM_PREFIX = "gripper_cm_of_"
+
+
+def shown(row: pd.Series[Any]) -> dict[str, tuple[str, str]]:
+    """What people are shown of a row of ``metrics.csv``: by its heading each number and its interval, as text."""
+    from geo4d_bench.evaluation.scoring import all_metrics
+
+    headings = {name: (metric.title, metric.decimals) for name, metric in all_metrics().items() if metric.title}
+    headings |= {
+        "frechet_derivatives_n": ("Fréchet n, derivatives", 1),
+        "frechet_derivatives_m": ("Fréchet m, derivatives", 1),
+        "fvd_n": ("FVD n", 0),
+        "fvd_m": ("FVD m", 0),
+        "generate_ms": ("generate, ms", 0),
+    }
+    cells = {}
+    for column, (title, decimals) in headings.items():
+        if column in row:
+            cells[title] = with_interval(row, column, decimals)
+    return cells
+
+
+def with_interval(row: pd.Series[Any], column: str, decimals: int) -> tuple[str, str]:
+    """A number of ``metrics.csv`` and its interval as text, ``("0.74", "0.55 to 0.93")``; empty where there is none."""
+    value, low, high = (float(row.get(column + suffix, np.nan)) for suffix in ("", "_low", "_high"))
+    interval = "" if np.isnan(low) or np.isinf(value) else f"{low:.{decimals}f} to {high:.{decimals}f}"
+    return "" if np.isnan(value) else f"{value:.{decimals}f}", interval
 
 
 def frame_columns(frames: int) -> list[str]:
@@ -31,25 +57,50 @@ def arm_columns(arms: Sequence[str]) -> list[str]:
     return [f"{ARM_PREFIX}{arm}" for arm in arms] if len(arms) > 1 else []
 
 
-def by_source(windows: pd.DataFrame) -> pd.DataFrame:
-    """``metrics.csv``: one row for each (views, source) with every metric's mean, ``_low`` and ``_high``.
+def by_source(
+    windows: pd.DataFrame, store: WindowStore | None = None, extractors: Sequence[Extractor] = ()
+) -> pd.DataFrame:
+    """``metrics.csv``: one row for each (views, source) with every metric's mean, ``_low`` and ``_high``; then, of each
+    extractor, its :func:`set_metrics` and ``<metric>_sha256``.
 
     Args:
-        windows: ``views, source, window, episode``, a column for each of METRICS and TIMES, and ``arm_columns``.
+        windows: ``views, source, window, episode``, a column for each of all metrics and TIMES, and ``arm_columns``.
+        store: the windows' features by the extractors.
     """
     import pandas as pd
 
-    from geo4d_bench.evaluation.scoring import METRICS
+    from geo4d_bench.evaluation.scoring import all_metrics
 
     arms = [column for column in windows.columns if column.startswith(ARM_PREFIX)]
     rows = []
     for (views, source), group in windows.groupby(["views", "source"], sort=False):
         row: dict[str, Any] = {"views": views, "source": source, "windows": len(group)}
         row["episodes"] = group["episode"].nunique()
-        for name in (*METRICS, *arms, *TIMES):
+        for name in (*all_metrics(), *arms, *TIMES):
             row |= _mean(name, group[name], group["episode"], f"{views}/{source}/{name}")
+        for extractor in extractors:
+            assert store is not None
+            row |= set_metrics(group, store, extractor.metric) | {f"{extractor.metric}_sha256": extractor.sha256}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def set_metrics(group: pd.DataFrame, store: WindowStore, metric: str) -> dict[str, float]:
+    """The Fréchet distances of one source's set of videos, the windows of ``group``, to the set of true ones.
+
+    ``<metric>_n``, ``<metric>_m`` with ``_low``, ``_high``; ``fvd`` has ``fvd_n_paper_compat``, ``fvd_m_paper_compat``
+    besides, a distance of pairs.
+    """
+    views, source = group[["views", "source"]].iloc[0]
+    indices = group["window"].tolist()
+    real, made = (store.features(views, indices, f"{s}/{metric}") for s in ("true_frames", source))
+    row: dict[str, float] = {}
+    for view, name in enumerate((f"{metric}_n", f"{metric}_m")):
+        rng = generator("evaluation", "eval", 0, f"bootstrap/{views}/{source}/{name}")
+        row |= _columns(name, frechet_interval(real[:, view], made[:, view], list(group["episode"]), rng))
+        if metric == "fvd":
+            row[f"{name}_paper_compat"] = pair_distance(real[:, view], made[:, view])
+    return row
 
 
 def by_frame(windows: pd.DataFrame, dt_s: float) -> pd.DataFrame:
@@ -63,37 +114,6 @@ def by_frame(windows: pd.DataFrame, dt_s: float) -> pd.DataFrame:
             row = {"views": views, "source": source, "frame": t, "time_s": round(t * dt_s, 6), "windows": len(group)}
             rows.append(row | _mean("gripper_cm", group[column], group["episode"], f"{views}/{source}/{column}"))
     return pd.DataFrame(rows)
-
-
-def add_set_metrics(
-    metrics: pd.DataFrame, windows: pd.DataFrame, store: WindowStore, extractors: Sequence[tuple[str, str]]
-) -> None:
-    """Append the Fréchet distances to ``metrics.csv``: each source's set of videos against the set of true ones.
-
-    For each (metric, sha256) of the extractors: ``<metric>_n``, ``<metric>_m`` with ``_low``, ``_high``, and
-    ``<metric>_sha256``. ``fvd`` has ``fvd_n_paper_compat``, ``fvd_m_paper_compat`` besides, a distance of pairs.
-
-    Args:
-        metrics: from :func:`by_source`.  windows: its argument.  store: the windows' features.
-    """
-    for metric, sha256 in extractors:
-        found: list[dict[str, float]] = []
-        for views, source in zip(metrics["views"], metrics["source"], strict=True):
-            mine = windows[(windows["views"] == views) & (windows["source"] == source)]
-            real, made = (
-                store.features(views, [int(i) for i in mine["window"]], f"{s}/{metric}")
-                for s in ("true_frames", source)
-            )
-            row: dict[str, float] = {}
-            for view, name in enumerate(f"{metric}_{letter}" for letter in "nm"):
-                rng = generator("evaluation", "eval", 0, f"bootstrap/{views}/{source}/{name}")
-                row |= _columns(name, frechet_interval(real[:, view], made[:, view], list(mine["episode"]), rng))
-                if metric == "fvd":
-                    row[f"{name}_paper_compat"] = pair_distance(real[:, view], made[:, view])
-            found.append(row)
-        for name in found[0]:
-            metrics[name] = [row[name] for row in found]
-        metrics[f"{metric}_sha256"] = sha256
 
 
 def median_window(windows: pd.DataFrame, views: str) -> tuple[int, float]:

@@ -38,40 +38,35 @@ def film_frames(true: Video4D, generated: Video4D, title: str) -> list[Image]:
     h, w = true.rgb.shape[2:4]
     scale = max(1, round(_PANEL_WIDTH / w))
     columns = [(view, kind) for view in range(2) for kind in KINDS]
-    strips = [[colours_of(video, true, view, kind) for view, kind in columns] for video in (true, generated)]
     lefts = [_SIDE + i * (scale * w + _GAP) + (i >= len(KINDS)) * 2 * _GAP for i in range(len(columns))]
     tops = [_TITLE + _HEADER + i * (scale * h + _GAP) for i in range(2)]
-    size = _even(tops[-1] + scale * h + _GAP), _even(lefts[-1] + scale * w + _GAP)
+    height, width = (-(-x // 2) * 2 for x in (tops[-1] + scale * h + _GAP, lefts[-1] + scale * w + _GAP))  # for H.264
+    texts = [(x, _TITLE + _HEADER / 2, f"{'nm'[v]}: {_LABELS[k]}") for x, (v, k) in zip(lefts, columns, strict=True)]
+    texts += [(_GAP, y + scale * h / 2, name) for y, name in zip(tops, ("true", "generated"), strict=True)]
+    panels = [
+        (x, y, colours_of(video, true, view, kind))
+        for y, video in zip(tops, (true, generated), strict=True)
+        for x, (view, kind) in zip(lefts, columns, strict=True)
+    ]
     pictures = []
     for t in range(true.rgb.shape[1]):
         when = "what is given" if t == 0 else f"{t * true.dt_s:.1f} s later"
-        heads = [
-            (x, _TITLE + _HEADER / 2, f"{'nm'[v]}: {_LABELS[k]}") for x, (v, k) in zip(lefts, columns, strict=True)
-        ]
-        sides = [(_GAP, y + scale * h / 2, name) for y, name in zip(tops, ("true", "generated"), strict=True)]
-        picture = _write(size, [(_GAP, _TITLE / 2, f"{title}, {when}"), *heads, *sides])
-        for y, row in zip(tops, strips, strict=True):
-            for x, images in zip(lefts, row, strict=True):
-                picture[y : y + scale * h, x : x + scale * w] = images[t].repeat(scale, 0).repeat(scale, 1)
+        picture = _write(width, height, [(_GAP, _TITLE / 2, f"{title}, {when}"), *texts])
+        for x, y, images in panels:
+            picture[y : y + scale * h, x : x + scale * w] = images[t].repeat(scale, 0).repeat(scale, 1)
         pictures.append(picture)
     return pictures
 
 
-def _write(size: tuple[int, int], texts: list[tuple[float, float, str]]) -> Image:
+def _write(width: int, height: int, texts: list[tuple[float, float, str]]) -> Image:
     """A white picture (H, W, 3) with texts at (x, y), y of their middle."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    dpi = 100
-    figure = Figure(figsize=(size[1] / dpi, size[0] / dpi), dpi=dpi)
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
     canvas = FigureCanvasAgg(figure)
     for x, y, text in texts:
-        figure.text(x / size[1], 1.0 - y / size[0], text, fontsize=9.5, va="center", family="DejaVu Sans")
+        figure.text(x / width, 1.0 - y / height, text, fontsize=9.5, va="center", family="DejaVu Sans")
     canvas.draw()
     picture: Image = np.array(canvas.buffer_rgba())[..., :3]
     return picture
-
-
-def _even(pixels: int) -> int:
-    """H.264's colours come in blocks of 2 x 2."""
-    return pixels + pixels % 2

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geo4d_bench.errors import ConfigError
-from geo4d_bench.geometry.se3 import Array, inverse, transform
+from geo4d_bench.geometry.se3 import Array, pose
 
 ViewSplit = Literal["seen", "novel"]
 
@@ -32,10 +32,7 @@ def look_at(eye: npt.ArrayLike, target: npt.ArrayLike, up: npt.ArrayLike = (0.0,
     if np.linalg.norm(x) < 1e-9:
         raise ConfigError("look_at: the viewing direction is parallel to 'up'; give another 'up'")
     x /= np.linalg.norm(x)
-    T = np.eye(4)
-    T[:3, :3] = np.stack([x, np.cross(z, x), z], axis=1)
-    T[:3, 3] = eye
-    return T
+    return pose(np.stack([x, np.cross(z, x), z], axis=1), eye)
 
 
 def depth_to_points(
@@ -85,9 +82,3 @@ class Camera:
     def K(self, height: int, width: int) -> Array:
         """(3, 3) intrinsics at a resolution."""
         return intrinsics(self.fovy_rad, height, width)
-
-    def project_world(
-        self, points_world: npt.NDArray[np.floating[Any]], height: int, width: int
-    ) -> npt.NDArray[np.floating[Any]]:
-        """Pixels (..., 2) of world points (..., 3); NaN behind the camera."""
-        return project(transform(inverse(self.T_world_cam), points_world), self.K(height, width))

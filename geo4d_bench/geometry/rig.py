@@ -35,12 +35,6 @@ class Rig:
         if len(set(names)) != len(names):
             raise ConfigError(f"rig '{self.name}' has two cameras of one name")
 
-    def __getitem__(self, name: str) -> Camera:
-        for camera in self.cameras:
-            if camera.name == name:
-                return camera
-        raise ConfigError(f"rig '{self.name}' has no camera '{name}'; it has {', '.join(c.name for c in self.cameras)}")
-
     def views(self, split: ViewSplit) -> tuple[Camera, ...]:
         """The cameras of one split, in the rig's order."""
         return tuple(c for c in self.cameras if c.split == split)
@@ -53,11 +47,6 @@ class Rig:
         """The rig itself: the same in every episode."""
         return self
 
-    def view_angle_deg(self, name: str) -> float:
-        """Angle in degrees, about ``target``, between a camera and the nearest seen camera; 0 for a seen one."""
-        camera = self[name]
-        return 0.0 if camera.split == "seen" else self.angle_to_training_deg(camera)
-
     def angle_to_training_deg(self, camera: Camera) -> float:
         """Angle in degrees, about ``target``, between any camera and the rig's nearest seen one.
 
@@ -68,13 +57,12 @@ class Rig:
         if not seen:
             raise ConfigError(f"rig '{self.name}' has no seen camera that an angle could be measured to; give another")
         mine = _direction(camera, self.target)
-        cosine = max(float(mine @ _direction(c, self.target)) for c in seen)
-        return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))))
+        return min(_angle_deg(float(mine @ _direction(c, self.target))) for c in seen)
 
 
 @dataclass(frozen=True)
 class Shell:
-    """The volume about a target that camera places are drawn from; every camera looks at the target, upright.
+    """A part of a spherical shell about a target; cameras drawn from it look at the target, upright.
 
     Attributes:
         azimuth_deg: (low, high) about the world's z axis, 0 along its x axis; elevation_deg: (low, high) above the
@@ -108,16 +96,12 @@ class Shell:
         # The nearest point is on the meridian at the nearer end: on its great circle, kept within the elevations.
         across = np.radians(min((low - azimuth) % 360.0, (azimuth - high) % 360.0))
         nearest = np.clip(np.arctan2(z, np.hypot(x, y) * np.cos(across)), lowest, highest)
-        cosine = z * np.sin(nearest) + np.cos(elevation) * np.cos(nearest) * np.cos(across)
-        return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))))
+        return _angle_deg(z * np.sin(nearest) + np.cos(elevation) * np.cos(nearest) * np.cos(across))
 
 
 @dataclass(frozen=True)
 class DrawnRig:
-    """A rig whose cameras are drawn anew for every episode, a pure function of the task, split and seed.
-
-    Its cameras have names and splits, which are the same in every episode, but no poses until an episode is named:
-    ``episode`` gives that episode's fixed rig.
+    """A rig whose cameras' poses are drawn anew for every episode; their names and splits are always the same.
 
     Attributes:
         shell: what places are drawn from.  target: (3,) the point that it lies about, metres in the world.
@@ -136,20 +120,17 @@ class DrawnRig:
         return {None: names, "seen": names[: self.seen], "novel": names[self.seen :]}[split]
 
     def episode(self, task_key: str, split: str, seed: int) -> Rig:
-        """The cameras of one episode of the task with version (``store_cereal-v1``)."""
+        """The fixed rig of one episode of the task with version (``store_cereal-v1``), a pure function of these."""
         rng = generator(task_key, split, seed, "rig")
         fovy_rad = float(np.radians(self.shell.fovy_deg))
-        seen = self.camera_names("seen")
         cameras = tuple(
-            Camera(name, self.shell.draw(rng, self.target), fovy_rad, "seen" if name in seen else "novel")
-            for name in self.camera_names()
+            Camera(name, self.shell.draw(rng, self.target), fovy_rad, "seen" if i < self.seen else "novel")
+            for i, name in enumerate(self.camera_names())
         )
         return Rig(self.name, cameras, self.target)
 
     def angle_to_training_deg(self, camera: Camera) -> float:
-        """Angle in degrees, about ``target``, between any camera and the shell that training cameras are drawn from.
-
-        0 inside: over many episodes the training cameras fill the shell.
+        """Angle in degrees, about ``target``, between any camera and the shell of training cameras; 0 inside.
 
         Raises:
             ConfigError: the rig has no seen camera.
@@ -177,6 +158,10 @@ def point(values: Sequence[float]) -> Point:
     """(3,) numbers as a tuple of floats."""
     x, y, z = (float(v) for v in values)
     return x, y, z
+
+
+def _angle_deg(cosine: float) -> float:
+    return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))))
 
 
 def _direction(camera: Camera, target: Point) -> Array:

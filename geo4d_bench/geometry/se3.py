@@ -39,6 +39,13 @@ def transform(T_a_b: npt.ArrayLike, points_b: npt.NDArray[Float]) -> npt.NDArray
     return points_a
 
 
+def to_camera_n(points: npt.NDArray[Float], T_n_m: npt.ArrayLike) -> npt.NDArray[Float]:
+    """Pointmaps (2, ..., 3) of views n and m, each in its own camera's frame, all in camera n's frame; a copy."""
+    moved = points.copy()
+    moved[1] = transform(T_n_m, points[1].reshape(-1, 3)).reshape(points.shape[1:])  # one product, not one a row
+    return moved
+
+
 def rotation_angle(R_a: npt.ArrayLike, R_b: npt.ArrayLike) -> Array:
     """Angle in radians between rotations (..., 3, 3)."""
     R = np.swapaxes(np.asarray(R_a, dtype=np.float64), -1, -2) @ np.asarray(R_b, dtype=np.float64)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, Self, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from geo4d_bench.dataset.types import Window
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.model import checkpoint
-from geo4d_bench.model.ablations import apply_ablation
-from geo4d_bench.model.batch import batch_from_first_frames
+from geo4d_bench.model.batch import apply_ablation, batch_from_first_frames
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.types import EETrajectory, FirstFrames, Video4D
 
@@ -32,7 +32,7 @@ class Loss:
 
 
 class Generator(nn.Module, ABC, Generic[ConfigT]):
-    """First RGB-D frames of some views in, their future out. The config tells all sizes and settings.
+    """First RGB-D frames of some views in, their future out.
 
     A generator overrides ``loss`` and what it makes: ``generate_batch`` (video), ``predict_trajectory`` (the gripper's
     trajectory), or both; its config's ``generates_video`` and ``predicts_trajectory`` say which.
@@ -46,12 +46,10 @@ class Generator(nn.Module, ABC, Generic[ConfigT]):
 
     @abstractmethod
     def loss(self, batch: dict[str, Tensor], rng: torch.Generator) -> Loss:
-        """Loss of a batch from :func:`~geo4d_bench.model.batch.batch_from_windows`; pixels that are invalid take no
-        part in it.
+        """Loss of a batch from :func:`~geo4d_bench.model.batch.batch_from_windows`, without its invalid pixels.
 
         Args:
-            batch: tensors on this module's device, of two views; :func:`~geo4d_bench.model.batch.input_spec` tells
-                their shapes.
+            batch: tensors on this module's device, of two views, see :func:`~geo4d_bench.model.batch.input_spec`.
             rng: decides noise levels, noise and dropout; on the CPU.
 
         Raises:
@@ -67,7 +65,7 @@ class Generator(nn.Module, ABC, Generic[ConfigT]):
         raise ConfigError(f"the generator '{self.config.name}' of {self.config.ablation} predicts no trajectory")
 
     def set_priors(self, windows: Sequence[Window]) -> None:
-        """Keep, with the weights, what is taken from training windows besides them; by default nothing."""
+        """Keep, with the weights, what else is taken from training windows; by default nothing."""
 
     def optimizer_groups(self) -> dict[OptimizerName, list[nn.Parameter]]:
         """The parameters to train, by the optimiser that they want; by default all are AdamW's."""
@@ -91,14 +89,10 @@ class Generator(nn.Module, ABC, Generic[ConfigT]):
     def generate(
         self, conditions: Sequence[FirstFrames], seeds: Sequence[int], steps: int | None = None, batch: int = 1
     ) -> list[Video4D]:
-        """Futures of several first frames; each is a pure function of its condition, its seed, ``steps``, and, in the
-        last bits, of how many are computed together.
+        """Futures of first frames of the config's size, with one seed each.
 
-        Args:
-            conditions: first frames of the config's size.
-            seeds: one for each.
-            steps: sampling steps, the config's where None.
-            batch: how many are computed together, for a GPU.
+        Each is a pure function of its condition, its seed, the sampling ``steps`` (None: the config's) and, in the last
+        bits, of ``batch``, how many are computed together.
 
         Raises:
             ConfigError: images of another size, not as many seeds as conditions, ``steps`` below 1, or a generator that
@@ -114,9 +108,10 @@ class Generator(nn.Module, ABC, Generic[ConfigT]):
                 "predict_trajectory(...)"
             )
         count = steps or self.config.sample_steps
-        starts = range(0, len(conditions), batch)
-        parts = [self.generate_batch(conditions[i : i + batch], seeds[i : i + batch], count) for i in starts]
-        return [video for part in parts for video in part]
+        videos: list[Video4D] = []
+        for i in range(0, len(conditions), batch):
+            videos += self.generate_batch(conditions[i : i + batch], seeds[i : i + batch], count)
+        return videos
 
     def save_pretrained(self, folder: Path) -> None:
         """Write ``config.json`` and ``model.safetensors``; a checkpoint that was there stays whole until the end."""
@@ -128,6 +123,21 @@ class Generator(nn.Module, ABC, Generic[ConfigT]):
         self.check(batch)
         device = next(self.parameters()).device
         return apply_ablation(self.config, {k: v.to(device) for k, v in batch.items()})
+
+    def as_videos(
+        self, conditions: Sequence[FirstFrames], rgb: Tensor, points: Tensor, valid: Tensor, parts: Tensor
+    ) -> list[Video4D]:
+        """From rgb (B, V, T, H, W, 3) in -1..1, points (B, V, T, H, W, 3), metres in camera n's frame, and (B, V, T, H,
+        W) validity and part labels."""
+        if not self.config.shared_frame:
+            valid[:, 1:] = False  # points of an unknown camera's frame are of no use to anyone
+        rgb = ((rgb.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        images = (rgb, torch.where(valid[..., None], points, torch.nan), parts.to(torch.uint8))
+        arrays = (np.ascontiguousarray(image.cpu().numpy()) for image in images)
+        return [
+            Video4D(rgb, points, parts, np.asarray(first.K, dtype=np.float64), self.config.dt_s)
+            for first, rgb, points, parts in zip(conditions, *arrays, strict=True)
+        ]
 
     def check(self, batch: dict[str, Tensor]) -> None:
         """ConfigError where the batch is not what the config was made for."""

@@ -1,4 +1,4 @@
-"""Windows and first frames as tensors. The one place where view m's targets are moved to camera n's frame."""
+"""Windows and first frames as tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor
 from geo4d_bench.dataset.types import Window
 from geo4d_bench.errors import DatasetError
 from geo4d_bench.geometry.camera import depth_to_points
-from geo4d_bench.geometry.se3 import transform
+from geo4d_bench.geometry.se3 import to_camera_n
+from geo4d_bench.model.blocks import product
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.types import FirstFrames, Video4D
 
@@ -20,8 +21,10 @@ AUXILIARY = "more/"
 """Prefix of what a batch holds of further windows: conditions, and where the hands go without any future frame."""
 
 
-def batch_from_windows(windows: Sequence[Window]) -> dict[str, Tensor]:
+def batch_from_windows(windows: Sequence[Window], further: Sequence[Window] = ()) -> dict[str, Tensor]:
     """A training batch: the condition of both views, and the targets with all points in camera n's frame.
+
+    Of ``further`` windows it has :func:`hands_from_windows` under ``AUXILIARY``.
 
     Returns:
         first_rgb (B, 2, H, W, 3) uint8; first_points (B, 2, H, W, 3) float32 m, each view's OWN frame, 0 where
@@ -40,32 +43,30 @@ def batch_from_windows(windows: Sequence[Window]) -> dict[str, Tensor]:
     shapes = {w.rgb.shape for w in windows}
     if len(shapes) > 1:
         raise DatasetError(f"the windows of a batch have different shapes {sorted(shapes)}; render them at one size")
-    batch = hands_from_windows(windows)
-    points = np.stack([w.points[:, 1:] for w in windows])
-    for i, w in enumerate(windows):
-        # One (N, 3) product: as (T, H, W, 3) it would be T * H small ones.
-        points[i, 1] = transform(w.T_n_m, points[i, 1].reshape(-1, 3)).reshape(points.shape[2:])
+    more = hands_from_windows(further) if further else {}
+    points = np.stack([to_camera_n(w.points[:, 1:], w.T_n_m) for w in windows])
     valid = _zero_invalid(points)
-    batch |= {
+    return {
+        **hands_from_windows(windows),
         "rgb": torch.from_numpy(np.stack([w.rgb[:, 1:] for w in windows])),
         "points": torch.from_numpy(points),
         "valid": torch.from_numpy(valid),
         "parts": torch.from_numpy(np.stack([w.parts[:, 1:] for w in windows])),
+        **{AUXILIARY + k: v for k, v in more.items()},
     }
-    return batch
 
 
 def hands_from_windows(windows: Sequence[Window]) -> dict[str, Tensor]:
     """The condition part of :func:`batch_from_windows`, with ``hand``, ``hand_rotation`` and ``hand_opening``."""
     T_n_ee = np.stack([w.T_n_ee[:, 1:] for w in windows]).astype(np.float32)
-    return batch_from_first_frames([first_frames(w) for w in windows]) | {
+    return batch_from_first_frames([frames_of_window(w) for w in windows]) | {
         "hand": torch.from_numpy(T_n_ee[..., :3, 3].copy()),
         "hand_rotation": torch.from_numpy(T_n_ee[..., :3, :3].copy()),
         "hand_opening": torch.from_numpy(np.stack([w.opening_m[:, 1:] for w in windows]).astype(np.float32)),
     }
 
 
-def first_frames(window: Window) -> FirstFrames:
+def frames_of_window(window: Window) -> FirstFrames:
     """What a policy would be shown at the window's start."""
     return FirstFrames(
         rgb=window.rgb[:, 0],
@@ -80,7 +81,7 @@ def first_frames(window: Window) -> FirstFrames:
 
 def true_video(window: Window) -> Video4D:
     """The window's own future, view m's points moved to camera n's frame."""
-    points = np.stack([window.points[0, 1:], transform(window.T_n_m, window.points[1, 1:])])
+    points = to_camera_n(window.points[:, 1:], window.T_n_m)
     return Video4D(rgb=window.rgb[:, 1:], points=points, parts=window.parts[:, 1:], K=window.K, dt_s=window.dt_s)
 
 
@@ -110,6 +111,37 @@ def batch_from_first_frames(conditions: Sequence[FirstFrames]) -> dict[str, Tens
     }
 
 
+def apply_ablation(c: GeneratorConfig, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch (see :func:`batch_from_windows`) as a generator with this config gets it.
+
+    ``no_mask`` follows the paper's release: an invalid pixel is the point (0, 0, 0) of its own camera's frame, which
+    for view m is moved to camera n's frame like any other, and counts. ``native_frame`` leaves view m's points in
+    camera m's frame.
+    """
+    if not c.mask_invalid:
+        batch = batch | {
+            "first_points": batch["first_points"].where(batch["first_valid"][..., None], torch.zeros(())),
+            "first_valid": torch.ones_like(batch["first_valid"]),
+        }
+        if "points" in batch:
+            centre = T_n_cam(batch)[:, :, None, None, None, :3, 3]
+            batch["points"] = batch["points"].where(batch["valid"][..., None], centre)
+            batch["valid"] = torch.ones_like(batch["valid"])
+    if not c.shared_frame and "points" in batch:
+        T = T_n_cam(batch)[:, 1]
+        to_m = T[:, None, None, None, :3, :3].transpose(-1, -2)
+        own = product(to_m, (batch["points"][:, 1] - T[:, None, None, None, :3, 3])[..., None])[..., 0]
+        batch = batch | {"points": torch.stack([batch["points"][:, 0], own * batch["valid"][:, 1, ..., None]], 1)}
+    return batch
+
+
+def T_n_cam(batch: dict[str, Tensor]) -> Tensor:
+    """(B, V, 4, 4) poses of all cameras in camera n's frame."""
+    T_world_cam = batch["T_world_cam"].double()
+    T: Tensor = torch.linalg.inv(T_world_cam[:, :1]) @ T_world_cam
+    return T.float()
+
+
 def point_statistics(batch: dict[str, Tensor]) -> tuple[tuple[float, float, float], float]:
     """Mean (metres) and mean standard deviation of a batch's valid points, in camera n's frame, for a config."""
     points = batch["points"][batch["valid"]].double()
@@ -117,52 +149,32 @@ def point_statistics(batch: dict[str, Tensor]) -> tuple[tuple[float, float, floa
     return (round(x, 3), round(y, 3), round(z, 3)), round(float(points.std(0).mean()), 3)
 
 
-def input_spec(config: GeneratorConfig, size: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and dtype of everything in a batch of ``size`` windows for a generator, see :func:`batch_from_windows`."""
-    c, image = config, (config.height, config.width)
-    views, video, hands = (size, 2, *image), (size, 2, c.frames, *image), (size, c.arms, c.frames)
-    return {
-        "first_rgb": ((*views, 3), torch.uint8),
-        "first_points": ((*views, 3), torch.float32),
-        "first_valid": (views, torch.bool),
-        "hand_mask": ((size, *image), torch.bool),
-        "rays": ((*views, 3), torch.float32),
-        "first_hand": ((size, c.arms, 3), torch.float32),
-        "opening": ((size, c.arms), torch.float32),
-        "T_world_cam": ((size, 2, 4, 4), torch.float32),
-        "rgb": ((*video, 3), torch.uint8),
-        "points": ((*video, 3), torch.float32),
-        "valid": (video, torch.bool),
-        "parts": (video, torch.uint8),
-        "hand": ((*hands, 3), torch.float32),
-        "hand_rotation": ((*hands, 3, 3), torch.float32),
-        "hand_opening": (hands, torch.float32),
-    }
+def fake_window(config: GeneratorConfig, seed: int = 0) -> Window:
+    """A window of noise for a generator; half of the points are invalid, both cameras in one place, no hand turned."""
+    c, rng = config, np.random.default_rng(seed)
+    video, hands = (2, 1 + c.frames, c.height, c.width), (c.arms, 1 + c.frames)
+    points = rng.random((*video, 3), dtype=np.float32)
+    points[rng.random(video, dtype=np.float32) < 0.5] = np.nan
+    T_n_ee = np.tile(np.eye(4), (*hands, 1, 1))
+    T_n_ee[..., :3, 3] = rng.random((*hands, 3))
+    K = np.array([[c.width, 0, c.width / 2], [0, c.width, c.height / 2], [0, 0, 1]])
+    return Window(
+        rgb=rng.integers(256, size=(*video, 3), dtype=np.uint8), points=points,
+        parts=rng.integers(c.part_classes, size=video, dtype=np.uint8), hand_mask=rng.random(video[2:]) < 0.5,
+        K=np.stack([K, K]), T_n_m=np.eye(4), T_world_n=np.eye(4), T_n_ee=T_n_ee, opening_m=rng.random(hands),
+        dt_s=c.dt_s, episode="noise", start=0, cameras=("n", "m"),
+    )  # fmt: skip
 
 
 def fake_batch(config: GeneratorConfig, size: int, further: int = 0) -> dict[str, Tensor]:
-    """A batch of noise of that shape, the same at every call; both cameras in one place, nothing turned.
+    """:func:`batch_from_windows` of so many windows of noise, the same at every call."""
+    windows = [fake_window(config, seed) for seed in range(size + further)]
+    return batch_from_windows(windows[:size], windows[size:])
 
-    With ``further``, so many more windows, of which only the hands are learned, see ``AUXILIARY``.
-    """
-    if further:
-        videos = ("rgb", "points", "valid", "parts")
-        more = {AUXILIARY + k: v for k, v in fake_batch(config, further).items() if k not in videos}
-        return fake_batch(config, size) | more
-    rng = torch.Generator().manual_seed(0)
-    batch = {}
-    for name, (shape, dtype) in input_spec(config, size).items():
-        if dtype == torch.float32:
-            batch[name] = torch.rand(shape, generator=rng)
-        else:
-            high = {"first_rgb": 256, "rgb": 256, "parts": config.part_classes}.get(name, 2)
-            batch[name] = torch.randint(high, shape, generator=rng).to(dtype)
-    for name in ("T_world_cam", "hand_rotation"):
-        batch[name] = torch.eye(batch[name].shape[-1]).expand(batch[name].shape).clone()
-    batch["points"] *= batch["valid"][..., None]
-    batch["first_points"] *= batch["first_valid"][..., None]
-    batch["rays"][..., 2] = 1.0
-    return batch
+
+def input_spec(config: GeneratorConfig, size: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of everything in a batch of ``size`` windows for a generator, see :func:`batch_from_windows`."""
+    return {k: (tuple(v.shape), v.dtype) for k, v in fake_batch(config, size).items()}
 
 
 def _zero_invalid(points: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:

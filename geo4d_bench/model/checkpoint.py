@@ -4,13 +4,17 @@ exists is whole, and a full disk costs nothing that was there before."""
 from __future__ import annotations
 
 import hashlib
+import textwrap
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from geo4d_bench.errors import CheckpointError
 from geo4d_bench.io import atomic
@@ -38,16 +42,13 @@ def save_checkpoint(folder: Path, config: GeneratorConfig, weights: dict[str, Te
 def load_weights(folder: Path, module: nn.Module) -> None:
     """Fill a module from ``model.safetensors``; CheckpointError where names, shapes or bytes don't fit."""
     path = existing(folder, WEIGHTS_NAME)
-    weights = read_tensors(path)
-    expected = {k: tuple(v.shape) for k, v in module.state_dict().items()}
-    got = {k: tuple(v.shape) for k, v in weights.items()}
-    wrong = sorted(k for k in expected.keys() | got.keys() if expected.get(k) != got.get(k))
-    if wrong:
+    try:
+        module.load_state_dict(read_tensors(path))
+    except RuntimeError as error:
+        first = textwrap.shorten(str(error).splitlines()[1], 200)
         raise CheckpointError(
-            f"{path}: '{wrong[0]}' is {got.get(wrong[0], 'missing')}, config.json asks for "
-            f"{expected.get(wrong[0], 'no such tensor')} ({len(wrong)} such tensors); the files are of different models"
-        )
-    module.load_state_dict(weights)
+            f"{path}: does not fit config.json ({first}); the files are of different models"
+        ) from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -70,6 +71,21 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         owners.add(storage)
     with _written(path) as part:
         save_file(apart, part, metadata)
+
+
+def optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:
+    """An optimiser's moments by ``<parameter>/<moment>``."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}/{name}": torch.as_tensor(v) for i, moments in state.items() for name, v in moments.items()}
+
+
+def load_optimizer_state(optimizer: Optimizer, state: dict[str, Tensor]) -> None:
+    """Take over what :func:`optimizer_state` returned."""
+    moments: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
+    for key, value in state.items():
+        index, name = key.split("/")
+        moments[int(index)][name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
 
 
 @contextmanager

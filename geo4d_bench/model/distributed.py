@@ -13,25 +13,20 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def rank_and_count() -> tuple[int, int]:
-    """This process's number and how many there are; (0, 1) outside a process group."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
 def local_shard(draw: Callable[..., Tensor], shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
     """This process's rows of ``draw(whole shape, generator=rng)``, ``shape`` being that of its own part of a batch."""
-    rank, count = rank_and_count()
-    whole = draw((count * shape[0], *shape[1:]), generator=rng)
-    return whole[rank * shape[0] : (rank + 1) * shape[0]]
+    rank, count = (dist.get_rank(), dist.get_world_size()) if _several() else (0, 1)
+    return draw((count * shape[0], *shape[1:]), generator=rng)[rank * shape[0] : (rank + 1) * shape[0]]
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
     """The mean of a tensor over all processes, without gradient; itself in one process."""
-    _, count = rank_and_count()
-    if count == 1:
+    if not _several():
         return value
     total = value.detach().clone()
     dist.all_reduce(total)
-    return total / count
+    return total / dist.get_world_size()
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized()

@@ -36,17 +36,12 @@ def presets() -> Registry[GeneratorConfig]:
 
 
 def find_config(name: str) -> GeneratorConfig:
-    """A preset by its name, or the config in a file NAME.json, as a checkpoint has one.
-
-    Raises:
-        UnknownNameError: there is no such preset.
-        ConfigError: the file is missing or holds something else.
-    """
-    return read_config(Path(name)) if name.endswith(".json") else presets().get(name)
+    """A preset by its name (else UnknownNameError), or the config in a file NAME.json, as a checkpoint has one;
+    ConfigError where the file is missing or holds something else."""
+    return _read_config(Path(name)) if name.endswith(".json") else presets().get(name)
 
 
-def read_config(path: Path) -> GeneratorConfig:
-    """The config in a JSON file, as a checkpoint has one; ConfigError where there is none or it is of another kind."""
+def _read_config(path: Path) -> GeneratorConfig:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -61,28 +56,18 @@ def read_config(path: Path) -> GeneratorConfig:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def load_config(folder: Path) -> GeneratorConfig:
-    """The config of a checkpoint folder; CheckpointError where there is none or it is of another version."""
-    from geo4d_bench.model.checkpoint import CONFIG_NAME, existing
-
-    path = existing(folder, CONFIG_NAME)
-    try:
-        return read_config(path)
-    except ConfigError as error:
-        raise CheckpointError(f"{error}; train again with this version") from None
-
-
 def load_generator(folder: Path, device: Device = "cpu") -> Generator[Any]:
-    """The generator saved in ``folder``, in evaluation mode.
-
-    Raises:
-        CheckpointError: it is missing or not whole.
-        ConfigError: there is no such device.
-    """
-    from geo4d_bench.model.checkpoint import load_weights
+    """The generator saved in ``folder``, in evaluation mode; CheckpointError where it is missing, not whole, or of
+    another version, ConfigError where there is no such device."""
+    from geo4d_bench.model.checkpoint import CONFIG_NAME, existing, load_weights
 
     check_device(device)
-    generator = load_config(folder).build()
+    path = existing(folder, CONFIG_NAME)
+    try:
+        config = _read_config(path)
+    except ConfigError as error:
+        raise CheckpointError(f"{error}; train again with this version") from None
+    generator = config.build()
     load_weights(folder, generator)
     return generator.to(device).eval()
 

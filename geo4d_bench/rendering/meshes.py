@@ -4,45 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import fast_simplification
+import mujoco
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
+from scipy.spatial import cKDTree
 
 from geo4d_bench.errors import SceneError
 
 _FloatArray = npt.NDArray[np.float64]
 _IntArray = npt.NDArray[np.int32]
 _TEXTURE_PIXELS = 512
+SHARE_WITHIN_ERROR = 0.99
+"""This share of a mesh's surface stays within the error; the rest is mostly inner walls and screw holes, which
+decimation closes."""
 
 
-@dataclass(frozen=True)
-class MeshBudget:
-    """How far meshes may be simplified.
-
-    Attributes:
-        error_m: metres; 0 keeps every triangle.
-        share: this share of the original's surface lies within ``error_m`` of the simplified surface (what is left
-            are mostly inner walls and holes of screws, which decimation closes).
-    """
-
-    error_m: float = 0.001
-    share: float = 0.99
-
-
-def mesh_asset(model: Any, name: str, file: str, budget: MeshBudget) -> tuple[str, bytes]:
-    """File name and content (binary STL, or OBJ where the mesh has texture coordinates) of a compiled model's mesh."""
+def mesh_asset(model: Any, name: str, error_m: float) -> tuple[str, bytes]:
+    """File name and content of a compiled model's mesh: OBJ where a material gives it a texture, else binary STL."""
     index = model.mesh(name).id
     vertices, faces = mesh_geometry(model, index)
-    if model.mesh_texcoordnum[index] > 0 and _is_textured(model, index):
-        coordinates, face_coordinates = _texture_coordinates(model, index)
-        content = _obj(vertices, faces, coordinates, face_coordinates)
-        return f"{_stem(name)}-{hashlib.sha256(content).hexdigest()[:8]}.obj", content
-    content = _stl(*simplify(vertices, faces, budget))
-    return f"{_stem(name)}-{hashlib.sha256(content).hexdigest()[:8]}.stl", content
+    materials = model.geom_matid[model.geom_dataid == index]
+    if model.mesh_texcoordnum[index] > 0 and (model.mat_texid[materials[materials >= 0]] >= 0).any():
+        first, first_face = model.mesh_texcoordadr[index], model.mesh_faceadr[index]
+        coordinates = model.mesh_texcoord[first : first + model.mesh_texcoordnum[index]]
+        face_coordinates = model.mesh_facetexcoord[first_face : first_face + model.mesh_facenum[index]]
+        suffix, content = "obj", _obj(vertices, faces, coordinates.astype(np.float64), face_coordinates)
+    else:
+        suffix, content = "stl", _stl(*simplify(vertices, faces, error_m))
+    stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
+    return _asset_name(stem, suffix, content), content
 
 
 def mesh_geometry(model: Any, index: int, *, compiled_frame: bool = False) -> tuple[_FloatArray, _IntArray]:
@@ -51,34 +47,23 @@ def mesh_geometry(model: Any, index: int, *, compiled_frame: bool = False) -> tu
     MuJoCo moves meshes to their centre of mass and principal axes when it compiles; this is undone, unless
     ``compiled_frame`` asks for the frame in which geoms place them.
     """
-    import mujoco
-
-    first, count = model.mesh_vertadr[index], model.mesh_vertnum[index]
-    vertices = model.mesh_vert[first : first + count].astype(np.float64)
+    first, first_face = model.mesh_vertadr[index], model.mesh_faceadr[index]
+    vertices = model.mesh_vert[first : first + model.mesh_vertnum[index]].astype(np.float64)
     if not compiled_frame:
         rotation = np.zeros(9)
         mujoco.mju_quat2Mat(rotation, model.mesh_quat[index])
         vertices = vertices @ rotation.reshape(3, 3).T + model.mesh_pos[index]
-    first_face = model.mesh_faceadr[index]
-    faces = model.mesh_face[first_face : first_face + model.mesh_facenum[index]]
-    return vertices, np.array(faces, dtype=np.int32)
+    return vertices, np.array(model.mesh_face[first_face : first_face + model.mesh_facenum[index]], dtype=np.int32)
 
 
-def simplify(vertices: _FloatArray, faces: _IntArray, budget: MeshBudget) -> tuple[_FloatArray, _IntArray]:
-    """The mesh with about as few triangles as the budget allows, or itself."""
-    if budget.error_m <= 0:
-        return vertices, faces
-    out_vertices, out_faces = _simplify_cached(
-        vertices.tobytes(), np.ascontiguousarray(faces, dtype=np.int32).tobytes(), budget
-    )
-    return np.frombuffer(out_vertices).reshape(-1, 3), np.frombuffer(out_faces, dtype=np.int32).reshape(-1, 3)
+def simplify(vertices: _FloatArray, faces: _IntArray, error_m: float) -> tuple[_FloatArray, _IntArray]:
+    """The mesh with about as few triangles as an error in metres allows; itself where that is 0."""
+    return _simplify_cached(vertices.tobytes(), faces.tobytes(), error_m) if error_m > 0 else (vertices, faces)
 
 
 @lru_cache(maxsize=256)
-def _simplify_cached(vertex_bytes: bytes, face_bytes: bytes, budget: MeshBudget) -> tuple[bytes, bytes]:
-    """Bytes in and out, so that scenes packed one after another simplify a robot's meshes once."""
-    import fast_simplification
-
+def _simplify_cached(vertex_bytes: bytes, face_bytes: bytes, error_m: float) -> tuple[_FloatArray, _IntArray]:
+    """By content, so that scenes packed one after another simplify a robot's meshes once."""
     vertices = np.frombuffer(vertex_bytes).reshape(-1, 3)
     faces = np.frombuffer(face_bytes, dtype=np.int32).reshape(-1, 3)
     # MuJoCo keeps a vertex for every normal; seams would be torn open, so equal positions are joined first.
@@ -90,11 +75,11 @@ def _simplify_cached(vertex_bytes: bytes, face_bytes: bytes, budget: MeshBudget)
         target = round((few * many) ** 0.5)
         v, f = fast_simplification.simplify(joined.astype(np.float32), joined_faces, target_count=target, agg=3)
         v, f = np.asarray(v, dtype=np.float64), np.asarray(f, dtype=np.int32)
-        if len(f) >= 4 and np.quantile(surface_error(points, v, f, budget.error_m), budget.share) <= budget.error_m:
+        if len(f) >= 4 and np.quantile(surface_error(points, v, f, error_m), SHARE_WITHIN_ERROR) <= error_m:
             best, many = (v, f), min(target, len(f))
         else:
             few = target
-    return best[0].tobytes(), best[1].tobytes()
+    return best
 
 
 def surface_error(points: _FloatArray, vertices: _FloatArray, faces: _IntArray, enough: float = 0.0) -> _FloatArray:
@@ -103,8 +88,7 @@ def surface_error(points: _FloatArray, vertices: _FloatArray, faces: _IntArray, 
     Each point is measured exactly against the triangles of the 12 surface samples nearest to it (with 3, a thin wall's
     far side often hides the near one), but only until it is within ``enough`` of one of them.
     """
-    import trimesh
-    from scipy.spatial import cKDTree
+    import trimesh  # takes a second
 
     triangles = vertices[faces]
     samples, owner = surface_grid(triangles, count=4096)
@@ -120,7 +104,7 @@ def surface_error(points: _FloatArray, vertices: _FloatArray, faces: _IntArray, 
 
 
 def surface_grid(triangles: _FloatArray, count: int, each: int = 1) -> tuple[_FloatArray, npt.NDArray[np.intp]]:
-    """About ``count`` points spread evenly over triangles (F, 3, 3), and whose each one is.
+    """About ``count`` points spread evenly over triangles (F, 3, 3), and the index of each one's triangle.
 
     A triangle gets at least ``each`` points; with 0, small ones share theirs in turn, so that density is even.
     """
@@ -137,15 +121,9 @@ def surface_grid(triangles: _FloatArray, count: int, each: int = 1) -> tuple[_Fl
     return triangles[owner, 0] + u[:, None] * ab[owner] + v[:, None] * ac[owner], owner
 
 
+@lru_cache(maxsize=64)
 def texture_asset(path: Path) -> tuple[str, bytes]:
     """File name and PNG bytes of a texture, reduced to 512 pixels on its longer side."""
-    return _texture_cached(str(path), path.stat().st_mtime_ns if path.exists() else 0)
-
-
-@lru_cache(maxsize=64)
-def _texture_cached(path: str, modified: int) -> tuple[str, bytes]:
-    from PIL import Image
-
     try:
         with Image.open(path) as opened:
             image = opened.convert("RGBA" if "A" in opened.getbands() else "RGB")
@@ -156,25 +134,11 @@ def _texture_cached(path: str, modified: int) -> tuple[str, bytes]:
         image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BOX)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=6)
-    content = buffer.getvalue()
-    return f"{Path(path).stem}-{hashlib.sha256(content).hexdigest()[:8]}.png", content
+    return _asset_name(path.stem, "png", buffer.getvalue()), buffer.getvalue()
 
 
-def _stem(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
-
-
-def _is_textured(model: Any, mesh: int) -> bool:
-    """Whether a geom shows the mesh with a material that has a texture."""
-    materials = model.geom_matid[model.geom_dataid == mesh]
-    return any(m >= 0 and (model.mat_texid[m] >= 0).any() for m in materials)
-
-
-def _texture_coordinates(model: Any, index: int) -> tuple[_FloatArray, _IntArray]:
-    first, count = model.mesh_texcoordadr[index], model.mesh_texcoordnum[index]
-    first_face = model.mesh_faceadr[index]
-    faces = model.mesh_facetexcoord[first_face : first_face + model.mesh_facenum[index]]
-    return model.mesh_texcoord[first : first + count].astype(np.float64), np.array(faces, dtype=np.int32)
+def _asset_name(stem: str, suffix: str, content: bytes) -> str:
+    return f"{stem}-{hashlib.sha256(content).hexdigest()[:8]}.{suffix}"
 
 
 def _stl(vertices: _FloatArray, faces: _IntArray) -> bytes:
@@ -188,8 +152,6 @@ def _obj(vertices: _FloatArray, faces: _IntArray, coordinates: _FloatArray, face
     lines = [f"v {x:.7g} {y:.7g} {z:.7g}" for x, y, z in vertices]
     # MuJoCo flips v when it reads an OBJ file; the compiled coordinates are flipped already.
     lines += [f"vt {u:.7g} {1.0 - v:.7g}" for u, v in coordinates]
-    lines += [
-        "f " + " ".join(f"{a + 1}/{t + 1}" for a, t in zip(face, texture, strict=True))
-        for face, texture in zip(faces, face_coordinates, strict=True)
-    ]
+    corners = np.stack([faces, face_coordinates], axis=-1) + 1
+    lines += ["f " + " ".join(f"{v}/{t}" for v, t in face) for face in corners]
     return ("\n".join(lines) + "\n").encode()

@@ -1,39 +1,34 @@
 """RGB, depth and labels of one moment from any number of cameras, with one update of the scene.
 
 MuJoCo's own renderer builds the whole scene anew for every image and draws it again for depth and for labels. Here
-the scene is built once a moment; then each camera costs one draw for RGB and depth together and one for labels. What
-cannot move is drawn once a camera: later draws have moving bodies alone, and each pixel shows what is nearer.
+each camera costs one draw for RGB and depth together and one for labels. What cannot move is drawn once a camera:
+later draws have moving bodies alone, and each pixel shows what is nearer.
 """
 
 from __future__ import annotations
 
 import atexit
-import os
 import weakref
-from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
+import mujoco
 import numpy as np
 import numpy.typing as npt
 
 from geo4d_bench.errors import SceneError
 from geo4d_bench.geometry.camera import Camera
 from geo4d_bench.geometry.se3 import Array
-from geo4d_bench.rendering.readback import check_camera, read_camera
+from geo4d_bench.rendering.readback import check_camera
 from geo4d_bench.rendering.scene import Scene
-from geo4d_bench.rendering.types import Frame
-
-os.environ.setdefault("MUJOCO_GL", "egl")
-import mujoco
 
 MAX_DEPTH_M = 2.0
 """Depth is valid in (0, 2] m, as in the paper; cameras stand 0.7 to 1.2 m from the workspace."""
 NEAR_M, FAR_M = 0.02, 20.0
 STILLS = 64
-"""Images of what cannot move that are kept, one a camera: 1 MiB each at 256 x 320."""
+"""Cameras whose images of what cannot move are kept: 1 MiB each at 256 x 320."""
 
 _STATIC, _DYNAMIC = mujoco.mjtCatBit.mjCAT_STATIC.value, mujoco.mjtCatBit.mjCAT_DYNAMIC.value
 _LOOKS = (
@@ -42,6 +37,24 @@ _LOOKS = (
     "light_ambient", "light_diffuse", "light_specular",
 )  # fmt: skip
 """What of a model decides how its still geometry looks, should anyone change it between two moments."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """All cameras' images of one moment (V cameras in the order asked for).
+
+    Attributes:
+        rgb: (V, H, W, 3) uint8, upright.
+        depth: (V, H, W) float32 metres along the optical axis, NaN where nothing was hit before the far plane.
+        seg: (V, H, W) uint8 labels, indices into the scene's ``seg_names``.
+        K: (V, 3, 3).  T_world_cam: (V, 4, 4).
+    """
+
+    rgb: npt.NDArray[np.uint8]
+    depth: npt.NDArray[np.float32]
+    seg: npt.NDArray[np.uint8]
+    K: Array
+    T_world_cam: Array
 
 
 @dataclass(frozen=True)
@@ -54,11 +67,10 @@ class _Still:
     seg: npt.NDArray[np.uint8]
 
 
-class Renderer:
+class Renderer(AbstractContextManager["Renderer"]):
     """Renders a scene at one resolution; owns an OpenGL context, so close it (or use it in a ``with``).
 
-    Several may live in one process and each works in the process (and thread) that made it. After a fork, make a new
-    one in the child.
+    Several may live in one process. Each works in the thread that made it; after a fork, make a new one in the child.
 
     Args:
         scene: a loaded scene; its ``data`` is overwritten by every state rendered.
@@ -76,22 +88,23 @@ class Renderer:
     ) -> None:
         self.scene, self.height, self.width = scene, int(height), int(width)
         self.quality, self.max_depth_m = quality, max_depth_m
-        self._context: Any = None
-        owned: list[Any] = []
-        self._finalizer = weakref.finalize(self, _free, owned)
+        owned = ExitStack()
+        self._finalizer = weakref.finalize(self, owned.close)
         model = scene.model
         visual = model.vis.global_
         saved = int(visual.offheight), int(visual.offwidth), int(model.vis.quality.offsamples)
         try:
             self._gl = mujoco.GLContext(self.width, self.height)
-            owned.append(self._gl)
-            _close_at_exit(self)
+            owned.callback(self._gl.free)
+            # Exit handlers run last in, first out: this one before MuJoCo's, which is registered by now and ends EGL.
+            atexit.register(self._finalizer)
             self._gl.make_current()
             # The context copies these from the model; another renderer may share the model.
             visual.offheight, visual.offwidth = self.height, self.width
             model.vis.quality.offsamples = 4 if quality else 0
             self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-            owned.append(self._context)
+            owned.callback(self._context.free)
+            owned.callback(self._gl.make_current)  # in which the context is freed
         except Exception as error:
             self.close()
             raise SceneError(
@@ -107,13 +120,11 @@ class Renderer:
         self._mjv = mujoco.MjvScene(model, maxgeom=model.ngeom + 64)
         self._camera = mujoco.MjvCamera()
         self._option = mujoco.MjvOption()
-        mujoco.mjv_defaultOption(self._option)
         self._option.geomgroup[:] = 1
         self._option.sitegroup[:] = 0
-        self._option.flags[mujoco.mjtVisFlag.mjVIS_TEXTURE] = 1
         self._rgb = np.empty((self.height, self.width, 3), dtype=np.uint8)
         self._depth = np.empty((self.height, self.width), dtype=np.float32)
-        self._known: OrderedDict[tuple[int, bytes, bytes], _Still] = OrderedDict()
+        self._known: dict[tuple[int, bytes, bytes], _Still] = {}
 
     def render(
         self, state: npt.ArrayLike | None, cameras: Sequence[Camera], *, seg: bool = True, check: bool = False
@@ -123,14 +134,14 @@ class Renderer:
         Args:
             state: (nstate,) float64 mjSTATE_FULLPHYSICS; None renders where the scene's ``data`` stands now.
             cameras: in the order of the returned arrays.
-            seg: False leaves labels out (all 0) and saves a draw a camera.
+            seg: False leaves labels out (all 0) and saves one draw per camera.
             check: read every camera back from OpenGL after its draws and compare; for the first frame of an episode.
 
         Raises:
             SceneError: the state has another length, the renderer is closed, or ``check`` found a camera that OpenGL
                 did not draw from.
         """
-        if self._context is None:
+        if not self._finalizer.alive:
             raise SceneError("this renderer is closed; make a new one")
         if state is not None:
             self.scene.set_state(state)
@@ -149,26 +160,16 @@ class Renderer:
                 _paint(rgb[index].reshape(-1, 3), still.rgb.reshape(-1, 3), at, rgb[index].reshape(-1, 3)[at])
                 if seg:
                     _paint(labels[index].reshape(-1), still.seg.reshape(-1), at, labels[index].reshape(-1)[at])
-        size = self.height, self.width
-        return Frame(
-            rgb=rgb,
-            depth=depth,
-            seg=labels,
-            K=np.stack([c.K(*size) for c in cameras]) if cameras else np.zeros((0, 3, 3)),
-            T_world_cam=np.stack([c.T_world_cam for c in cameras]).astype(np.float64)
-            if cameras
-            else np.zeros((0, 4, 4)),
-        )
+        K = np.array([c.K(self.height, self.width) for c in cameras]).reshape(-1, 3, 3)
+        T_world_cam = np.array([c.T_world_cam for c in cameras], dtype=np.float64).reshape(-1, 4, 4)
+        return Frame(rgb, depth, labels, K, T_world_cam)
 
     def close(self) -> None:
         """Free the context; may be called twice."""
-        self._context = None
         self._finalizer()
+        atexit.unregister(self._finalizer)
 
-    def __enter__(self) -> Renderer:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _composable(self) -> bool:
@@ -196,17 +197,19 @@ class Renderer:
             for index, key in enumerate(new):
                 self._known[key] = _Still(rgb[index], nearness[index], depth[index], seg[index])
         stills = [self._known[key] for key in keys]
-        for key in keys:
-            self._known.move_to_end(key)
-        while len(self._known) > max(len(keys), STILLS):
-            self._known.popitem(last=False)
+        for oldest in list(self._known)[: -max(len(keys), STILLS)]:
+            del self._known[oldest]
         return stills
 
     def _draw(
         self, category: int, cameras: Sequence[Camera], *, seg: bool, check: bool
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
         """RGB (V, H, W, 3), depth as it is in the buffer (V, H, W) and labels (V, H, W), all upright."""
-        self._update_scene(category)
+        model, data, flag, flags = self.scene.model, self.scene.data, mujoco.mjtRndFlag, self._mjv.flags
+        mujoco.mjv_updateScene(model, data, self._option, None, self._camera, category, self._mjv)
+        flags[flag.mjRND_SHADOW] = flags[flag.mjRND_SKYBOX] = self.quality
+        flags[flag.mjRND_REFLECTION] = flags[flag.mjRND_HAZE] = False
+        flags[flag.mjRND_SEGMENT] = flags[flag.mjRND_IDCOLOR] = False
         shape = len(cameras), self.height, self.width
         rgb, nearness = np.empty((*shape, 3), dtype=np.uint8), np.empty(shape, dtype=np.float32)
         labels = np.zeros(shape, dtype=np.uint8)
@@ -227,21 +230,10 @@ class Renderer:
         self._aim(camera.K(self.height, self.width), np.asarray(camera.T_world_cam, dtype=np.float64))
         mujoco.mjr_render(self._viewport, self._mjv, self._context)
         if check:
-            check_camera(camera, read_camera(), self.height, self.width)
-
-    def _update_scene(self, category: int) -> None:
-        mujoco.mjv_updateScene(self.scene.model, self.scene.data, self._option, None, self._camera, category, self._mjv)
-        flags = self._mjv.flags
-        flags[mujoco.mjtRndFlag.mjRND_SHADOW] = self.quality
-        flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
-        flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = self.quality
-        flags[mujoco.mjtRndFlag.mjRND_HAZE] = False
-        flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = False
-        flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = False
+            check_camera(camera, self.height, self.width)
 
     def _aim(self, K: Array, T_world_cam: Array) -> None:
         """Put both eyes of MuJoCo's stereo camera (it draws their average) where the pinhole camera is."""
-        near = NEAR_M
         # Pixel (u, v) has its centre at (u, v): the image spans -0.5 to W - 0.5 and -0.5 to H - 0.5.
         left, right = (-0.5 - K[0, 2]) / K[0, 0], (self.width - 0.5 - K[0, 2]) / K[0, 0]
         top, bottom = (K[1, 2] + 0.5) / K[1, 1], (K[1, 2] - self.height + 0.5) / K[1, 1]
@@ -250,10 +242,10 @@ class Renderer:
             eye.forward = T_world_cam[:3, 2]
             eye.up = -T_world_cam[:3, 1]
             eye.orthographic = 0
-            eye.frustum_near, eye.frustum_far = near, FAR_M
-            eye.frustum_center = near * 0.5 * (left + right)
-            eye.frustum_width = near * 0.5 * (right - left)
-            eye.frustum_top, eye.frustum_bottom = near * top, near * bottom
+            eye.frustum_near, eye.frustum_far = NEAR_M, FAR_M
+            eye.frustum_center = NEAR_M * 0.5 * (left + right)
+            eye.frustum_width = NEAR_M * 0.5 * (right - left)
+            eye.frustum_top, eye.frustum_bottom = NEAR_M * top, NEAR_M * bottom
         for light in self._mjv.lights[: self._mjv.nlight]:
             if light.headlight:  # MuJoCo puts it where its own camera is
                 light.pos, light.dir = T_world_cam[:3, 3], T_world_cam[:3, 2]
@@ -266,10 +258,9 @@ class Renderer:
 
     def _label_geoms(self) -> None:
         """Make the next draws paint labels: segment ids become colours, red = id + 1."""
-        flags = self._mjv.flags
-        flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = True
-        flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = True
-        flags[mujoco.mjtRndFlag.mjRND_SHADOW] = flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = False
+        flag, flags = mujoco.mjtRndFlag, self._mjv.flags
+        flags[flag.mjRND_SEGMENT] = flags[flag.mjRND_IDCOLOR] = True
+        flags[flag.mjRND_SHADOW] = flags[flag.mjRND_SKYBOX] = False
         labels, kind = self.scene.geom_label, int(mujoco.mjtObj.mjOBJ_GEOM)
         for index in range(self._mjv.ngeom):
             geom = self._mjv.geoms[index]
@@ -280,33 +271,3 @@ def _paint(image: npt.NDArray[Any], below: npt.NDArray[Any], at: npt.NDArray[np.
     """``below`` everywhere, ``above`` at those pixels, written into ``image``."""
     np.copyto(image, below)
     image[at] = above
-
-
-_open: weakref.WeakSet[Renderer] = weakref.WeakSet()
-
-
-def _close_at_exit(renderer: Renderer) -> None:
-    """Close what is still open when the interpreter ends, before MuJoCo shuts EGL down.
-
-    Exit handlers run last in, first out, and MuJoCo adds its own when it makes its first context: ours must be added
-    after that, which is why this is not left to the finalizer.
-    """
-    if not _open:
-        atexit.unregister(_close_all)
-        atexit.register(_close_all)
-    _open.add(renderer)
-
-
-def _close_all() -> None:
-    for renderer in list(_open):
-        renderer.close()
-
-
-def _free(owned: list[Any]) -> None:
-    """Free an OpenGL context and, before it, what MuJoCo made in it."""
-    if len(owned) == 2:
-        owned[0].make_current()
-        owned[1].free()
-    if owned:
-        owned[0].free()
-    owned.clear()

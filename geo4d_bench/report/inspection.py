@@ -15,6 +15,7 @@ from geo4d_bench.dataset.manifest import Manifest
 from geo4d_bench.dataset.reader import Dataset, EpisodeFile
 from geo4d_bench.dataset.schema import EPISODES, IMAGES
 from geo4d_bench.errors import ConfigError, DatasetError
+from geo4d_bench.report.pictures import episode_film, episode_sheet, sensor_sheet
 
 UNITS = {
     "states": "mjSTATE_FULLPHYSICS",
@@ -66,17 +67,10 @@ class Inspection:
 
     def __str__(self) -> str:
         wide = max(len(path) for path, _ in self.tree)
-        return "\n".join(
-            [
-                str(self.path),
-                *(f"  {what:<10} {value}" for what, value in self.summary),
-                self.episode,
-                *(f"  {path:<{wide}}  {text}" for path, text in self.tree),
-                f"picture: {self.picture}",
-                f"film:    {self.film}",
-                *([f"sensors: {self.sensors}"] if self.sensors else []),
-            ]
-        )
+        lines = [str(self.path), *(f"  {what:<10} {value}" for what, value in self.summary)]
+        lines += [self.episode, *(f"  {path:<{wide}}  {text}" for path, text in self.tree)]
+        lines += [f"picture: {self.picture}", f"film:    {self.film}"]
+        return "\n".join(lines + ([f"sensors: {self.sensors}"] if self.sensors else []))
 
 
 def run(config: InspectConfig) -> Inspection:
@@ -86,9 +80,6 @@ def run(config: InspectConfig) -> Inspection:
         ConfigError: there is no such episode or frame.
         DatasetError: nothing that can be read, or there is no such camera.
     """
-    from geo4d_bench.report.episode_pictures import episode_film, episode_sheet
-    from geo4d_bench.report.sensor_picture import sensor_sheet
-
     path = config.path
     described: tuple[tuple[str, str], ...] = ()
     if path.is_file():
@@ -124,82 +115,65 @@ def run(config: InspectConfig) -> Inspection:
 
 def _dataset_summary(folder: Path, manifest: Manifest, shown: EpisodeFile) -> Iterator[tuple[str, str]]:
     settings, entries = manifest.settings, manifest.episodes
-    count = len(entries)
-    yield "task", f"{settings.task} {settings.version}, {settings.split} split: {settings.language}"
-    steps, frames = [e.steps for e in entries], [e.frames for e in entries]
-    yield (
-        "episodes",
-        f"{count}, of {_span(steps)} control steps at {settings.control_hz:g} Hz and {_span(frames)} frames at "
-        f"{settings.video_hz:g} Hz; {sum(frames)} frames in all",
-    )
+    count, steps, frames = len(entries), [e.steps for e in entries], [e.frames for e in entries]
     seen, novel = len(settings.rig.camera_names("seen")), len(settings.rig.camera_names("novel"))
-    yield (
-        "cameras",
-        f"{seen + novel} of {settings.rig.name} ({seen} seen, {novel} novel), "
-        f"{settings.height} x {settings.width} pixels",
-    )
+    yield "task", f"{settings.task} {settings.version}, {settings.split} split: {settings.language}"
+    text = f"{count}, of {_span(steps)} control steps at {settings.control_hz:g} Hz and {_span(frames)} frames"
+    yield "episodes", f"{text} at {settings.video_hz:g} Hz; {sum(frames)} frames in all"
+    text = f"{seen + novel} of {settings.rig.name} ({seen} seen, {novel} novel)"
+    yield "cameras", f"{text}, {settings.height} x {settings.width} pixels"
     failed = "; ".join(f"{n} x {why}" for why, n in manifest.failures.items())
     yield "yield", f"{count} of {manifest.attempts} attempts succeeded" + (f"; failed: {failed}" if failed else "")
     kinds = Counter(name for e in entries for name in e.disturbances)
+    named = ", ".join(f"{n} x {name}" for name, n in sorted(kinds.items()))
     disturbed = sum(bool(e.disturbances) for e in entries)
-    named = ": " + ", ".join(f"{n} x {name}" for name, n in sorted(kinds.items())) if kinds else ""
-    yield "disturbed", f"{disturbed} of {count} episodes{named}"
-    stored = sum((folder / EPISODES / e.file).stat().st_size for e in entries)
+    yield "disturbed", f"{disturbed} of {count} episodes" + (f": {named}" if named else "")
     image_bytes = (seen + novel) * settings.height * settings.width * 6  # rgb 3, depth 2, seg 1
     step_bytes = sum(a.nbytes for name, a in _arrays(shown) if not name.startswith(("views/", "frames/")))
     raw = sum(frames) * image_bytes + sum(steps) * step_bytes // len(shown.file["time"])
-    yield "size", f"{stored / 1e6:.1f} MB, {stored / raw:.0%} of the raw bytes"
-    source = f"source {settings.fingerprint}, commit {settings.commit}"
+    yield "size", _size(sum((folder / EPISODES / e.file).stat().st_size for e in entries), raw)
     rendered = f", rendered anew from a dataset of source {settings.rendered_from}" if settings.rendered_from else ""
-    yield "made by", source + rendered
+    yield "made by", f"source {settings.fingerprint}, commit {settings.commit}{rendered}"
 
 
 def _episode_summary(episode: EpisodeFile) -> Iterator[tuple[str, str]]:
-    a, steps = episode.attrs, len(episode.file["time"])
-    yield "task", f"{a['task']} {a['version']}, {a['split']} split, seed {a['seed']}: {a['language']}"
-    yield (
-        "steps",
-        f"{steps} control steps at {a['control_hz']:g} Hz, {len(episode.steps)} frames at {a['video_hz']:g} Hz; "
-        f"{'succeeded' if a['success'] else 'failed'}, last phase {a['phase']}",
-    )
+    a, count = episode.attrs, len(episode.cameras)
     seen = sum(camera.split == "seen" for camera in episode.cameras)
     height, width = episode.file[f"views/{episode.cameras[0].name}/depth"].shape[1:]
-    count = len(episode.cameras)
+    yield "task", f"{a['task']} {a['version']}, {a['split']} split, seed {a['seed']}: {a['language']}"
+    text = f"{len(episode.file['time'])} control steps at {a['control_hz']:g} Hz, {len(episode.steps)} frames"
+    outcome = "succeeded" if a["success"] else "failed"
+    yield "steps", f"{text} at {a['video_hz']:g} Hz; {outcome}, last phase {a['phase']}"
     yield "cameras", f"{count} ({seen} seen, {count - seen} novel), {height} x {width} pixels"
     failed = "; ".join(f"seed {seed}: {why}" for seed, why in a["notes"].get("failed_attempts", []))
     yield "attempts", f"failed before this one: {failed}" if failed else "the first one succeeded"
-    named = ", ".join(f"{name} at step {step}" for step, name in a["disturbances"])
-    yield "disturbed", named or "no"
-    stored, raw = episode.path.stat().st_size, sum(array.nbytes for _, array in _arrays(episode))
-    yield "size", f"{stored / 1e6:.1f} MB, {stored / raw:.0%} of the raw bytes"
+    yield "disturbed", ", ".join(f"{name} at step {step}" for step, name in a["disturbances"]) or "no"
+    yield "size", _size(episode.path.stat().st_size, sum(array.nbytes for _, array in _arrays(episode)))
 
 
 def _tree(episode: EpisodeFile) -> Iterator[tuple[str, str]]:
     """Attributes (after an ``@``) and arrays: shape, dtype, unit, chunks, attributes, share stored (of all cameras)."""
     for name, value in sorted(attributes_of(episode.file).items()):
         yield f"@{name}", _short(value)
-    first, cameras = episode.cameras[0].name, len(episode.cameras)
-    shares: dict[str, list[int]] = {}
-    for path, array in _arrays(episode):
-        kind = path.rsplit("/", 1)[-1] if path.startswith("views/") else path
-        total = shares.setdefault(kind, [0, 0])
-        total[0] += array.id.get_storage_size()
-        total[1] += array.nbytes
-    for path, array in _arrays(episode):
-        name = path.rsplit("/", 1)[-1]
-        if path.startswith("views/") and not path.startswith(f"views/{first}/"):
+    first, arrays = f"views/{episode.cameras[0].name}", _arrays(episode)
+    stored, raw = Counter[str](), Counter[str]()
+    for path, array in arrays:
+        name = path.rpartition("/")[2]
+        stored[name] += array.id.get_storage_size()
+        raw[name] += array.nbytes
+    for path, array in arrays:
+        folder, _, name = path.rpartition("/")
+        if folder.startswith("views/") and folder != first:
             continue
-        kind = name if path.startswith("views/") else path
-        stored, raw = shares[kind]
         parts = [f"{array.shape} {array.dtype}", UNITS.get(name, "?")]
         parts += [f"chunks {array.chunks}"] if array.chunks else []
-        parts += [f"{stored / raw:.0%} of raw"] if name in IMAGES and raw else []
+        parts += [f"{stored[name] / raw[name]:.0%} of raw"] if name in IMAGES and raw[name] else []
         parts += [f"{key}={_short(value)}" for key, value in attributes_of(array).items()]
         yield path, "; ".join(parts)
-    for name, value in sorted(attributes_of(episode.file[f"views/{first}"]).items()):
-        yield f"views/{first}@{name}", _short(value)
-    if cameras > 1:
-        yield "views/", f"{cameras - 1} more cameras like {first}"
+    for name, value in sorted(attributes_of(episode.file[first]).items()):
+        yield f"{first}@{name}", _short(value)
+    if len(episode.cameras) > 1:
+        yield "views/", f"{len(episode.cameras) - 1} more cameras like {episode.cameras[0].name}"
 
 
 def _arrays(episode: EpisodeFile) -> list[tuple[str, Any]]:
@@ -218,6 +192,10 @@ def _few(episode: EpisodeFile) -> tuple[str, ...]:
         names = [camera.name for camera in episode.cameras if camera.split == split]
         chosen += names if len(names) <= 2 else [names[0], names[len(names) // 2]]
     return tuple(chosen)
+
+
+def _size(stored: int, raw: int) -> str:
+    return f"{stored / 1e6:.1f} MB, {stored / raw:.0%} of the raw bytes"
 
 
 def _span(values: list[int]) -> str:

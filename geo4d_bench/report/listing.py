@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
 
 from geo4d_bench import tasks
+from geo4d_bench.drawing import Image, figure
 from geo4d_bench.errors import ConfigError
-from geo4d_bench.geometry import AnyRig, DrawnRig, Rig
-from geo4d_bench.tasks import TaskSpec
+from geo4d_bench.geometry.camera import Camera, look_at
+from geo4d_bench.geometry.rig import AnyRig, DrawnRig, Rig
+from geo4d_bench.report.pictures import task_sheet
+from geo4d_bench.tasks import Task, TaskSpec
+from geo4d_bench.tasks.base import Spawn
 from geo4d_bench.tasks.rigs import RIGS, make_rig
-
-if TYPE_CHECKING:
-    from geo4d_bench.drawing import Image
 
 PREVIEW_RIG = "hemisphere16"
 PREVIEW_SIZE = (176, 220)
 """Height and width in pixels of one camera's picture."""
 PICTURES = (".png", ".jpg", ".jpeg")
+SPAWN_EPISODES = 40
+SPAWN_PIXELS = 640
+HALF_WIDTH_M = 0.55
+"""Half of what the picture shows, at the height of the workspace."""
+_HEIGHT_M = 6.0
+"""The camera hangs this far above the workspace: so high that what is tall hardly leans."""
+_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#AA4499", "#E69F00", "#56B4E9")
 
 
 @dataclass(frozen=True)
@@ -50,33 +62,29 @@ class Listing:
         lines = ["tasks"]
         for spec in self.tasks:
             arms = f"{len(spec.arms)} arm{'s' if len(spec.arms) > 1 else ''}"
-            lines += [
-                f"  {spec.id} {spec.version}  ({arms}, {spec.control_hz:g} Hz, at most {spec.max_seconds:g} s)",
-                f"    {spec.language}",
-                f"    phases: {' → '.join(spec.phases)}",
-            ]
+            lines.append(
+                f"  {spec.id} {spec.version}  ({arms}, {spec.control_hz:g} Hz, at most {spec.max_seconds:g} s)"
+            )
+            lines += [f"    {spec.language}", f"    phases: {' → '.join(spec.phases)}"]
         protocol = next(rig for rig in self.rigs if isinstance(rig, Rig) and rig.views("seen"))
         lines += ["rigs", *(f"  {_described(rig, protocol)}" for rig in self.rigs)]
         lines += [f"picture: {path}" for path in self.pictures]
-        lines.append("next: geo4d-bench datagen --task " + self.tasks[0].id)
-        return "\n".join(lines)
+        return "\n".join([*lines, f"next: geo4d-bench datagen --task {self.tasks[0].id}"])
 
 
 def run(config: TasksConfig) -> Listing:
-    """List tasks and rigs without building a simulation; with ``preview``, build each and draw it.
+    """List tasks and rigs without building a simulation; with ``preview`` or ``spawns``, build each task and draw it.
 
     Raises:
         UnknownNameError: no such task.  SceneError: this machine cannot render.
     """
     specs = tuple(tasks.spec(name) for name in ([config.task] if config.task else tasks.names()))
-    if config.preview is not None:
-        _preview(specs, config.preview)
-    if config.spawns is not None:
-        from geo4d_bench.report.spawn_map import spawn_map
-
-        spawn_map(specs, config.spawns)
-    pictures = tuple(path for path in (config.preview, config.spawns) if path is not None)
-    return Listing(specs, tuple(make_rig(name, specs[0].workspace) for name in RIGS), pictures)
+    pictures = []
+    for draw, path in ((_preview, config.preview), (_spawn_map, config.spawns)):
+        if path is not None:
+            draw(specs, path)
+            pictures.append(path)
+    return Listing(specs, tuple(make_rig(name, specs[0].workspace) for name in RIGS), tuple(pictures))
 
 
 def _described(rig: AnyRig, protocol: Rig) -> str:
@@ -92,25 +100,79 @@ def _described(rig: AnyRig, protocol: Rig) -> str:
     return f"{rig.name}  {count}, {min(angles):.0f} to {max(angles):.0f} degrees from the nearest {of}"
 
 
-def _preview(specs: tuple[TaskSpec, ...], path: Path) -> None:
-    """A row a task at the start of its first training episode."""
-    from tqdm import tqdm
-
-    from geo4d_bench.report.pictures import TaskRow, task_sheet
-
-    rows = []
-    for spec in tqdm(specs, desc="preview", unit="task"):
-        rig = make_rig(PREVIEW_RIG, spec.workspace).episode(spec.key, "train", 0)
-        rows.append(TaskRow(spec.id, spec.language, _pictures(spec, rig)))
-    task_sheet(rows, [(camera.name, camera.split) for camera in rig.cameras], path)
-
-
-def _pictures(spec: TaskSpec, rig: Rig) -> Image:
-    """(V, H, W, 3) from every camera of the rig, of the packed scene: what datasets and policies are shown."""
+def _first_images(task: Task, cameras: Sequence[Camera], size: tuple[int, int]) -> Image:
+    """(V, H, W, 3) at the start of the first training episode: the packed scene, as datasets and policies show it."""
     from geo4d_bench.rendering.renderer import Renderer
     from geo4d_bench.rollout.assets import make_assets
 
-    task = tasks.make(spec.id)
     task.reset(0, "train")
-    with Renderer(make_assets(task).scene, *PREVIEW_SIZE, quality=True) as renderer:
-        return renderer.render(task.physics_state(), rig.cameras, seg=False, check=True).rgb
+    with Renderer(make_assets(task).scene, *size, quality=True) as renderer:
+        return renderer.render(task.physics_state(), cameras, seg=False, check=True).rgb
+
+
+def _preview(specs: Sequence[TaskSpec], path: Path) -> None:
+    """One row per task, one column per camera."""
+    images: list[Image] = []
+    cameras: tuple[Camera, ...] = ()
+    for spec in tqdm(specs, desc="preview", unit="task"):
+        cameras = make_rig(PREVIEW_RIG, spec.workspace).episode(spec.key, "train", 0).cameras
+        images.append(_first_images(tasks.make(spec.id), cameras, PREVIEW_SIZE))
+    titles = [f"{spec.id}:  {spec.language}" for spec in specs]
+    task_sheet(titles, np.stack(images), [(camera.name, camera.split) for camera in cameras], path)
+
+
+def _spawn_map(specs: Sequence[TaskSpec], path: Path) -> None:
+    """One panel per task: its start of train seed 0 from above, ranges as rectangles, one dot per episode.
+
+    The world's x axis points up in the picture (away from the robots), y to the left. Metres.
+    """
+    columns = min(3, len(specs))
+    rows = -(-len(specs) // columns)
+    with figure(5.2 * columns, 6.4 * rows, path) as fig:
+        axes = fig.subplots(rows, columns, squeeze=False).ravel()
+        for ax, spec in zip(axes, specs, strict=False):
+            _spawn_panel(ax, spec)
+        for ax in axes[len(specs) :]:
+            ax.set_axis_off()
+
+
+def _spawn_panel(ax: Any, spec: TaskSpec) -> None:
+    task = tasks.make(spec.id)
+    starts = []
+    for seed in range(SPAWN_EPISODES):
+        task.reset(seed, "train")
+        starts.append(task.object_poses())
+    above = look_at(np.add(spec.workspace, (0, 0, _HEIGHT_M)), np.array(spec.workspace), up=(1, 0, 0))
+    camera = Camera("above", above, 2 * np.arctan(HALF_WIDTH_M / _HEIGHT_M))
+    image = _first_images(task, [camera], (SPAWN_PIXELS, SPAWN_PIXELS))[0]
+    x0, y0 = spec.workspace[:2]
+    x_shown, y_shown = (x0 - HALF_WIDTH_M, x0 + HALF_WIDTH_M), (y0 + HALF_WIDTH_M, y0 - HALF_WIDTH_M)
+    ax.imshow(image, extent=(*y_shown, *x_shown), alpha=0.75, interpolation="bilinear")
+    for spawn, colour in zip(spec.spawn, _COLOURS, strict=False):
+        x, y = starts[0][spawn.on][:2, 3] if spawn.on else (0.0, 0.0)
+        (x_low, x_high), (y_low, y_high) = np.add(spawn.x_m, x), np.add(spawn.y_m, y)
+        ax.plot(
+            [y_low, y_high, y_high, y_low, y_low], [x_low, x_low, x_high, x_high, x_low],
+            color=colour, linewidth=1.6, linestyle="--" if spawn.on else "-", label=_spawn_text(spawn),
+        )  # fmt: skip
+        dots = np.stack([poses[spawn.object][:2, 3] for poses in starts])
+        ax.plot(dots[:, 1], dots[:, 0], ".", color=colour, markersize=4, alpha=0.7)
+    ax.set(xlim=y_shown, ylim=x_shown, xlabel="y (m)", ylabel="x (m)", title=f"{spec.id} {spec.version}")
+    ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.13), handlelength=1.5)
+
+
+def _spawn_text(spawn: Spawn) -> str:
+    """The ranges in words; a rectangle around one episode's ``on`` is dashed."""
+    parts = [f"{spawn.object}: {_span(spawn.x_m)} x {_span(spawn.y_m)} m"]
+    if spawn.on:
+        parts.append(f"about the {spawn.on}")
+    if spawn.yaw_rad[1] > spawn.yaw_rad[0]:
+        parts.append(f"yaw {_span(spawn.yaw_rad)} rad")
+    if spawn.lean_rad is not None:
+        parts.append(f"lean {_span(spawn.lean_rad)} rad")
+    return ", ".join(parts)
+
+
+def _span(limits: tuple[float, float]) -> str:
+    low, high = limits
+    return f"{low:.3g}" if low == high else f"{low:.2g} to {high:.2g}"

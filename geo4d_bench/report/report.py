@@ -13,6 +13,8 @@ from geo4d_bench.errors import ConfigError
 from geo4d_bench.io import write_atomic
 from geo4d_bench.report import rollouts, sections
 from geo4d_bench.report.sections import Gap, Page
+from geo4d_bench.rollout import leaderboard
+from geo4d_bench.rollout.leaderboard import Leaderboard
 
 
 @dataclass(frozen=True)
@@ -31,28 +33,19 @@ class ReportConfig:
 
 @dataclass(frozen=True)
 class Report:
-    """Where the page, the board and the pictures are.
-
-    Attributes:
-        page: ``report.html``.  board: ``leaderboard.csv``, None where there is no rollout.
-        pictures: every picture on the page.  gaps: what is missing.
-        leaderboard: the board as lines of text.
-    """
+    """The page ``report.html``, its leaderboard (None where there is no rollout), its pictures, and what is missing."""
 
     page: Path
-    board: Path | None
+    board: Leaderboard | None
     pictures: tuple[Path, ...]
     gaps: tuple[Gap, ...]
-    leaderboard: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [*self.leaderboard, ""] if self.leaderboard else []
+        lines = [*self.board.table(), *self.board.notes(), ""] if self.board else []
         lines += [f"missing: {gap.what}; make it with: {gap.command}" for gap in self.gaps]
         lines += ["pictures:", *(f"  {p}" for p in self.pictures)] if self.pictures else ["no pictures yet"]
-        if self.board is not None:
-            lines.append(f"leaderboard: {self.board}")
-        lines.append(f"report: {self.page}")
-        return "\n".join(lines)
+        lines += [f"leaderboard: {self.board.out}"] if self.board else []
+        return "\n".join([*lines, f"report: {self.page}"])
 
 
 def run(config: ReportConfig) -> Report:
@@ -62,42 +55,26 @@ def run(config: ReportConfig) -> Report:
         ConfigError: the folder of runs does not exist.
         LedgerError, DatasetError: a file that is there cannot be read.
     """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     runs = config.runs or Path("runs") / config.task
     data = config.data or Path("data") / config.task
     if not runs.is_dir() and not data.is_dir():
         raise ConfigError(
             f"report: neither {runs} nor {data} is a folder; begin with 'geo4d-bench datagen --task {config.task}'"
         )
-    out = config.out or runs / "report"
-    out.mkdir(parents=True, exist_ok=True)
-    page = Page(config.task, out)
-    rows = rollouts.episodes(runs, config.task)
+    page = Page(config.task, config.out or runs / "report")
+    page.out.mkdir(parents=True, exist_ok=True)
+    episodes = leaderboard.read_all(leaderboard.find_ledgers(runs))
+    rows = {row: path for row, path in episodes.items() if row.task == config.task}
     board = rollouts.add_rollouts(page, rows)
     rollouts.add_trajectories(page, rows)
     sections.add_evaluations(page, runs)
     sections.add_trainings(page, runs)
     sections.add_cameras(page, data)
-    return Report(
-        page=_write(page),
-        board=None if board is None else board.out,
-        pictures=tuple(page.files),
-        gaps=tuple(page.absent.values()),
-        leaderboard=() if board is None else (*board.table(), *board.notes()),
-    )
-
-
-def _write(page: Page) -> Path:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     loader = PackageLoader("geo4d_bench.report", "")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = environment.get_template("report.html.j2")
-    pictures = {"success": None, "contact_sheet": None, **page.pictures}
-    absent = dict.fromkeys(("rollouts", "trajectories", "evaluation", "training", "data")) | page.absent
-    text = template.render(
-        task=page.task, version=__version__, pictures=pictures, absent=absent, gaps=list(page.absent.values()),
-        **page.values,
-    )  # fmt: skip
     path = page.out / "report.html"
-    write_atomic(path, text)
-    return path
+    write_atomic(path, template.render(task=page.task, version=__version__, absent=page.absent, **page.values))
+    return Report(path, board, tuple(page.files), tuple(page.absent.values()))

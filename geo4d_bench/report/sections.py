@@ -2,58 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geo4d_bench.dataset.reader import Dataset, EpisodeFile
 from geo4d_bench.errors import DatasetError, SceneError
+from geo4d_bench.evaluation.summary import shown
+from geo4d_bench.geometry.hand import part_image
+from geo4d_bench.report import figures
+from geo4d_bench.report.pictures import contact_sheet
+from geo4d_bench.training.pictures import training_chart
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from geo4d_bench.dataset.reader import EpisodeFile
-
-COLUMNS = {
-    "gripper, cm": ("gripper_cm", 1),
-    "frames 1 to 4, cm": ("gripper_cm_frames_1_4", 1),
-    "rotation, °": ("rotation_deg", 1),
-    "opening, cm": ("opening_cm", 2),
-    "lost": ("lost_share", 2),
-    "AbsRel n": ("abs_rel_n", 3),
-    "AbsRel m": ("abs_rel_m", 3),
-    "missing n": ("missing_n", 3),
-    "missing m": ("missing_m", 3),
-    "extra n": ("extra_n", 3),
-    "extra m": ("extra_m", 3),
-    "AbsRel n, moved": ("abs_rel_n_moved", 3),
-    "AbsRel m, moved": ("abs_rel_m_moved", 3),
-    "d1 n": ("d1_n", 3),
-    "d1 m": ("d1_m", 3),
-    "mIoU": ("miou", 2),
-    "view gap, cm": ("view_gap_cm", 1),
-    "on the hand, cm": ("hand_view_gap_cm", 1),
-    "PSNR n, dB": ("psnr_n_db", 1),
-    "PSNR m, dB": ("psnr_m_db", 1),
-    "PSNR n, moved, dB": ("psnr_n_moved_db", 1),
-    "PSNR m, moved, dB": ("psnr_m_moved_db", 1),
-    "SSIM n": ("ssim_n", 3),
-    "SSIM m": ("ssim_m", 3),
-    "AbsRel m, paper_compat": ("abs_rel_m_paper_compat", 3),
-    "Fréchet n, derivatives": ("frechet_derivatives_n", 1),
-    "Fréchet m, derivatives": ("frechet_derivatives_m", 1),
-    "FVD n": ("fvd_n", 0),
-    "FVD m": ("fvd_m", 0),
-    "generate, ms": ("generate_ms", 0),
-}
-
-
 _OF_WHAT = {
-    "camera poses given": "calibrated", "ablation": "ablation", "sensor": "sensor", "sampling steps": "steps",
+    "camera poses given": "calibrated", "ablation": "ablation", "sensor": "sensor", "tracker": "tracker",
+    "segmenter": "segmenter", "sampling steps": "steps",
     "second views": "second_views", "rig": "rig", "weights": "checkpoint",
 }  # fmt: skip
-_USUAL = ("none", "perfect", "nan", "")
+_USUAL = ("none", "perfect", "point_cloud", "nan", "")
 
 
 @dataclass(frozen=True)
@@ -66,37 +38,34 @@ class Gap:
 
 @dataclass
 class Page:
-    """What the template is filled with."""
+    """What the template is filled with: ``values`` by name, ``absent`` by section; ``files`` are its pictures."""
 
     task: str
     out: Path
     values: dict[str, Any] = field(default_factory=dict)
-    pictures: dict[str, Any] = field(default_factory=lambda: {"trajectories": []})
     absent: dict[str, Gap] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
 
     def picture(self, name: str) -> Path:
         """The path of a new picture, noted as one that the page shows."""
-        path = self.out / name
-        self.files.append(path)
-        return path
+        self.files.append(self.out / name)
+        return self.files[-1]
 
 
 def add_evaluations(page: Page, runs: Path) -> None:
-    from geo4d_bench.evaluation.example import Example
-    from geo4d_bench.evaluation.film_strip import film_strip
-    from geo4d_bench.report import figures
-
-    page.values["evaluations"] = []
+    """For every ``metrics.csv``: the error over time, the table, and an example of each choice of views."""
+    page.values["evaluations"] = evaluations = []
     for path in sorted(runs.rglob("metrics.csv")):
         folder = path.parent
         name = _name(folder.parent if folder.name == "evaluation" else folder, runs)
         tag = name.replace("/", "_")
         metrics = _table(path, "gripper_cm")
-        columns = {title: column for title, column in COLUMNS.items() if column[0] in metrics}
-        found: dict[str, Any] = {"name": name, "columns": list(columns), "strips": []}
-        found["rows"] = _metric_rows(metrics, columns)
-        found["note"] = _of_what(metrics) + (
+        cells = [shown(row) for _, row in metrics.iterrows()]
+        rows = [
+            {"views": row["views"], "source": str(row["source"]).replace("_", " "), "cells": list(each.values())}
+            for (_, row), each in zip(metrics.iterrows(), cells, strict=True)
+        ]
+        note = _of_what(metrics) + (
             f"{int(metrics['windows'].max())} windows from {int(metrics['episodes'].max())} demonstrations of the "
             f"{metrics['split'].iloc[0]} split a row; in small print 95 % intervals from a bootstrap over "
             "demonstrations. A pixel that the generator leaves invalid counts as AbsRel 1 and as wrong for d1; missing "
@@ -105,23 +74,28 @@ def add_evaluations(page: Page, runs: Path) -> None:
             "is infinite. 'Moved' counts only pixels that show another surface than in the first frame, PSNR then over "
             "the whole video. Fréchet distances are of sets of that many videos: compare equal numbers only."
         )
+        found: dict[str, Any] = {
+            "name": name,
+            "columns": list(cells[0]),
+            "rows": rows,
+            "note": note,
+            "gripper_error": None,
+            "strips": [],
+        }
         by_frame = folder / "gripper_error_by_frame.csv"
         if by_frame.is_file():
             picture = page.picture(f"gripper_error_{tag}.png")
             figures.gripper_error_chart(_table(by_frame, "gripper_cm"), picture)
             found["gripper_error"] = picture.name
         for views in ("seen", "novel"):
-            example_path = folder / f"example_{views}.npz"
-            if example_path.is_file():
-                example = Example.load(example_path)
+            if (folder / f"generated_{views}.png").is_file():
                 picture = page.picture(f"generated_{views}_{tag}.png")
-                film_strip(example, picture)
-                found["strips"].append({"file": picture.name, "caption": f"{views} views. {example.chosen}"})
-        page.values["evaluations"].append(found)
-    if not page.values["evaluations"]:
+                shutil.copyfile(folder / f"generated_{views}.png", picture)
+                found["strips"].append({"file": picture.name, "caption": f"{views} views, the median window."})
+        evaluations.append(found)
+    if not evaluations:
         page.absent["evaluation"] = Gap(
-            "an evaluation of generated video",
-            f"geo4d-bench evaluate --checkpoint {runs / 'nano'} --data data/{page.task}_eval",
+            "an evaluation of generated video", f"geo4d-bench evaluate --data data/{page.task}_eval"
         )
 
 
@@ -132,23 +106,9 @@ def _of_what(metrics: pd.DataFrame) -> str:
     return f"Scored: {', '.join(words)}. " if words else ""
 
 
-def _metric_rows(metrics: pd.DataFrame, columns: dict[str, tuple[str, int]]) -> list[dict[str, Any]]:
-    rows = []
-    for _, row in metrics.iterrows():
-        cells = []
-        for column, digits in columns.values():
-            value, low, high = (float(row.get(column + suffix, np.nan)) for suffix in ("", "_low", "_high"))
-            text = "" if np.isnan(value) else f"{value:.{digits}f}"
-            interval = "" if np.isnan(low) or np.isinf(value) else f"{low:.{digits}f} to {high:.{digits}f}"
-            cells.append((text, interval))
-        rows.append({"views": row["views"], "source": str(row["source"]).replace("_", " "), "cells": cells})
-    return rows
-
-
 def add_trainings(page: Page, runs: Path) -> None:
-    from geo4d_bench.report import figures
-
-    page.values["trainings"] = []
+    """The curves of every ``training_log.csv`` with at least two steps."""
+    page.values["trainings"] = trainings = []
     for path in sorted(runs.rglob("training_log.csv")):
         log = _table(path, "loss")
         if len(log) < 2:
@@ -156,25 +116,23 @@ def add_trainings(page: Page, runs: Path) -> None:
         name = _name(path.parent, runs)
         picture = page.picture(f"training_{name.replace('/', '_')}.png")
         floor = float(log["copy_cm"].iloc[-1]) if "copy_cm" in log else None
-        figures.training_chart(log, floor, picture)
+        training_chart(log, floor, picture)
         minutes, steps = log["seconds"].iloc[-1] / 60, int(log["step"].iloc[-1])
         caption = f"{name}: {steps} steps in {minutes:.1f} minutes."
-        page.values["trainings"].append({"file": picture.name, "caption": caption})
-    if not page.values["trainings"]:
-        page.absent["training"] = Gap("a trained generator", f"geo4d-bench train --data data/{page.task} --preset nano")
+        trainings.append({"file": picture.name, "caption": caption})
+    if not trainings:
+        page.absent["training"] = Gap("a trained generator", f"geo4d-bench train --data data/{page.task}")
 
 
 def add_cameras(page: Page, data: Path) -> None:
     """The contact sheet, rendered anew in good quality from a stored state of the first episode."""
-    page.values["data_note"] = None
+    from geo4d_bench.rendering.renderer import Renderer
+    from geo4d_bench.rendering.scene import load_scene
+
+    page.values |= {"data_note": None, "contact_sheet": None}
     if not data.is_dir():
         page.absent["data"] = Gap("demonstrations", f"geo4d-bench datagen --task {page.task}")
         return
-    from geo4d_bench.dataset.reader import Dataset
-    from geo4d_bench.rendering.renderer import Renderer
-    from geo4d_bench.rendering.scene import load_scene
-    from geo4d_bench.report.pictures import contact_sheet
-
     dataset = Dataset(data)
     episode, manifest = dataset.episodes[0], dataset.manifest
     frame = _moment_with_hand(episode)
@@ -187,35 +145,32 @@ def add_cameras(page: Page, data: Path) -> None:
     )
     by_name = {camera.name: camera for camera in episode.cameras}
     cameras = [by_name[name] for name in dataset.rig.camera_names()]
-    height = 300
-    width = round(height * dataset.size[1] / dataset.size[0])
+    size = 300, round(300 * dataset.size[1] / dataset.size[0])
     try:
         scene = load_scene(dataset.scene_path(episode.trajectory.scene))
-        with Renderer(scene, height, width, quality=True) as renderer:
+        with Renderer(scene, *size, quality=True) as renderer:
             state = episode.trajectory.states[episode.steps[frame]]
             images = renderer.render(state, cameras, seg=False, check=True).rgb
     except SceneError as error:
         page.absent["data"] = Gap(f"the picture of the cameras ({error})", "geo4d-bench doctor")
         return
-    names, splits = [c.name for c in cameras], [c.split for c in cameras]
     path = page.picture("cameras.png")
-    contact_sheet(images, names, splits, f"{page.task} from {len(names)} cameras ({dataset.rig.name})", path)
-    page.pictures["contact_sheet"] = path.name
+    title = f"{page.task} from {len(cameras)} cameras ({dataset.rig.name})"
+    contact_sheet(images, [(c.name, c.split) for c in cameras], title, path)
+    page.values["contact_sheet"] = path.name
 
 
-def _moment_with_hand(episode: EpisodeFile, every: int = 2) -> int:
+def _moment_with_hand(episode: EpisodeFile) -> int:
     """The frame in which the camera that sees least of the hands sees most of them, while an object is moved.
 
     All frames count where no object ever moves by more than 2 cm a second.
     """
-    from geo4d_bench.geometry.hand import part_image
-
-    frames = np.arange(0, len(episode.steps) - 1, every)
+    frames = np.arange(0, len(episode.steps) - 1, 2)
     trajectory, arms = episode.trajectory, tuple(episode.trajectory.T_world_ee)
     moved = np.zeros(len(frames), dtype=bool)
     for poses in trajectory.T_world_obj.values():
-        shift = poses[episode.steps[frames + 1], :3, 3] - poses[episode.steps[frames], :3, 3]
-        seconds = (episode.steps[frames + 1] - episode.steps[frames]) / trajectory.control_hz
+        now, then = episode.steps[frames], episode.steps[frames + 1]
+        shift, seconds = poses[then, :3, 3] - poses[now, :3, 3], (then - now) / trajectory.control_hz
         moved |= np.linalg.norm(shift, axis=1) / seconds > 0.02
     frames = frames[moved] if moved.any() else frames
     pixels = [

@@ -24,6 +24,7 @@ from tyro.conf import Positional
 
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.evaluation.statistics import wilson
+from geo4d_bench.evaluation.summary import with_interval
 from geo4d_bench.io import write_atomic
 from geo4d_bench.rollout.leaderboard import failed_after, phase_counts
 from geo4d_bench.rollout.ledger import Ledger
@@ -60,7 +61,7 @@ class TablesConfig:
 
 @dataclass(frozen=True)
 class Tables:
-    """How many tables the page has, and whether they were up to date."""
+    """How many tables the page has, and whether they were out of date; exit code 1 where they still are."""
 
     page: Path
     count: int
@@ -77,11 +78,11 @@ def run(config: TablesConfig) -> Tables:
     if not config.page.is_file():
         raise ConfigError(f"{config.page}: no such page")
     before = config.page.read_text(encoding="utf-8")
-    after = _BLOCK.sub(lambda block: f"{block[1]}{_table(block[2], block[3], config.page)}\n{block[4]}", before)
-    if before != after and not config.check:
-        write_atomic(config.page, after)
+    after, count = _BLOCK.subn(lambda block: f"{block[1]}{_table(block[2], block[3], config.page)}\n{block[4]}", before)
     stale = before != after
-    return Tables(config.page, len(_BLOCK.findall(before)), stale, int(stale and config.check))
+    if stale and not config.check:
+        write_atomic(config.page, after)
+    return Tables(config.page, count, stale, int(stale and config.check))
 
 
 def _table(kind: str, body: str, page: Path) -> str:
@@ -132,16 +133,13 @@ def _metrics(path: Path, which: Sequence[str], columns: Sequence[str]) -> list[s
     table = table[(table["views"] == views) & (table["source"] == source)]
     if len(table) != 1:
         raise ConfigError(f"{path}: {len(table)} rows of {views} {source}, expected one")
-    row = table.iloc[0]
     cells = []
     for name in columns:
         _, digits, unit = COLUMNS[name]
-        value, low, high = (row.get(name + suffix, float("nan")) for suffix in ("", "_low", "_high"))
-        interval = "" if pd.isna(low) else f" ({low:.{digits}f} to {high:.{digits}f})"
-        cells.append("" if pd.isna(value) else f"{value:.{digits}f}{unit}{interval}")
+        value, interval = with_interval(table.iloc[0], name, digits)
+        cells.append(value and f"{value}{unit}" + (f" ({interval})" if interval else ""))
     return cells
 
 
 def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from geo4d_bench.geometry.hand import HandModel
     from geo4d_bench.rendering.renderer import Renderer
     from geo4d_bench.rendering.scene import Scene
-    from geo4d_bench.tasks.base import Task
+    from geo4d_bench.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -37,39 +37,28 @@ class RenderAssets:
 def make_assets(task: Task) -> RenderAssets:
     """The assets of a task's present model, without a renderer: nothing here needs OpenGL.
 
-    Scene and hand are kept in the user's cache under a hash of the MJCF and of our own source, so that they are never
-    out of date; a cache that cannot be written or read costs time and nothing else.
+    Scene and hand are kept in ``$XDG_CACHE_HOME/geo4d-bench`` or ``~/.cache/geo4d-bench`` under a hash of the MJCF and
+    of our own source, so that they are never out of date; a cache that cannot be written or read costs time only.
     """
-    arms, xml = task.spec.arms, task.scene_xml()
-    key = hashlib.sha256(f"{fingerprint()}\0{arms}\0{xml}".encode()).hexdigest()[:32]
-    scene = _cached_scene(cache_folder() / "scenes" / f"{key}.zip", xml, arms)
-    return RenderAssets(scene, _cached_hand(cache_folder() / "hands" / f"{key}.npz", scene), None)
-
-
-def _cached_scene(path: Path, xml: str, arms: tuple[str, ...]) -> Scene:
-    from geo4d_bench.rendering.scene import load_scene, pack_scene
-
-    with contextlib.suppress(SceneError):
-        return load_scene(path)
-    bundle = pack_scene(xml, arms=arms)
-    with contextlib.suppress(OSError):
-        write_atomic(path, bundle.data)
-    return load_scene(bundle)
-
-
-def _cached_hand(path: Path, scene: Scene) -> HandModel:
-    """The first arm's hand, which is that of every arm."""
     from geo4d_bench.dataset.hands import load_hand, save_hand
     from geo4d_bench.rendering.hand import hand_model
+    from geo4d_bench.rendering.scene import load_scene, pack_scene
 
-    with contextlib.suppress(DatasetError):
-        return load_hand(path)
-    hand = hand_model(scene, scene.arms[0])
-    with contextlib.suppress(OSError):
-        save_hand(path, hand)
-    return hand
-
-
-def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/geo4d-bench``, or ``~/.cache/geo4d-bench``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "geo4d-bench"
+    arms, xml = task.spec.arms, task.scene_xml()
+    key = hashlib.sha256(f"{fingerprint()}\0{arms}\0{xml}".encode()).hexdigest()[:32]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "geo4d-bench"
+    scene_path, hand_path = cache / "scenes" / f"{key}.zip", cache / "hands" / f"{key}.npz"
+    try:
+        scene = load_scene(scene_path)
+    except SceneError:
+        packed = pack_scene(xml, arms=arms)
+        scene = load_scene(packed)
+        with contextlib.suppress(OSError):
+            write_atomic(scene_path, packed)
+    try:
+        hand = load_hand(hand_path)
+    except DatasetError:
+        hand = hand_model(scene, arms[0])  # which is that of every arm
+        with contextlib.suppress(OSError):
+            save_hand(hand_path, hand)
+    return RenderAssets(scene, hand, None)

@@ -13,7 +13,10 @@ import tyro
 
 from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import ConfigError
-from geo4d_bench.options import listing, option, with_help
+from geo4d_bench.fingerprint import fingerprint
+from geo4d_bench.options import listing, option, require_at_least, with_help
+from geo4d_bench.rollout.ledger import RunColumns
+from geo4d_bench.rollout.views import Views, resolve
 from geo4d_bench.runs import run_id
 
 if TYPE_CHECKING:
@@ -57,12 +60,8 @@ class RolloutConfig:
     """Folder of the results; runs/<task>/rollout_<policy>_<views> where not given."""
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "height", "width", "workers", "side_by_side"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} is {number}, expected at least 1")
-        if self.seed < 0:
-            raise ConfigError(f"--seed is {self.seed}, expected 0 or more")
+        require_at_least(self, 1, "episodes", "height", "width", "workers", "side_by_side")
+        require_at_least(self, 0, "seed")
 
     @property
     def folder(self) -> Path:
@@ -81,44 +80,76 @@ def config_type(args: Sequence[str]) -> type[RolloutConfig]:
 
 
 @dataclass(frozen=True)
-class Run:
-    """What decides the rows of a rollout, and what stands in each of them.
+class RolloutContext:
+    """What decides the rows of a rollout, and what a process plays with.
 
     Attributes:
-        run_id: 16 hex digits over ``settings``.  settings_id: over those but ``seed``.
+        run_id: 16 hex digits over ``settings``.
         settings: task, version, policy, generator, ablation, checkpoint, the policy's options, sensor, views, rig,
             seed, split, images' size, fingerprint.
+        columns: what stands in each row.
+        factory: makes policies.  views: what camera pairs are drawn from.
     """
 
+    config: RolloutConfig
     run_id: str
-    settings_id: str
     settings: dict[str, Any]
+    columns: RunColumns
+    factory: PolicyFactory
+    views: Views
 
 
-def describe(config: RolloutConfig, factory: PolicyFactory, version: str) -> Run:
-    """What decides the rows. The number of episodes, workers and films do not."""
-    from geo4d_bench.fingerprint import fingerprint
+def prepare(config: RolloutConfig) -> RolloutContext:
+    """Load what decides the rows, which the number of episodes, workers and films do not; cheap checks come first.
 
-    height, width = factory.image_size or (config.height, config.width)
-    options = dataclasses.asdict(config.options or factory.policy.Options())
-    settings = {
+    Raises:
+        UnknownNameError: no such task, policy, rig or views.
+        CheckpointError: the policy needs a checkpoint and there is none; names the command that makes one.
+        ConfigError: the checkpoint is for another number of arms than the task has, ``sensor`` is given to a policy
+            that measures no depth, or views that make no sense.
+    """
+    from geo4d_bench import tasks
+    from geo4d_bench.tasks.rigs import make_rig
+    from geo4d_bench.trackers import SEGMENTERS
+
+    spec = tasks.spec(config.task)
+    tasks.require_robosuite()
+    views = resolve(config.views, make_rig(config.rig, spec.workspace))
+    factory = _load_policy(config, spec.arms)
+    policy = factory.policy
+    options = dataclasses.asdict(config.options or policy.Options())
+    shared: dict[str, Any] = {
         "task": config.task,
-        "task_version": version,
-        "policy": factory.policy.name,
+        "task_version": spec.version,
+        "policy": policy.name,
         "generator": factory.generator,
         "ablation": factory.ablation,
         "checkpoint": factory.checkpoint_sha256,
-        "views": _rig_identity(config.views),
-        "rig": _rig_identity(config.rig),
         "sensor": config.sensor or factory.sensor,
-        "split": SPLIT,
-        "seed": config.seed,
-        "options": {k: v for k, v in options.items() if k != "checkpoint"},
-        "side_by_side": config.side_by_side if factory.policy.needs_checkpoint else 1,
-        "image_size": [height, width] if factory.policy.needs_images else None,
+        "tracker": options.get("tracker") or "",
+        "segmenter": options.get("segmenter") or "",
         "fingerprint": fingerprint(),
     }
-    return Run(run_id(settings), run_id({k: v for k, v in settings.items() if k != "seed"}), settings)
+    settings = shared | {
+        "views": _rig_identity(config.views),
+        "rig": _rig_identity(config.rig),
+        "split": SPLIT,
+        "options": {k: v for k, v in options.items() if k != "checkpoint"},
+        "side_by_side": config.side_by_side if policy.needs_checkpoint else 1,
+        "image_size": list(factory.image_size or (config.height, config.width)) if policy.needs_images else None,
+    }
+    if shared["segmenter"]:
+        settings["segmenter_version"] = SEGMENTERS.get(shared["segmenter"]).version(config.task)
+    columns = RunColumns(
+        **shared,
+        views=views.name,
+        rig=views.training.name,
+        steps=options.get("steps") or 0,
+        settings=run_id(settings),
+        privileged=policy.privileged,
+    )
+    settings["seed"] = config.seed
+    return RolloutContext(config, run_id(settings), settings, columns, factory, views)
 
 
 def _rig_identity(name: str) -> str:
@@ -128,17 +159,9 @@ def _rig_identity(name: str) -> str:
     return hashlib.sha256(Path(name).read_bytes()).hexdigest() if is_rig_file(name) else name
 
 
-def load_policy(config: RolloutConfig) -> PolicyFactory:
-    """The policy's factory.
+def _load_policy(config: RolloutConfig, arms: Sequence[str]) -> PolicyFactory:
+    from geo4d_bench import policies
 
-    Raises:
-        CheckpointError: it needs a checkpoint and there is none; names the command that makes one.
-        ConfigError: the checkpoint is for another number of arms than the task has, or ``sensor`` is given to a policy
-            that measures no depth.
-    """
-    from geo4d_bench import policies, tasks
-
-    arms = tasks.spec(config.task).arms
     factory = policies.load_policy(config.policy, config.task, config.options)
     if config.sensor is not None and not factory.policy.needs_checkpoint:
         raise ConfigError(

@@ -5,23 +5,27 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from geo4d_bench.policies import Observation, Policy
 from geo4d_bench.policies.protocol import ActionChunk
 from geo4d_bench.rollout.ledger import Status
-from geo4d_bench.rollout.recording import Film, horizon_of
+from geo4d_bench.rollout.recording import Film
 from geo4d_bench.rollout.simulator import Simulator
 from geo4d_bench.seeding import derive_seed
 
+if TYPE_CHECKING:
+    from geo4d_bench.rendering.renderer import Renderer
 
-@dataclass
+
+@dataclass(eq=False)
 class Episode:
     """One episode while it runs and when it has ended.
 
     Attributes:
-        seed: its seed.  simulator, policy: its own while it runs.
+        simulator, policy: its own while it runs.
         plans: calls of the policy.  wall_s: its share of the time.  timings: sums over the plans, milliseconds.
         crash: the traceback of the exception that ended it.
         film: its pictures, where they are wanted.
@@ -47,81 +51,64 @@ class Episode:
 
 
 def play(
-    seeds: Iterator[int],
+    seeds: Iterable[int],
     simulators: Sequence[Simulator],
     make_policy: Callable[[], Policy],
-    finish: Callable[[Episode], None],
-    make_film: Callable[[Simulator], Film] | None = None,
-) -> None:
-    """Play the episodes of ``seeds``, as many at once as there are simulators; ``finish`` gets each as it ends.
+    film_renderer: Renderer | None = None,
+) -> Iterator[Episode]:
+    """Play the episodes of ``seeds``, as many at once as there are simulators; each is given as it ends, before its
+    simulator begins another one.
 
     An exception ends its own episode as a crash. Where a call shared by several episodes fails, each of them is begun
     again and played alone: only the one at fault crashes, and the others' results are as if it had never been there.
     """
-    runner = _EpisodeRunner(make_policy, finish, make_film)
-    runner.play(seeds, simulators)
-    suspects, runner.suspects = runner.suspects, []
-    runner.play(iter(suspects), simulators[:1])
+    suspects: list[int] = []
+    for waiting, group in ((list(seeds), simulators), (suspects, simulators[:1])):
+        live: list[Episode] = []
+        while waiting or live:
+            busy = [episode.simulator for episode in live]
+            for simulator in [s for s in group if s not in busy][: len(waiting)]:
+                live.append(_begin(waiting.pop(0), simulator, make_policy(), film_renderer))
+            failed = _plan([episode for episode in live if episode.status is None])
+            suspects += [episode.seed for episode in failed]
+            yield from [episode for episode in live if episode.status is not None]
+            live = [episode for episode in live if episode.status is None and episode not in failed]
 
 
-@dataclass
-class _EpisodeRunner:
-    make_policy: Callable[[], Policy]
-    finish: Callable[[Episode], None]
-    make_film: Callable[[Simulator], Film] | None
-    suspects: list[int] = field(default_factory=list)
-    """Seeds of episodes that shared a call that failed."""
+def _begin(seed: int, simulator: Simulator, policy: Policy, film_renderer: Renderer | None) -> Episode:
+    episode = Episode(seed, simulator, policy)
+    with _watch(episode):
+        simulator.begin(seed)
+        if policy.privileged:
+            policy.simulator = simulator
+        policy.reset(simulator.info, derive_seed(simulator.task.spec.key, simulator.split, seed, "policy"))
+        episode.film = Film(simulator, film_renderer) if film_renderer is not None else None
+    return episode
 
-    def play(self, seeds: Iterator[int], simulators: Sequence[Simulator]) -> None:
-        free, live = list(simulators), list[Episode]()
-        while True:
-            while free and (seed := next(seeds, None)) is not None:
-                live.append(self._begin(seed, free.pop()))
-            if not live:
-                return
-            live = self._round(live)
-            for episode in [e for e in live if e.status is not None]:
-                self.finish(episode)
-                live.remove(episode)
-            busy = [e.simulator for e in live]
-            free = [simulator for simulator in simulators if simulator not in busy]
 
-    def _begin(self, seed: int, simulator: Simulator) -> Episode:
-        episode = Episode(seed, simulator, self.make_policy())
-        key = derive_seed(simulator.task.spec.key, simulator.split, seed, "policy")
+def _plan(live: Sequence[Episode]) -> list[Episode]:
+    """One plan of every episode, carried out; returns the episodes whose shared call failed."""
+    observed: list[tuple[Episode, Observation]] = []
+    for episode in live:
         with _watch(episode):
-            simulator.begin(seed)
-            if episode.policy.privileged:
-                episode.policy.simulator = simulator
-            episode.policy.reset(simulator.info, key)
-            episode.film = self.make_film(simulator) if self.make_film else None
-        return episode
-
-    def _round(self, live: list[Episode]) -> list[Episode]:
-        """One plan of every live episode, carried out; returns those that go on."""
-        observed: list[tuple[Episode, Observation]] = []
-        for episode in live:
-            if episode.status is None:
-                with _watch(episode):
-                    observed.append((episode, episode.simulator.observe(episode.policy.needs_both_poses)))
-        if not observed:
-            return live
-        policies, observations = [e.policy for e, _ in observed], [obs for _, obs in observed]
-        began = time.perf_counter()
-        try:
-            chunks = type(policies[0]).act_many(policies, observations)
-        except Exception:
-            if len(observed) == 1:
-                observed[0][0].crash = traceback.format_exc()
-                return live
-            self.suspects += [e.seed for e, _ in observed]
-            return [e for e in live if e.status is not None]
-        share_s = (time.perf_counter() - began) / len(observed)
-        for (episode, obs), chunk in zip(observed, chunks, strict=True):
-            episode.wall_s += share_s
-            with _watch(episode):
-                _carry_out(episode, obs, chunk)
-        return live
+            observed.append((episode, episode.simulator.observe(episode.policy.needs_both_poses)))
+    if not observed:
+        return []
+    policies, observations = [e.policy for e, _ in observed], [obs for _, obs in observed]
+    began = time.perf_counter()
+    try:
+        chunks = type(policies[0]).act_many(policies, observations)
+    except Exception:
+        if len(observed) > 1:
+            return [episode for episode, _ in observed]
+        observed[0][0].crash = traceback.format_exc()
+        return []
+    share_s = (time.perf_counter() - began) / len(observed)
+    for (episode, obs), chunk in zip(observed, chunks, strict=True):
+        episode.wall_s += share_s
+        with _watch(episode):
+            _carry_out(episode, obs, chunk)
+    return []
 
 
 def _carry_out(episode: Episode, obs: Observation, chunk: ActionChunk) -> None:
@@ -131,8 +118,10 @@ def _carry_out(episode: Episode, obs: Observation, chunk: ActionChunk) -> None:
         episode.timings[name] = episode.timings.get(name, 0.0) + ms
     if film is not None:
         film.plan(getattr(policy, "last_video", None))
-    horizon = horizon_of(getattr(policy, "last_tracks", None), obs.T_world_cam_n, chunk.T_world_ee)
-    simulator.execute(chunk, horizon, film.step if film is not None else None)
+    # The whole plan in the world, where the policy tracked it through a video.
+    tracks = getattr(policy, "last_tracks", None) or {}
+    horizon = {arm: obs.T_world_cam_n @ track.T_n_ee for arm, track in tracks.items()}
+    simulator.execute(chunk, horizon or None, film.step if film is not None else None)
 
 
 @contextlib.contextmanager

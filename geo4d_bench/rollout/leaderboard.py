@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,11 +11,16 @@ from tyro.conf import Positional
 
 from geo4d_bench.errors import LedgerError, RunError
 from geo4d_bench.io import write_atomic
-from geo4d_bench.rollout.ledger import EpisodeRow, Ledger, canonical_sha256
+from geo4d_bench.rollout.ledger import EpisodeRow, Ledger, RunColumns, canonical_sha256
 from geo4d_bench.runs import read_run
 
 FLOOR_AND_CEILING = ("random", "expert")
 """Policies that stand on every board, so that a rate can be read."""
+CSV_COLUMNS = (
+    "task", "task_version", "policy", "generator", "ablation", "checkpoint", "views", "rig", "sensor", "tracker",
+    "segmenter", "steps", "n", "k", "success_rate", "ci_low", "ci_high", "group", "privileged", "rows_sha256",
+    "settings", "fingerprint",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,82 +32,40 @@ class LeaderboardConfig:
 
 
 @dataclass(frozen=True)
-class BoardRow:
+class BoardRow(RunColumns):
     """One run on the board.
 
     Attributes:
         n, k: episodes and successes.  ci_low, ci_high: 95 % Wilson interval of the success rate k / n.
-        rig: the one that ``seen`` and ``novel`` refer to.
         group: policies of one task, rig and choice of views that share a letter do not differ at 0.05 (exact
             McNemar on the seeds both have, Holm-corrected).
-        sensor: how the depth that the policy saw was measured.
-        steps: sampling steps that were asked for, 0 for the checkpoint's own number or where nothing is sampled.
-        privileged: whether the policy was handed the simulator.
         rows_sha256: of the episode rows behind the line, wall times left out.
-        settings: 16 hex digits over all that decides the rows but their seeds.
         failed_after: the last phase that episodes without success reached, and how many of them, most first. Not in
-            the CSV, whose columns are fixed; the rows say it too.
+            the CSV.
     """
 
-    task: str
-    task_version: str
-    policy: str
-    generator: str
-    ablation: str
-    checkpoint: str
-    views: str
-    rig: str
-    sensor: str
-    steps: int
     n: int
     k: int
     success_rate: float
     ci_low: float
     ci_high: float
     group: str
-    privileged: bool
     rows_sha256: str
-    settings: str
-    fingerprint: str
     failed_after: tuple[tuple[str, int], ...]
-
-    @property
-    def title(self) -> str:
-        """The policy with its ablation: ``layered, no_mv_attention``."""
-        return self.policy if self.ablation == "none" else f"{self.policy}, {self.ablation}"
-
-
-CSV_COLUMNS = tuple(f.name for f in fields(BoardRow) if f.name != "failed_after")
-
-
-@dataclass(frozen=True)
-class Unranked:
-    """A run that is not on the board, because episodes of it crashed."""
-
-    policy: str
-    views: str
-    seeds: tuple[int, ...]
-    source: Path
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """A run that was stopped before its last episode; the long ones are missing more often than the short ones."""
-
-    policy: str
-    views: str
-    missing: int
-    episodes: int
-    source: Path
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The board, best first within a task and a choice of views, and what is missing from it."""
+    """The board, best first within a task and a choice of views, and notes on what is missing from it.
+
+    Attributes:
+        unranked: on runs that are left out, because episodes of them crashed.
+        unfinished: on runs that were stopped before their last episode.
+    """
 
     rows: tuple[BoardRow, ...]
-    unranked: tuple[Unranked, ...]
-    unfinished: tuple[Unfinished, ...]
+    unranked: tuple[str, ...]
+    unfinished: tuple[str, ...]
     out: Path
 
     @property
@@ -117,55 +78,23 @@ class Leaderboard:
 
     def table(self) -> list[str]:
         """The board as lines of text."""
-        header = (
-            "task",
-            "views",
-            "rig",
-            "policy",
-            "checkpoint",
-            "sensor",
-            "steps",
-            "k/n",
-            "success",
-            "95 % interval",
-            "group",
-            "",
-            "failed after",
-        )
-        cells = [
-            (
-                f"{row.task}-{row.task_version}",
-                row.views,
-                row.rig,
-                row.title,
-                row.checkpoint[:8],
-                row.sensor,
-                str(row.steps or ""),
-                f"{row.k}/{row.n}",
-                f"{row.success_rate:.2f}",
-                f"{row.ci_low:.2f} to {row.ci_high:.2f}",
-                row.group,
-                "oracle" if row.privileged else "",
+        header = "task|views|rig|policy|checkpoint|sensor|steps|k/n|success|95 % interval|group||failed after"
+        lines = [header.split("|")]
+        lines += [
+            [
+                f"{row.task}-{row.task_version}", row.views, row.rig, row.title, row.checkpoint[:8], row.sensor,
+                str(row.steps or ""), f"{row.k}/{row.n}", f"{row.success_rate:.2f}",
+                f"{row.ci_low:.2f} to {row.ci_high:.2f}", row.group, "oracle" if row.privileged else "",
                 phase_counts(row.failed_after),
-            )
+            ]
             for row in self.rows
-        ]
-        widths = [max(len(line[i]) for line in [header, *cells]) for i in range(len(header))]
-        return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in [header, *cells]]
+        ]  # fmt: skip
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
 
     def notes(self) -> list[str]:
         """What a reader must know: runs left out, and missing floor or ceiling rows."""
-        notes = [
-            f"NOT RANKED: {run.policy} on {run.views} views, {len(run.seeds)} crashed (seed "
-            f"{', '.join(map(str, run.seeds))}); see {run.source.parent / 'crashes.log'} and run the same rollout again"
-            for run in self.unranked
-        ]
-        notes += [
-            f"NOT COMPLETE: {run.policy} on {run.views} views lacks {run.missing} of {run.episodes} episodes, and "
-            f"those that take long are missing first; run the same rollout again ({run.source.parent})"
-            for run in self.unfinished
-        ]
-        notes += self._like_random()
+        notes = [*self.unranked, *self.unfinished, *self._like_random()]
         for key in sorted({(row.task, row.views, row.rig) for row in self.rows}):
             there = {row.policy for row in self.rows if (row.task, row.views, row.rig) == key}
             missing = [policy for policy in FLOOR_AND_CEILING if policy not in there]
@@ -215,34 +144,40 @@ def read_all(paths: Iterable[Path]) -> dict[EpisodeRow, Path]:
 
     LedgerError where two ledgers tell different outcomes of the same episode of the same run.
     """
-    found: dict[tuple[str, int], EpisodeRow] = {}
-    sources: dict[EpisodeRow, Path] = {}
+    found: dict[tuple[str, int], tuple[EpisodeRow, Path]] = {}
     for path in dict.fromkeys(p.resolve() for p in paths):
         for row in Ledger(path).read().rows:
-            other = found.get((row.run_id, row.seed))
-            if other is not None and canonical_sha256([replace(other, commit=row.commit)]) != canonical_sha256([row]):
+            other, source = found.setdefault(row.key, (row, path))
+            if canonical_sha256([replace(other, commit=row.commit)]) != canonical_sha256([row]):
                 raise LedgerError(
-                    f"{path} and {sources[other]} differ on seed {row.seed} of run {row.run_id}, which must be the "
-                    "same everywhere; leave one of them out"
+                    f"{path} and {source} differ on seed {row.seed} of run {row.run_id}, which must be the same "
+                    "everywhere; leave one of them out"
                 )
-            if other is None:
-                found[row.run_id, row.seed] = row
-                sources[row] = path
-    return sources
+    return dict(found.values())
 
 
 def compute(rows: dict[EpisodeRow, Path], out: Path) -> Leaderboard:
     """The board of episode rows."""
-    runs: dict[tuple[str, ...], list[EpisodeRow]] = {}
+    runs: dict[str, dict[int, EpisodeRow]] = {}
     for row in rows:
-        runs.setdefault(_run_key(row), []).append(row)
+        of_run = *_comparable(row), row.policy, row.ablation, row.checkpoint, row.sensor, str(row.steps), row.settings
+        other = runs.setdefault("/".join(of_run), {}).setdefault(row.seed, row)
+        if other is not row:
+            raise LedgerError(
+                f"{row.title} on {row.views} views has seed {row.seed} twice, in runs {other.run_id} and "
+                f"{row.run_id}; an episode counts once: leave one of them out"
+            )
     unranked = []
-    ranked: dict[tuple[str, ...], list[EpisodeRow]] = {}
-    for key, members in sorted(runs.items()):
-        _refuse_doubled_seeds(members)
-        crashed = tuple(sorted(row.seed for row in members if row.status == "crash"))
+    ranked: dict[str, list[EpisodeRow]] = {}
+    for key, by_seed in sorted(runs.items()):
+        members = list(by_seed.values())
+        crashed = sorted(row.seed for row in members if row.status == "crash")
         if crashed:
-            unranked.append(Unranked(members[0].title, members[0].views, crashed, rows[members[0]]))
+            unranked.append(
+                f"NOT RANKED: {members[0].title} on {members[0].views} views, {len(crashed)} crashed (seed "
+                f"{', '.join(map(str, crashed))}); see {rows[members[0]].parent / 'crashes.log'}, mend the cause "
+                "and run the same rollout again"
+            )
         else:
             ranked[key] = members
     letters = _letters(ranked)
@@ -253,15 +188,14 @@ def compute(rows: dict[EpisodeRow, Path], out: Path) -> Leaderboard:
 
 def write(board: Leaderboard) -> None:
     """Write the CSV under a temporary name, then rename it: a file that exists is whole."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for row in board.rows:
-        writer.writerow([_cell(getattr(row, name)) for name in CSV_COLUMNS])
-    write_atomic(board.out, buffer.getvalue())
+    import pandas as pd
+
+    table = pd.DataFrame([vars(row) for row in board.rows], columns=list(CSV_COLUMNS))
+    table["privileged"] = table["privileged"].map({True: "true", False: "false"})
+    write_atomic(board.out, table.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
 
 
-def _unfinished(rows: dict[EpisodeRow, Path]) -> Iterator[Unfinished]:
+def _unfinished(rows: dict[EpisodeRow, Path]) -> Iterator[str]:
     """Of the ledgers that lie beside their rollout's ``run.json``, which says how many episodes it was to have."""
     for path in sorted(set(rows.values())):
         try:
@@ -272,11 +206,10 @@ def _unfinished(rows: dict[EpisodeRow, Path]) -> Iterator[Unfinished]:
         there = [row for row, source in rows.items() if source == path and row.run_id == config.get("run_id")]
         missing = set(range(first, first + episodes)) - {row.seed for row in there}
         if there and missing:
-            yield Unfinished(there[0].title, there[0].views, len(missing), episodes, path)
-
-
-def _run_key(row: EpisodeRow) -> tuple[str, ...]:
-    return *_comparable(row), row.policy, row.ablation, row.checkpoint, row.sensor, str(row.steps), row.settings
+            yield (
+                f"NOT COMPLETE: {there[0].title} on {there[0].views} views lacks {len(missing)} of {episodes} "
+                f"episodes, and those that take long are missing first; run the same rollout again ({path.parent})"
+            )
 
 
 def _comparable(row: EpisodeRow) -> tuple[str, ...]:
@@ -284,54 +217,30 @@ def _comparable(row: EpisodeRow) -> tuple[str, ...]:
     return row.task, row.task_version, row.split, row.views, row.rig
 
 
-def _refuse_doubled_seeds(members: Sequence[EpisodeRow]) -> None:
-    by_seed: dict[int, EpisodeRow] = {}
-    for row in members:
-        other = by_seed.setdefault(row.seed, row)
-        if other is not row:
-            raise LedgerError(
-                f"{row.title} on {row.views} views has seed {row.seed} twice, in runs {other.run_id} and "
-                f"{row.run_id}; an episode counts once: leave one of them out"
-            )
-
-
-def _letters(ranked: dict[tuple[str, ...], list[EpisodeRow]]) -> dict[tuple[str, ...], str]:
+def _letters(ranked: dict[str, list[EpisodeRow]]) -> dict[str, str]:
     from geo4d_bench.evaluation.statistics import significance_groups
 
-    letters: dict[tuple[str, ...], str] = {}
-    for setting in sorted({_comparable(members[0]) for members in ranked.values()}):
-        rivals = {"/".join(key): key for key, members in ranked.items() if _comparable(members[0]) == setting}
-        outcomes = {name: {row.seed: row.success for row in ranked[key]} for name, key in rivals.items()}
-        letters |= {rivals[name]: group for name, group in significance_groups(outcomes).items()}
-    return letters
+    outcomes: dict[tuple[str, ...], dict[str, dict[int, bool]]] = {}
+    for key, members in ranked.items():
+        by_seed = {row.seed: row.success for row in members}
+        outcomes.setdefault(_comparable(members[0]), {})[key] = by_seed
+    return {key: group for rivals in outcomes.values() for key, group in significance_groups(rivals).items()}
 
 
 def _board_row(members: Sequence[EpisodeRow], group: str) -> BoardRow:
     from geo4d_bench.evaluation.statistics import wilson
 
-    first, n, k = members[0], len(members), sum(row.success for row in members)
+    n, k = len(members), sum(row.success for row in members)
     low, high = wilson(k, n)
     return BoardRow(
-        task=first.task,
-        task_version=first.task_version,
-        policy=first.policy,
-        generator=first.generator,
-        ablation=first.ablation,
-        checkpoint=first.checkpoint,
-        views=first.views,
-        rig=first.rig,
-        sensor=first.sensor,
-        steps=first.steps,
+        **{field.name: getattr(members[0], field.name) for field in fields(RunColumns)},
         n=n,
         k=k,
         success_rate=k / n,
         ci_low=low,
         ci_high=high,
         group=group,
-        privileged=first.privileged,
         rows_sha256=canonical_sha256(members),
-        settings=first.settings,
-        fingerprint=first.fingerprint,
         failed_after=failed_after(members),
     )
 
@@ -345,9 +254,3 @@ def failed_after(rows: Iterable[EpisodeRow]) -> tuple[tuple[str, int], ...]:
 def phase_counts(counts: Iterable[tuple[str, int]]) -> str:
     """``grasped 3, start 1``"""
     return ", ".join(f"{phase} {number}" for phase, number in counts)
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)

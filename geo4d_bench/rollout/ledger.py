@@ -1,53 +1,45 @@
-"""The episode ledger ``episodes.csv``: one row an episode, appended as it ends, never torn, never doubled."""
+"""The episode ledger ``episodes.csv``: one row an episode, added as it ends, never torn, never doubled."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import fcntl
 import hashlib
 import io
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from geo4d_bench.errors import LedgerError
 from geo4d_bench.io import write_atomic
 
 Status = Literal["success", "failure", "timeout", "crash"]
 WALL_TIME_COLUMNS = ("wall_s", "generate_ms", "track_ms")
-"""The columns that two runs with one fingerprint may differ in, and ``commit``: not all that is committed is code."""
+"""The columns, beside ``commit``, that two runs with one fingerprint may differ in."""
 
 
 @dataclass(frozen=True)
-class EpisodeRow:
-    """One episode.
+class RunColumns:
+    """What all rows of a run share.
 
     Attributes:
-        run_id: 16 hex digits over everything that decides the rows; with ``seed`` it names a row.  settings: the same
-            but for the first seed: rows that share it are of one experiment.
-        generator: what it planned with, by its registered name; empty where there is none.
-        ablation: what that lacks, ``none``.
-        task, task_version, policy, views, split: what was run; ``views`` is ``seen``, ``novel`` or a rig's name.
-        rig: name of the one that ``seen`` and ``novel`` refer to.
+        task, task_version, policy, views: what was run; ``views`` is ``seen``, ``novel`` or a rig's name.
+        generator: what the policy plans with, by its registered name; empty where there is none.
+        ablation: what that lacks, or ``none``.
         checkpoint: sha256 of the checkpoint's weights and settings, empty for policies without one.
-        camera_n, camera_m: the views; view_angle_deg: the larger of their angles to the nearest training camera.
+        rig: name of the one that ``seen`` and ``novel`` refer to.
         sensor: how the depth that the policy saw was measured, see ``dataset.sensors``.
+        tracker, segmenter: what followed the gripper through the policy's videos, and what labelled it there; empty for
+            policies without video, and where the videos carry their own labels.
         steps: sampling steps that were asked for, 0 for the checkpoint's own number or where nothing is sampled.
-        seed, episode: the episode's seed, and its index in the run.
-        status: ``failure`` = cannot succeed any more, ``timeout`` = time is up, ``crash`` = an exception.
-        success: whether the task was done.  phase: the last sub-goal reached.
-        plans: calls of the policy.  control_steps: steps simulated.
-        wall_s: the episode's own share of the time.  generate_ms, track_ms: mean of a plan, 0 where not measured.
+        settings: 16 hex digits over everything that decides the rows but the first seed: rows that share it are of one
+            experiment.
         privileged: whether the policy was handed the simulator.
-        fingerprint, commit: of packages and source.
+        fingerprint: of packages and source.
     """
 
-    run_id: str
-    settings: str
     task: str
     task_version: str
     policy: str
@@ -56,11 +48,44 @@ class EpisodeRow:
     checkpoint: str
     views: str
     rig: str
+    sensor: str
+    tracker: str
+    segmenter: str
+    steps: int
+    settings: str
+    privileged: bool
+    fingerprint: str
+
+    @property
+    def title(self) -> str:
+        """The policy with what is not as usual: ``layered, no_mv_attention``, ``oracle_video, tracker median``."""
+        unusual = {
+            self.ablation: self.ablation != "none",
+            f"tracker {self.tracker}": self.tracker not in ("", "point_cloud"),
+            f"segmenter {self.segmenter}": self.segmenter != "",
+        }
+        return ", ".join([self.policy, *(what for what, is_so in unusual.items() if is_so)])
+
+
+@dataclass(frozen=True)
+class EpisodeRow(RunColumns):
+    """One episode.
+
+    Attributes:
+        run_id: 16 hex digits over ``settings`` and the first seed; with ``seed`` it names a row.
+        camera_n, camera_m: the views; view_angle_deg: the larger of their angles to the nearest training camera.
+        seed, episode: the episode's seed, and its index in the run.
+        status: ``failure`` = cannot succeed any more, ``timeout`` = time is up, ``crash`` = an exception.
+        success: whether the task was done.  phase: the last sub-goal reached.
+        plans: calls of the policy.  control_steps: steps simulated.
+        wall_s: the episode's own share of the time.  generate_ms, track_ms: mean of a plan, 0 where not measured.
+        commit: of the source.
+    """
+
+    run_id: str
     camera_n: str
     camera_m: str
     view_angle_deg: float
-    sensor: str
-    steps: int
     split: str
     seed: int
     episode: int
@@ -72,34 +97,44 @@ class EpisodeRow:
     wall_s: float
     generate_ms: float
     track_ms: float
-    privileged: bool
-    fingerprint: str
     commit: str
 
     @property
-    def title(self) -> str:
-        """The policy with its ablation: ``layered, no_mv_attention``."""
-        return self.policy if self.ablation == "none" else f"{self.policy}, {self.ablation}"
+    def key(self) -> tuple[str, int]:
+        """Names the episode in any ledger."""
+        return self.run_id, self.seed
 
     def text(self) -> list[str]:
         """The row's cells as they stand in the file."""
         return [_to_text(getattr(self, name)) for name in COLUMNS]
 
 
-COLUMNS = tuple(f.name for f in dataclasses.fields(EpisodeRow))
+COLUMNS = (
+    "run_id", "settings", "task", "task_version", "policy", "generator", "ablation", "checkpoint", "views", "rig",
+    "camera_n", "camera_m", "view_angle_deg", "sensor", "tracker", "segmenter", "steps", "split", "seed", "episode",
+    "status", "success", "phase", "plans", "control_steps", "wall_s", "generate_ms", "track_ms", "privileged",
+    "fingerprint", "commit",
+)  # fmt: skip
+_PARSERS: dict[object, Callable[[str], object]] = {
+    str: str,
+    int: int,
+    float: float,
+    bool: {"true": True, "false": False}.__getitem__,
+    Status: {status: status for status in get_args(Status)}.__getitem__,
+}
 _TYPES = get_type_hints(EpisodeRow)
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a ledger holds: its rows, and the cut-off last line where a write was interrupted (that row is lost)."""
+    """What a ledger holds: its rows, and the last line where it is cut off (that row is lost)."""
 
     rows: tuple[EpisodeRow, ...]
     torn: str | None
 
 
 class Ledger:
-    """An append-only CSV file that several processes may write at once."""
+    """A CSV file that several processes may add rows to."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -114,105 +149,64 @@ class Ledger:
         except FileNotFoundError:
             return Contents((), None)
         whole, _, torn = text.rpartition("\n")
-        lines = list(csv.reader(io.StringIO(whole)))
-        if not lines:
-            return Contents((), torn or None)
-        columns = tuple(lines[0])
-        if columns != COLUMNS:
+        header, *lines = list(csv.reader(io.StringIO(whole))) or [list(COLUMNS)]
+        if tuple(header) != COLUMNS:
             raise LedgerError(
                 f"{self.path}: these are not the columns of an episode ledger "
-                f"({_difference(lines[0])}); use another --out, or delete the file"
+                f"({_difference(header)}); use another --out, or delete the file"
             )
         rows: dict[tuple[str, int], EpisodeRow] = {}
-        for number, cells in enumerate(lines[1:], start=2):
-            row = self._parse(cells, number)
-            before = rows.get((row.run_id, row.seed))
+        for number, cells in enumerate(lines, start=2):
+            row = self._parse(cells, f"{self.path}, line {number}")
+            before = rows.get(row.key)
             if before is not None and before.status != "crash":
                 raise LedgerError(f"{self.path}, line {number}: seed {row.seed} of run {row.run_id} stands there twice")
-            rows[row.run_id, row.seed] = row
+            rows[row.key] = row
         return Contents(tuple(rows.values()), torn or None)
 
     def append(self, row: EpisodeRow) -> bool:
-        """Write one row in a single write; False where the episode is there already (a crash may be replaced).
+        """Add one row; False where the episode is there already. A crash is replaced, a cut-off last line dropped.
 
-        A cut-off last line, left by a power cut, is dropped first.
+        The file, sorted by run and seed, is written anew: readers see the old one or the new one, never a part.
         """
-        with self._locked():
-            contents = self.read()
-            for other in contents.rows:
-                if (other.run_id, other.seed) == (row.run_id, row.seed) and other.status != "crash":
-                    return False
-            header = not contents.rows and self._is_without_header()
-            self._write(([list(COLUMNS)] if header else []) + [row.text()])
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # The lock lies beside the ledger, because the ledger's own file is replaced.
+        with self.path.with_name(f".{self.path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            rows = {other.key: other for other in self.read().rows}
+            if row.key in rows and rows[row.key].status != "crash":
+                return False
+            rows[row.key] = row
+            write_atomic(self.path, _csv([COLUMNS, *_sorted_text(rows.values())]))
         return True
 
-    def tidy(self) -> None:
-        """Sort the rows by run and seed, without the crashes that were made up for; readers see the old file or
-        the new one, never a part."""
-        with self._locked():
-            self._rewrite(sorted(self.read().rows, key=lambda r: (r.run_id, r.seed)))
-
-    def _rewrite(self, rows: Sequence[EpisodeRow]) -> None:
-        write_atomic(self.path, _csv([list(COLUMNS), *(row.text() for row in rows)]))
-
-    def _parse(self, cells: Sequence[str], number: int) -> EpisodeRow:
-        where = f"{self.path}, line {number}"
+    def _parse(self, cells: Sequence[str], where: str) -> EpisodeRow:
         if len(cells) != len(COLUMNS):
             raise LedgerError(f"{where}: {len(cells)} cells, expected {len(COLUMNS)}; delete the line to run it again")
-        values: dict[str, object] = {}
+        values: dict[str, Any] = {}
         for name, cell in zip(COLUMNS, cells, strict=True):
             try:
-                values[name] = _from_text(cell, _TYPES[name])
-            except ValueError:
-                kind = getattr(_TYPES[name], "__name__", "known value")
+                values[name] = _PARSERS[_TYPES[name]](cell)
+            except (ValueError, KeyError):
+                kind = "known value" if _TYPES[name] == Status else _TYPES[name].__name__
                 raise LedgerError(
                     f"{where}: column {name} holds '{cell}', not a {kind}; delete the line to run it again"
                 ) from None
-        return EpisodeRow(**values)  # type: ignore[arg-type]
-
-    def _is_without_header(self) -> bool:
-        try:
-            with self.path.open("rb") as file:
-                return b"\n" not in file.read(4096)
-        except FileNotFoundError:
-            return True
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        # The lock lies beside the ledger, because tidy() replaces the ledger's own file.
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_name(f".{self.path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    def _write(self, lines: list[list[str]]) -> None:
-        data = _csv(lines).encode()
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            whole = os.pread(descriptor, os.fstat(descriptor).st_size, 0).rfind(b"\n") + 1
-            os.ftruncate(descriptor, whole)
-            try:
-                written = os.pwrite(descriptor, data, whole)
-                os.fsync(descriptor)
-            except OSError:
-                os.ftruncate(descriptor, whole)
-                raise
-            if written != len(data):  # the disk is full, or a quota is
-                os.ftruncate(descriptor, whole)
-                raise LedgerError(f"{self.path}: the row could not be written whole; is the disk full?")
-        finally:
-            os.close(descriptor)
+        return EpisodeRow(**values)
 
 
-def canonical_sha256(rows: Sequence[EpisodeRow]) -> str:
+def canonical_sha256(rows: Iterable[EpisodeRow]) -> str:
     """sha256 of rows sorted by run and seed, wall times left out: equal for two runs at one commit."""
-    ordered = sorted(rows, key=lambda r: (r.run_id, r.seed))
-    blank = dict.fromkeys(WALL_TIME_COLUMNS, 0.0)
-    lines = [dataclasses.replace(row, **blank).text() for row in ordered]  # type: ignore[arg-type]
-    return hashlib.sha256(_csv(lines).encode()).hexdigest()
+    blank: dict[str, Any] = dict.fromkeys(WALL_TIME_COLUMNS, 0.0)
+    without_times = [dataclasses.replace(row, **blank) for row in rows]
+    return hashlib.sha256(_csv(_sorted_text(without_times)).encode()).hexdigest()
 
 
-def _csv(lines: Sequence[Sequence[str]]) -> str:
+def _sorted_text(rows: Iterable[EpisodeRow]) -> list[list[str]]:
+    return [row.text() for row in sorted(rows, key=lambda row: row.key)]
+
+
+def _csv(lines: Iterable[Sequence[str]]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(lines)
     return buffer.getvalue()
@@ -229,26 +223,7 @@ def _to_text(value: object) -> str:
     return text
 
 
-def _from_text(cell: str, kind: object) -> object:
-    if kind is bool:
-        if cell not in ("true", "false"):
-            raise ValueError(cell)
-        return cell == "true"
-    if kind is int:
-        return int(cell)
-    if kind is float:
-        return float(cell)
-    if kind is not str and cell not in get_args(kind):
-        raise ValueError(cell)
-    return cell
-
-
 def _difference(found: Sequence[str]) -> str:
-    missing = [c for c in COLUMNS if c not in found]
-    extra = [c for c in found if c not in COLUMNS]
-    if not missing and not extra:
-        return "their order is another"
-    parts = (["missing: " + ", ".join(missing)] if missing else []) + (
-        ["unknown: " + ", ".join(extra)] if extra else []
-    )
-    return "; ".join(parts)
+    missing, unknown = [c for c in COLUMNS if c not in found], [c for c in found if c not in COLUMNS]
+    sides = [f"{word}: {', '.join(names)}" for word, names in (("missing", missing), ("unknown", unknown)) if names]
+    return "; ".join(sides) or "their order is another"

@@ -7,11 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from geo4d_bench.films import Film as FilmFile
-from geo4d_bench.geometry.se3 import Array
 from geo4d_bench.model.types import Video4D
 from geo4d_bench.rollout.simulator import Simulator
 
@@ -102,18 +102,6 @@ class Film:
             return np.zeros((height, 2 * width, 3), np.uint8)
         seconds = (self._simulator.control_steps - self._plan_step) / self._simulator.task.spec.control_hz
         index = min(max(round(seconds / self._plan.dt_s) - 1, 0), self._plan.rgb.shape[1] - 1)
-        return np.concatenate([_enlarge(view[index], height, width) for view in self._plan.rgb], axis=1)
-
-
-def _enlarge(image: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Nearest neighbour: a small generated image shall look as small as it is."""
-    rows = np.arange(height) * image.shape[0] // height
-    columns = np.arange(width) * image.shape[1] // width
-    return np.ascontiguousarray(image[rows[:, None], columns])
-
-
-def horizon_of(tracks: Any, T_world_cam_n: Array, executed: dict[str, Array]) -> dict[str, Array]:
-    """A plan's whole course in the world: from the tracks through its video, or else what is executed."""
-    if not tracks:
-        return executed
-    return {arm: T_world_cam_n @ track.T_n_ee for arm, track in tracks.items()}
+        # Nearest neighbour: a small generated image shall look as small as it is.
+        views = [cv2.resize(view[index], (width, height), interpolation=cv2.INTER_NEAREST) for view in self._plan.rgb]
+        return np.concatenate(views, axis=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from geo4d_bench.errors import LedgerError
 from geo4d_bench.io import held
 from geo4d_bench.rollout import leaderboard, workers
-from geo4d_bench.rollout.config import RolloutConfig, Run, config_type
+from geo4d_bench.rollout.config import RolloutConfig, RolloutContext, config_type, prepare
 from geo4d_bench.rollout.leaderboard import Leaderboard
 from geo4d_bench.rollout.ledger import EpisodeRow, Ledger
 from geo4d_bench.runs import claim
@@ -40,12 +39,12 @@ class Rollout:
         first = self.rows[0]
         count = Counter(row.status for row in self.rows)
         status = ", ".join(f"{count[s]} {s}" for s in ("success", "failure", "timeout", "crash") if count[s])
-        lines = [f"{first.title} on {first.views} views: {status} ({self.made} of {len(self.rows)} made now)"]
-        failed = leaderboard.failed_after(self.rows)
-        if failed:
-            lines.append(f"without success, last phase reached: {leaderboard.phase_counts(failed)}")
-        lines += [*self.board.table(), *self.board.notes()]
-        lines += [
+        failed = leaderboard.phase_counts(leaderboard.failed_after(self.rows))
+        lines = [
+            f"{first.title} on {first.views} views: {status} ({self.made} of {len(self.rows)} made now)",
+            *([f"without success, last phase reached: {failed}"] if failed else []),
+            *self.board.table(),
+            *self.board.notes(),
             f"rows, leaderboard and trajectories: {self.out}",
             f"compare: geo4d-bench leaderboard {self.out.parent}",
         ]
@@ -56,43 +55,34 @@ def run(config: RolloutConfig) -> Rollout:
     """Play the episodes that are not in the ledger yet.
 
     Raises:
-        UnknownNameError: no such task or policy.
-        ConfigError: views or numbers that make no sense, or ``steps`` for a policy that generates no video.
-        CheckpointError: the policy needs a checkpoint and there is none.
+        UnknownNameError, ConfigError, CheckpointError: see :func:`~geo4d_bench.rollout.config.prepare`.
         RunError: ``out`` holds another run.
         BusyError: another command is writing ``out``.
     """
-    context = workers.prepare(config)
+    context = prepare(config)
     with held(config.folder):
-        return _play(config, context)
+        return _play(context)
 
 
-def _play(config: RolloutConfig, context: workers.RolloutContext) -> Rollout:
-    options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    claim(config.folder, "rollout", "episodes.csv", context.run.settings, **options)
+def _play(context: RolloutContext) -> Rollout:
+    config = context.config
+    run_id = claim(config.folder, "rollout", "episodes.csv", context.settings, **vars(config))
     ledger = Ledger(config.folder / "episodes.csv")
-    there = _present(ledger, context.run)
-    seeds = range(config.seed, config.seed + config.episodes)
-    finished = {row.seed for row in there if row.status != "crash"}
-    missing = [seed for seed in seeds if seed not in finished]
+    finished = {row.seed for row in _present(ledger, run_id) if row.status != "crash"}
+    missing = [seed for seed in range(config.seed, config.seed + config.episodes) if seed not in finished]
     if missing:
-        try:
-            workers.play_all(config, context, missing)
-        finally:
-            if ledger.path.exists():
-                ledger.tidy()
-    rows = ledger.read().rows
+        workers.play_all(context, missing)
     board = leaderboard.run(leaderboard.LeaderboardConfig((config.folder,), config.folder / "leaderboard.csv"))
-    return Rollout(rows, len(missing), board, config.folder)
+    return Rollout(ledger.read().rows, len(missing), board, config.folder)
 
 
-def _present(ledger: Ledger, mine: Run) -> tuple[EpisodeRow, ...]:
+def _present(ledger: Ledger, run_id: str) -> tuple[EpisodeRow, ...]:
     """This run's rows; LedgerError where the ledger holds another's."""
     contents = ledger.read()
-    others = {row.run_id for row in contents.rows} - {mine.run_id}
+    others = {row.run_id for row in contents.rows} - {run_id}
     if others:
         raise LedgerError(
-            f"{ledger.path} holds rows of another run ({', '.join(sorted(others))}, not {mine.run_id}); use another "
+            f"{ledger.path} holds rows of another run ({', '.join(sorted(others))}, not {run_id}); use another "
             f"--out, or delete {ledger.path.parent}"
         )
     if contents.torn is not None:

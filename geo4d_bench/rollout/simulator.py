@@ -11,19 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from geo4d_bench.dataset.sensors import SENSORS, Measure, SensorName, start_video
-from geo4d_bench.geometry import depth_to_points, interpolate_poses, inverse, transform
-from geo4d_bench.geometry.hand import scale_to_hands
-from geo4d_bench.geometry.se3 import Array
+from geo4d_bench.geometry.camera import depth_to_points
+from geo4d_bench.geometry.hand import part_image, scale_to_hands
+from geo4d_bench.geometry.se3 import Array, interpolate_poses, inverse, to_camera_n
 from geo4d_bench.model.types import Video4D
 from geo4d_bench.policies.protocol import ActionChunk, Future, Observation, TaskInfo
 from geo4d_bench.rollout.assets import RenderAssets
 from geo4d_bench.rollout.ledger import Status
 from geo4d_bench.rollout.views import Views
 from geo4d_bench.seeding import generator
-from geo4d_bench.tasks.base import Command, Task
+from geo4d_bench.tasks import Command, Task
 
 if TYPE_CHECKING:
-    from geo4d_bench.rendering.types import Frame
+    from geo4d_bench.rendering.renderer import Frame
 
 
 @dataclass
@@ -52,7 +52,12 @@ class Simulator:
         task: the simulation.  split: of the seeds.  views: what camera pairs are drawn from.
         assets: what is shared with the other simulations of the process.
         sensor: how the depth that policies see is measured; oracles' future frames stay true.
+
+    Attributes:
+        status: how the episode ended; None while it goes on.
     """
+
+    status: Status | None = None
 
     def __init__(
         self, task: Task, split: str, views: Views, assets: RenderAssets, sensor: SensorName = "perfect"
@@ -64,7 +69,6 @@ class Simulator:
             spec.id, spec.version, spec.arms, spec.language, spec.control_hz, spec.closed_below_m, assets.hand
         )
         self.max_steps = round(spec.max_seconds * spec.control_hz)
-        self._status: Status | None = None
 
     def begin(self, seed: int) -> None:
         """Start the episode of a seed; its camera pair never influences anything but what is seen."""
@@ -72,7 +76,7 @@ class Simulator:
         self.view_angle_deg = self.views.angle_deg(self.cameras)
         self.control_steps = 0
         self.record = Record()
-        self._status = None
+        self.status = None
         self._cameras_checked = False
         self._measures: list[Measure] = []
         self._scales: tuple[list[float], list[float]] = ([], [])
@@ -81,11 +85,6 @@ class Simulator:
         self._commanded = self.task.ee_poses()
         self._expert = self.task.expert()
         self._remember()
-
-    @property
-    def status(self) -> Status | None:
-        """How the episode ended; None while it goes on."""
-        return self._status
 
     def observe(self, both_poses: bool = False) -> Observation:
         """What a policy may see now; images have zero height and width where the assets has no renderer, and view m's
@@ -124,10 +123,10 @@ class Simulator:
             self.control_steps += 1
             self._commanded = command.T_world_ee
             self._remember(command)
-            self._status = self._judge()
+            self.status = self._judge()
             if after_step is not None:
                 after_step()
-            if self._status is not None:
+            if self.status is not None:
                 return
 
     def expert_action(self) -> ActionChunk:
@@ -161,13 +160,10 @@ class Simulator:
                     images.append(image)
         finally:
             self.task.restore(here)
-        T_world_ee = {arm: np.stack(T) for arm, T in poses.items()}
-        T_n_world = inverse(self.cameras[0].T_world_cam)
         return Future(
-            T_world_ee=T_world_ee,
+            T_world_ee={arm: np.stack(T) for arm, T in poses.items()},
             opening_m={arm: np.array(o) for arm, o in openings.items()},
             dt_s=dt_s,
-            T_n_ee={arm: T_n_world @ T for arm, T in T_world_ee.items()},
             video=self._video(images, dt_s) if images else None,
         )
 
@@ -185,7 +181,7 @@ class Simulator:
 
     def _measure(self, frame: Frame, both_poses: bool) -> npt.NDArray[np.float32]:
         """Depth (2, H, W) as the sensor measures it: an episode is one video of each of its two cameras. What is not
-        metric is scaled by the hands, in view m where its pose is known, as all looks of the episode say."""
+        metric is scaled by the hands, in view m where its pose is known, by the median over the episode's looks."""
         if not self._measures:
             key, (height, width) = self.task.spec.key, frame.depth.shape[1:]
             rngs = [generator(key, self.split, self._seed, f"sensor/{view}") for view in "nm"]
@@ -202,16 +198,14 @@ class Simulator:
         return depth
 
     def _video(self, images: list[Frame], dt_s: float) -> Video4D:
-        from geo4d_bench.rendering.hand import part_image
-
         scene = self.assets.scene
         K = images[0].K
         T_n_m = inverse(self.cameras[0].T_world_cam) @ self.cameras[1].T_world_cam
         depth = np.stack([image.depth for image in images], axis=1)  # (2, T, H, W)
-        points = np.stack([depth_to_points(depth[0], K[0]), transform(T_n_m, depth_to_points(depth[1], K[1]))])
+        points = np.stack([depth_to_points(d, each) for d, each in zip(depth, K, strict=True)])
         return Video4D(
             rgb=np.stack([image.rgb for image in images], axis=1),
-            points=points.astype(np.float32, copy=False),
+            points=to_camera_n(points, T_n_m),
             parts=np.stack([part_image(image.seg, scene.seg_names, scene.arms) for image in images], axis=1),
             K=K,
             dt_s=dt_s,
@@ -236,7 +230,7 @@ def commands(chunk: ActionChunk, start: dict[str, Array], control_hz: float) -> 
     """A chunk as commands at control rate.
 
     Poses go from ``start`` (4, 4), the last commanded pose of each arm, through the waypoints: linear in position,
-    spherical in rotation. The fingers are told waypoint i's opening throughout the segment that leads to it.
+    spherical in rotation. The fingers are commanded waypoint i's opening throughout the segment that leads to it.
     """
     times = {arm: chunk.dt_s * np.arange(len(T) + 1) for arm, T in chunk.T_world_ee.items()}
     number = len(next(iter(chunk.T_world_ee.values())))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 from geo4d_bench.errors import ConfigError
-from geo4d_bench.geometry import AnyRig, Camera, Rig
-from geo4d_bench.geometry.camera import ViewSplit
-from geo4d_bench.registry import Registry
+from geo4d_bench.geometry.camera import Camera, ViewSplit
+from geo4d_bench.geometry.rig import AnyRig, Rig
+from geo4d_bench.registry import unknown_name
 from geo4d_bench.seeding import generator
 
 
@@ -73,23 +74,15 @@ def resolve(views: str, training: AnyRig) -> Views:
         UnknownNameError: there are no such views.
         ConfigError: a faulty rig file, fewer than two cameras, or a training rig without seen cameras.
     """
-    from geo4d_bench.tasks.rigs import is_rig_file, make_rig
+    from geo4d_bench.tasks.rigs import RIGS, is_rig_file, make_rig
 
-    if not is_rig_file(views):
-        _known().get(views)
+    known = sorted(["seen", "novel", *RIGS])
+    if views not in known and not is_rig_file(views):
+        raise unknown_name("choice of views", views, known)
     if views in ("seen", "novel"):
-        return Views(views, training, "seen" if views == "seen" else "novel", training)
+        return Views(views, training, cast(ViewSplit, views), training)
     rig = make_rig(views, training.target)
     return Views(rig.name, rig, "novel" if len(rig.camera_names("novel")) >= 2 else None, training)
-
-
-def _known() -> Registry[str]:
-    from geo4d_bench.tasks.rigs import rig_names
-
-    known: Registry[str] = Registry("choice of views")
-    for name in ("seen", "novel", *rig_names()):
-        known.register(name, name)
-    return known
 
 
 def _ring_pair(ring: Rig, seed: int) -> tuple[Camera, Camera]:

@@ -16,7 +16,7 @@ from geo4d_bench.model.types import EETrajectory, Video4D
 
 @dataclass(frozen=True)
 class HandTrack:
-    """One hand's way through a video of T frames.
+    """One hand's track through a video of T frames.
 
     Attributes:
         T_n_ee: (T, 4, 4) float64 end-effector poses in camera n's frame.
@@ -32,10 +32,9 @@ class HandTrack:
 
 
 class Tracker(ABC):
-    """Follows one kind of gripper through videos; keep it for a whole episode.
+    """Follows one kind of gripper through videos; one object serves a whole episode.
 
-    A tracker of another package subclasses this and names the class as an entry point of the group
-    ``geo4d_bench.trackers`` (docs/adding_a_tracker.md).
+    Another package subclasses this and names the class as an entry point (docs/adding_a_tracker.md).
 
     Args:
         hand: the gripper's surface model, end-effector frame.
@@ -65,7 +64,7 @@ class Tracker(ABC):
 
 
 def tracks(hands: EETrajectory) -> list[HandTrack]:
-    """The poses as a tracker would give them, an arm each; nothing is lost, and nothing is known of confidence."""
+    """Predicted poses as tracks, one an arm; nothing is lost and the confidence is NaN."""
     return [
         HandTrack(T, opening, np.full(len(T), np.nan), np.zeros(len(T), dtype=bool))
         for T, opening in zip(hands.T_n_ee, hands.opening_m, strict=True)

@@ -1,24 +1,26 @@
 """Registers points to a hand model: small_gicp from several starts, then a robust fit held by a prior.
 
 The registration alone is under-determined where few, noisy or blurred points show a flat side of the hand: the last
-step weighs it against the start it came from, so that it moves as far as the evidence carries and no further.
+step weighs it against the start it came from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import small_gicp
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from geo4d_bench.geometry.hand import LEFT_FINGER, RIGHT_FINGER, HandModel
+from geo4d_bench.geometry.hand import HandModel
 from geo4d_bench.geometry.se3 import Array, inverse, pose, transform
 from geo4d_bench.trackers.free_space import FreeSpace
 from geo4d_bench.trackers.hand_points import MIN_FINGER_POINTS, HandPoints, Opening, single_fingers
 
+INLIER_M = 0.02
+"""A point this near the registered model's surface counts as explained."""
 OPENING_STEP_M = 0.002
 """Models are kept for openings on this grid: half of it is far below a pixel's width."""
 COARSE_M, FINE_M = 0.06, 0.03
@@ -28,29 +30,29 @@ PART_WEIGHT_M = 0.03
 PRIOR_ROTATION_RAD, PRIOR_TRANSLATION_M = 0.09, 0.06
 """How far the truth usually lies from the best start (standard deviations)."""
 HIDDEN_FINGERS_M, UNSEEN_FINGERS_M = 0.012, 0.025
-"""An opening less certain than the first asks for what single fingers can tell; less certain than the second, it was
-not seen at all."""
+"""Single fingers are used where the opening is less certain than the first; less certain than the second, it was not
+seen at all."""
 MIN_ALIGN_POINTS = 20
-"""Fewer points than this slide along the model's faces: only the fit, which the prior holds, is for them."""
+"""Fewer points than this slide along the model's faces: they get the fit alone, which the prior holds."""
 BODY_SAMPLES, EMPTY_M = 150, 0.03
-"""How many surface points are looked through, and how far behind one the view must reach for it to be in the way."""
+"""Number of surface points that are checked for free space, and how far behind one a view must see for it."""
 NOISE_FLOOR_M = 0.004
 POINTS_PER_INDEPENDENT = 12.0
 """Errors of neighbouring pixels go together: this many points weigh as much as one independent measurement."""
 FIT_ITERATIONS = 5
+_PART_CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
+"""Coordinates that set the three parts one unit apart from one another."""
 
 
 @dataclass(frozen=True)
 class Registered:
-    """Where the hand is, and how well that explains the points.
+    """A registered pose and how well it explains the points.
 
     Attributes:
         T_n_ee: (4, 4).  opening_m: metres between the fingers.
-        inlier_share: share of points within the inlier distance of the model's surface.
-        rms_m: of the inliers' distances to the surface.
-        empty_share: share of the hand's surface that a view looks through at that pose; 0 is right, though pixels
-            at the silhouette add a little.
-        opening_seen: whether fingers told the opening; otherwise it is only what it was before.
+        inlier_share: share of points within INLIER_M of the model's surface.  rms_m: of the inliers' distances.
+        empty_share: share of the hand's surface that a view looks through; pixels at the silhouette add a little.
+        opening_seen: whether the opening was measured from the fingers, not only kept from before.
         sigma_m: standard deviation of the position in its worst direction, along which the points may slide.
     """
 
@@ -62,20 +64,21 @@ class Registered:
     opening_seen: bool
     sigma_m: float
 
+    @property
+    def score(self) -> float:
+        """Hypotheses are compared by it: explained share, less the inliers' misfit and the share seen through."""
+        return self.inlier_share * (1.0 - 0.5 * (self.rms_m / INLIER_M) ** 2) - self.empty_share
+
 
 class _Model:
-    """The hand at one opening, ready to be searched."""
+    """The hand at one opening, with its search trees."""
 
     def __init__(self, hand: HandModel, opening_m: float) -> None:
-        import small_gicp
-
         self.points = hand.at_opening(opening_m)
-        self.normals = hand.normals
-        self.cloud: Any = small_gicp.PointCloud(self.points)
-        # small_gicp only takes normals that it estimates itself; PLANE_ICP reads them as they are.
-        small_gicp.estimate_normals(self.cloud, num_neighbors=10)
-        self.gicp_tree: Any = small_gicp.KdTree(self.cloud)
-        self.tree = cKDTree(np.column_stack([self.points, PART_WEIGHT_M * _part_axes(hand.part)]))
+        self.cloud = small_gicp.PointCloud(self.points)
+        small_gicp.estimate_normals(self.cloud, num_neighbors=10)  # it takes no others
+        self.gicp_tree = small_gicp.KdTree(self.cloud)
+        self.tree = cKDTree(np.column_stack([self.points, PART_WEIGHT_M * _PART_CORNERS[hand.part]]))
 
 
 class HandRegistration:
@@ -83,62 +86,21 @@ class HandRegistration:
 
     def __init__(self, hand: HandModel) -> None:
         self.hand = hand
-        self._opening_sign = np.select([hand.part == LEFT_FINGER, hand.part == RIGHT_FINGER], [1.0, -1.0])
         self._models: dict[int, _Model] = {}
 
     def best(
-        self, seen: HandPoints, starts: Sequence[Array], opening: Opening, inlier_m: float, sight: FreeSpace, frame: int
+        self, seen: HandPoints, starts: Sequence[Array], opening: Opening, free_space: FreeSpace, frame: int
     ) -> Registered:
-        """The best registration among those from ``starts`` (T_n_ee each), by the points and by what is seen through.
+        """The best registration of a video frame's points among those from ``starts`` (T_n_ee each, at least one).
 
-        Args:
-            seen: the hand's points in the frame.  starts: where to begin, at least one.
-            opening: what is known of the opening.  inlier_m: a point this near to the surface is explained.
-            sight: of the video.  frame: of the video.
+        ``opening`` is the estimate before registration.
         """
-        found = [self._from(seen, start, opening, inlier_m, sight, frame) for start in starts]
-        return max(found, key=lambda f: _value(f, inlier_m))
-
-    def _from(
-        self, seen: HandPoints, start: Array, opening: Opening, inlier_m: float, sight: FreeSpace, frame: int
-    ) -> Registered:
-        T = self._align(seen, start, opening.mean_m) if len(seen.points) >= MIN_ALIGN_POINTS else start
-        if opening.sigma_m > HIDDEN_FINGERS_M:
-            measured = single_fingers(self.hand, seen, T)
-            opening = opening if measured is None else opening.with_measured(measured)
-        opening_seen = opening.sigma_m < UNSEEN_FINGERS_M
-        T, gap, sigma = self._fit(seen, T, start, opening)
-        _, _, distance, _ = self._search(seen, inverse(T), gap)
-        inlier = distance < inlier_m
-        rms = float(np.sqrt(np.mean(distance[inlier] ** 2))) if inlier.any() else inlier_m
-        body = transform(T, self.hand.at_opening(gap)[:: max(1, len(self.hand.points) // BODY_SAMPLES)])
-        return Registered(
-            T, gap, float(inlier.mean()), rms, sight.empty_share(body, frame, EMPTY_M), opening_seen, sigma
-        )
-
-    def _align(self, seen: HandPoints, start: Array, opening_m: float) -> Array:
-        """small_gicp's point-to-plane registration, coarse then fine; T_n_ee."""
-        import small_gicp
-
-        model, source = self._model(opening_m), small_gicp.PointCloud(seen.points)
-        T_ee_n = inverse(start)
-        for reach in (COARSE_M, FINE_M):
-            result = small_gicp.align(
-                model.cloud,
-                source,
-                model.gicp_tree,
-                init_T_target_source=T_ee_n,
-                registration_type="PLANE_ICP",
-                max_correspondence_distance=reach,
-                max_iterations=15,
-            )
-            T_ee_n = result.T_target_source
-        return inverse(T_ee_n)
+        return max((self._from(seen, start, opening, free_space, frame) for start in starts), key=lambda r: r.score)
 
     def visible_offset(self, T_n_ee: Array, seen: HandPoints, opening_m: float) -> Array:
-        """(3,) from the place where a hand at a pose would show its points to view n, to where they are.
+        """(3,) from where view n would see the points of a hand at a pose, to where it sees them.
 
-        By view n alone, whose camera is at the origin: the model's points that face it. Zero where it sees none.
+        By the model's points that face camera n, which is at the origin. Zero where view n sees no hand.
         """
         observed = seen.points[seen.view == 0]
         if len(observed) < MIN_FINGER_POINTS:
@@ -148,18 +110,44 @@ class HandRegistration:
         offset: Array = observed.mean(axis=0) - p[facing].mean(axis=0)
         return offset
 
+    def _from(self, seen: HandPoints, start: Array, opening: Opening, free_space: FreeSpace, frame: int) -> Registered:
+        T = self._align(seen, start, opening.mean_m) if len(seen.points) >= MIN_ALIGN_POINTS else start
+        if opening.sigma_m > HIDDEN_FINGERS_M:
+            opening = opening.with_measured(single_fingers(self.hand, seen, T))
+        T, gap, sigma = self._fit(seen, T, start, opening)
+        _, _, distance, _ = self._search(seen, inverse(T), gap)
+        inlier = distance < INLIER_M
+        rms = float(np.sqrt(np.mean(distance[inlier] ** 2))) if inlier.any() else INLIER_M
+        body = transform(T, self.hand.at_opening(gap)[:: max(1, len(self.hand.points) // BODY_SAMPLES)])
+        empty = free_space.empty_share(body, frame, EMPTY_M)
+        return Registered(T, gap, float(inlier.mean()), rms, empty, opening.sigma_m < UNSEEN_FINGERS_M, sigma)
+
+    def _align(self, seen: HandPoints, start: Array, opening_m: float) -> Array:
+        """small_gicp's point-to-plane registration, coarse then fine; T_n_ee."""
+        model, source, T_ee_n = self._model(opening_m), small_gicp.PointCloud(seen.points), inverse(start)
+        for reach in (COARSE_M, FINE_M):
+            T_ee_n = small_gicp.align(
+                model.cloud,
+                source,
+                model.gicp_tree,
+                init_T_target_source=T_ee_n,
+                registration_type="PLANE_ICP",
+                max_correspondence_distance=reach,
+                max_iterations=15,
+            ).T_target_source
+        return inverse(T_ee_n)
+
     def _model(self, opening_m: float) -> _Model:
         key = round(opening_m / OPENING_STEP_M)
         if key not in self._models:
             self._models[key] = _Model(self.hand, key * OPENING_STEP_M)
         return self._models[key]
 
-    def _search(self, seen: HandPoints, T_ee_n: Array, opening_m: float) -> tuple[_Model, Array, Array, Array]:
-        """The model at an opening, points (N, 3) in the hand's frame, distances (N,) and matches (N,) to it."""
-        model = self._model(opening_m)
-        p = transform(T_ee_n, seen.points)
-        distance, index = model.tree.query(np.column_stack([p, PART_WEIGHT_M * _part_axes(seen.part)]))
-        return model, p, np.asarray(distance), np.asarray(index)
+    def _search(self, seen: HandPoints, T_ee_n: Array, opening_m: float) -> tuple[Array, Array, Array, Array]:
+        """Points (N, 3) in the hand's frame, the model's points (N, 3) nearest to them, distances and indices (N,)."""
+        model, p = self._model(opening_m), transform(T_ee_n, seen.points)
+        distance, index = model.tree.query(np.column_stack([p, PART_WEIGHT_M * _PART_CORNERS[seen.part]]))
+        return p, model.points[index], np.asarray(distance), np.asarray(index)
 
     def _fit(self, seen: HandPoints, T_n_ee: Array, T_prior: Array, opening: Opening) -> tuple[Array, float, float]:
         """Pose, opening, and the position's uncertainty (m): Gauss-Newton with Huber weights and a Gaussian prior."""
@@ -167,12 +155,12 @@ class HandRegistration:
         sigmas = np.array([PRIOR_ROTATION_RAD] * 3 + [PRIOR_TRANSLATION_M] * 3 + [opening.sigma_m])
         prior = np.diag(sigmas**-2)
         for _ in range(FIT_ITERATIONS):
-            model, p, _, index = self._search(seen, T_ee_n, gap)
-            n = model.normals[index]
-            r = np.einsum("ij,ij->i", p - model.points[index], n)
+            p, nearest, _, index = self._search(seen, T_ee_n, gap)
+            n = self.hand.normals[index]
+            r = np.einsum("ij,ij->i", p - nearest, n)
             sigma = max(NOISE_FLOOR_M, 1.48 * float(np.median(np.abs(r))))
             w = np.minimum(1.0, 1.5 * sigma / np.maximum(np.abs(r), 1e-9)) / (sigma**2 * POINTS_PER_INDEPENDENT)
-            moves = -0.5 * self._opening_sign[index] * (n @ self.hand.finger_axis)
+            moves = -0.5 * self.hand.opening_sign[index] * (n @ self.hand.finger_axis)
             J = np.column_stack([np.cross(p, n), n, moves])
             # The prior's residual: the small motion, in the hand's frame, from the prior to the present estimate.
             delta = T_ee_n @ T_prior
@@ -184,18 +172,7 @@ class HandRegistration:
             gap = float(np.clip(gap + step[6], 0.0, self.hand.max_opening_m))
             if np.abs(step).max() < 1e-4:
                 break
-        # As if the points were good: it is the geometry that is asked for, what noise does is seen in the residuals.
+        # Weights as for good points: this measures the geometry; noise shows in the residuals.
         A = J.T @ J / (NOISE_FLOOR_M**2 * POINTS_PER_INDEPENDENT) + prior
         worst = float(np.linalg.eigvalsh(np.linalg.inv(A)[3:6, 3:6])[-1])
         return inverse(T_ee_n), gap, worst**0.5
-
-
-def _value(found: Registered, inlier_m: float) -> float:
-    """What hypotheses are compared by: explained share, less the inliers' own misfit and what is seen through."""
-    return found.inlier_share * (1.0 - 0.5 * (found.rms_m / inlier_m) ** 2) - found.empty_share
-
-
-def _part_axes(part: Any) -> Array:
-    """(N, 2) coordinates that set the three parts one unit apart from one another."""
-    corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
-    return corners[np.asarray(part, dtype=np.int64)]

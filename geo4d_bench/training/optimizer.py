@@ -15,62 +15,46 @@ import torch
 from torch import Tensor, nn
 
 from geo4d_bench.model.base import OptimizerName
+from geo4d_bench.model.checkpoint import load_optimizer_state, optimizer_state
 from geo4d_bench.training.device import computes_in_bf16
 
 
 class Optimizers:
-    """Two optimisers as one; both follow one learning rate, because Muon's steps are scaled to AdamW's size.
-
-    Args:
-        groups: the parameters to train, see ``Generator.optimizer_groups``; Muon takes matrices.
-        learning_rate: of both.  weight_decay: of both.
-    """
+    """Two optimisers as one, of ``Generator.optimizer_groups``; both follow one learning rate, because Muon's steps are
+    scaled to AdamW's size."""
 
     def __init__(
         self, groups: dict[OptimizerName, list[nn.Parameter]], learning_rate: float, weight_decay: float
     ) -> None:
-        self.all: tuple[torch.optim.Optimizer, ...] = (
-            torch.optim.AdamW(
-                groups["adamw"], lr=learning_rate, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True
-            ),
-        )
+        settings: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
+        self.all: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups["adamw"], betas=(0.9, 0.95), fused=True, **settings)
+        ]
         if muons := groups.get("muon"):
-            self.all += (Muon(muons, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),)
+            self.all.append(Muon(muons, adjust_lr_fn="match_rms_adamw", **settings))
 
     def set_rate(self, learning_rate: float) -> None:
-        """Use this learning rate from the next step on."""
         for optimizer in self.all:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
         for optimizer in self.all:
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
 
     def step(self) -> None:
-        """Take one step along the gradients."""
         for optimizer in self.all:
             optimizer.step()
 
     def state(self) -> dict[str, Tensor]:
-        """The moments, by ``<optimiser>/<parameter>/<moment>``."""
-        return {
-            f"{k}/{i}/{name}": torch.as_tensor(value)
-            for k, optimizer in enumerate(self.all)
-            for i, moments in optimizer.state_dict()["state"].items()
-            for name, value in moments.items()
-        }
+        """Moments by ``<optimiser>/<parameter>/<moment>``."""
+        return {f"{k}/{key}": v for k, each in enumerate(self.all) for key, v in optimizer_state(each).items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take over what :meth:`state` returned."""
         for k, optimizer in enumerate(self.all):
-            moments: dict[int, dict[str, Tensor]] = {}
-            for key, value in state.items():
-                which, index, name = key.split("/")
-                if int(which) == k:
-                    moments.setdefault(int(index), {})[name] = value
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+            own = {key.removeprefix(f"{k}/"): v for key, v in state.items() if key.startswith(f"{k}/")}
+            load_optimizer_state(optimizer, own)
 
 
 class Muon(torch.optim.Muon):

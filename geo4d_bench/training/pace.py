@@ -13,37 +13,30 @@ SLOW, CROWDED = 0.5, 0.25
 
 
 class Pace:
-    """Looks at every ``steps`` training steps; the usual speed is the best so far.
-
-    Args:
-        steps: of one look.
-    """
+    """Looks at every ``steps`` training steps; the usual speed is the best so far."""
 
     def __init__(self, steps: int = 20) -> None:
         self._steps = steps
         self._recent: list[float] = []
         self._usual = 0.0
-        self._slow = self._looked = False
+        self._slow = False
         self._others = OtherPrograms()
 
     def step(self, windows_per_s: float) -> str | None:
-        """Note a step's speed; returns a sentence where there is something to say, once for each time it slows down."""
+        """Note a step's speed; returns a sentence where training slows down, once each time, and where other programs
+        take much at the first look."""
         self._recent.append(windows_per_s)
         if len(self._recent) < self._steps:
             return None
         speed, self._recent = statistics.median(self._recent), []
-        others, first, self._looked = self._others.share(), not self._looked, True
+        others, first = self._others.share(), self._usual == 0.0
         self._usual = max(self._usual, speed)
         was_slow, self._slow = self._slow, speed < SLOW * self._usual
+        taken = f"other programs take {others:.0%} of the processors"
         if self._slow and not was_slow:
-            return (
-                f"training has slowed down to {speed:.2g} windows/s from {self._usual:.2g}; "
-                f"other programs take {others:.0%} of the processors"
-            )
+            return f"training has slowed down to {speed:.2g} windows/s from {self._usual:.2g}; {taken}"
         if first and others > CROWDED:
-            return (
-                f"other programs take {others:.0%} of the processors; training ({speed:.2g} windows/s) waits for them"
-            )
+            return f"{taken}; training ({speed:.2g} windows/s) waits for them"
         return None
 
 

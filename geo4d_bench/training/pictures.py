@@ -2,101 +2,85 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from geo4d_bench.io import write_atomic
+from geo4d_bench.drawing import BLUE, GREY, PURPLE, Image, caption, colour_depth, depth_limits, figure
+from geo4d_bench.io import atomic
 from geo4d_bench.model.types import Video4D
 
-Image = npt.NDArray[np.uint8]
+if TYPE_CHECKING:
+    import pandas as pd
+
 Kind = Literal["rgb", "depth", "parts"]
 KINDS: tuple[Kind, ...] = ("rgb", "depth", "parts")
 
 _PART_COLOURS = np.array([[245, 245, 245], [90, 90, 90], [30, 110, 220], [220, 90, 30]], np.uint8)
 
 
-def draw_curves(path: Path, rows: Sequence[dict[str, str]], copy_cm: float) -> None:
-    """A PNG with the loss and the held-out hand error over minutes, ``copy_cm`` being the floor to beat."""
-    from matplotlib.figure import Figure
+def training_chart(log: pd.DataFrame, floor_cm: float | None, path: Path) -> None:
+    """The training loss, and the number that matters: the generated hand's error on held-out demonstrations.
 
-    minutes = np.array([float(r["seconds"]) / 60.0 for r in rows])
-    loss = np.array([float(r["loss"]) for r in rows])
-    val_windows = [(m, float(r["held_out_cm"])) for m, r in zip(minutes, rows, strict=True) if r["held_out_cm"]]
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot(minutes, loss, color="0.8", lw=0.8)
-    smooth = _smooth(loss, max(1, len(loss) // 50))
-    left.plot(minutes[-len(smooth) :], smooth, color="C0")
-    left.set(xlabel="minutes", ylabel="training loss", yscale="log")
-    if val_windows:
-        right.plot(*zip(*val_windows, strict=True), "o-", color="C1", label="generated")
-    if np.isfinite(copy_cm):
-        right.axhline(copy_cm, color="0.4", ls="--", label="copy of the first frame")
-    right.set(xlabel="minutes", ylabel="hand error on held-out windows, cm", ylim=(0, None))
-    right.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    write_atomic(path, buffer.getvalue())
+    Args:
+        log: ``training_log.csv`` with ``seconds, loss, held_out_cm`` (empty where it was not measured).
+        floor_cm: the held-out error of copying the first frame; None where it is not known.
+    """
+    minutes, loss = log["seconds"].to_numpy(dtype=np.float64) / 60.0, log["loss"].to_numpy(dtype=np.float64)
+    held_out = log.reindex(columns=["held_out_cm"])["held_out_cm"].to_numpy(dtype=np.float64)
+    measured = ~np.isnan(held_out)
+    with figure(8.4, 3.2, path) as fig:
+        left, right = fig.subplots(1, 2)
+        left.plot(minutes, loss, color=GREY, lw=0.6, alpha=0.45, label="each step")
+        window = max(min(5, len(loss)), len(loss) // 50)
+        smooth = np.convolve(loss, np.ones(window) / window, mode="valid")
+        left.plot(minutes[window - 1 :], smooth, color=BLUE, label=f"mean of {window} steps")
+        left.set_yscale("log")
+        left.yaxis.set_major_formatter("{x:g}")
+        left.yaxis.set_minor_formatter("{x:g}")
+        left.set_title("training loss")
+        right.plot(minutes[measured], held_out[measured], "o-", color=PURPLE, ms=5)
+        if floor_cm is not None:
+            right.axhline(floor_cm, color=GREY, ls=(0, (4, 2)))
+            right.annotate(
+                "copy first frame (floor)", (1, floor_cm), xycoords=("axes fraction", "data"), xytext=(-4, -4),
+                textcoords="offset points", ha="right", va="top", color=GREY, fontsize=8.5,
+            )  # fmt: skip
+        right.set_ylim(0, 1.1 * right.get_ylim()[1] / 1.05)
+        right.set_xlim(0, None)
+        right.set_title("hand error on held-out windows (cm)")
+        if not measured.any():
+            right.text(0.5, 0.5, "not measured yet", transform=right.transAxes, ha="center", color=GREY)
+        for ax in (left, right):
+            ax.set_xlabel("minutes of training")
+            ax.grid(axis="y")
+        left.legend(loc="upper right")
+        caption(fig, "Hand error: distance of the medians of the points on the hand, mean over frames (no tracker).")
 
 
 def draw_samples(path: Path, true: Sequence[Video4D], generated: Sequence[Video4D], scale: int = 2) -> None:
     """A PNG: for each window and view, three rows (colour, depth, parts) of true over generated frames."""
-    rows = []
-    for a, b in zip(true, generated, strict=True):
-        for view in range(2):
-            rows += [_row(a, b, view, kind) for kind in KINDS]
-    sheet = np.concatenate(rows).repeat(scale, 0).repeat(scale, 1)
-    write_atomic(path, png(sheet))
-
-
-def png(image: Image) -> bytes:
-    """The PNG file of an image (H, W, 3) uint8."""
     import imageio.v3 as iio
 
-    return bytes(iio.imwrite("<bytes>", image, extension=".png"))
-
-
-def depth_colours(depth: npt.NDArray[np.float32], low: float, high: float) -> Image:
-    """(..., 3) colours of depths in metres, near is bright; white where NaN."""
-    from matplotlib import colormaps
-
-    share = np.clip((high - depth) / max(high - low, 1e-6), 0.0, 1.0)
-    colours: Image = (colormaps["viridis"](np.nan_to_num(share))[..., :3] * 255).astype(np.uint8)
-    colours[~np.isfinite(depth)] = 255
-    return colours
+    strips = []
+    for (a, b), view, kind in product(zip(true, generated, strict=True), range(2), KINDS):
+        for video, gap in ((a, 1), (b, 4)):
+            padding = ((0, 0), (0, gap), (0, 1), (0, 0))
+            frames = np.pad(colours_of(video, a, view, kind), padding, constant_values=255)
+            strips.append(np.concatenate(list(frames), 1))
+    with atomic(path) as part:
+        iio.imwrite(part, np.concatenate(strips).repeat(scale, 0).repeat(scale, 1))
 
 
 def colours_of(video: Video4D, true: Video4D, view: int, kind: Kind) -> Image:
     """(T, H, W, 3) uint8 pictures of a view: its ``rgb``, its ``depth`` along camera n's axis in the colours of the
     true depths' range, or its hand ``parts``."""
     if kind == "rgb":
-        colours: Image = video.rgb[view]
-        return colours
+        return np.asarray(video.rgb[view])
     if kind == "parts":
-        labels: Image = _PART_COLOURS[np.where(video.parts[view] > 0, (video.parts[view] - 1) % 3 + 1, 0)]
-        return labels
-    z = true.points[view, ..., 2]
-    low, high = (np.nanpercentile(z, [1, 99])) if np.isfinite(z).any() else (0.0, 1.0)
-    return depth_colours(video.points[view, ..., 2], float(low), float(high))
-
-
-def _row(true: Video4D, generated: Video4D, view: int, kind: Kind) -> Image:
-    """True frames over generated ones, a gap between, as one strip (2 H + gaps, T * (W + 1), 3)."""
-    strips = [np.concatenate([_gap(f) for f in colours_of(v, true, view, kind)], 1) for v in (true, generated)]
-    edge = np.full((2, strips[0].shape[1], 3), 255, np.uint8)
-    return np.concatenate([strips[0], edge[:1], strips[1], edge, edge])
-
-
-def _gap(frame: Image) -> Image:
-    padded: Image = np.pad(frame, ((0, 0), (0, 1), (0, 0)), constant_values=255)
-    return padded
-
-
-def _smooth(values: npt.NDArray[np.float64], width: int) -> npt.NDArray[np.float64]:
-    averaged: npt.NDArray[np.float64] = np.convolve(values, np.ones(width) / width, mode="valid")
-    return averaged
+        label = np.where(video.parts[view] > 0, (video.parts[view] - 1) % 3 + 1, 0)
+        return np.asarray(_PART_COLOURS[label])
+    return colour_depth(video.points[view, ..., 2], depth_limits([true.points[view, ..., 2]]))

@@ -21,8 +21,8 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass
 class Progress:
-    """Where a training stands: steps done, seconds trained (resumed time counts), whether it reached its end, and
-    before all these the steps that fitted the autoencoder."""
+    """Steps done, seconds trained (resumed time counts), whether the training reached its end, and before all these the
+    steps that fitted the autoencoder."""
 
     step: int = 0
     trained_s: float = 0.0
@@ -33,12 +33,8 @@ class Progress:
 class Average:
     """Exponential moving average of a module's weights; in short trainings it is much better than the last ones.
 
-    The decay grows with the steps, so that the random start is forgotten.
-
-    Attributes:
-        weights: the module's state dict with averages for what is trained; the rest, frozen weights and buffers, are
-            the module's own tensors.
-        trained: names of the averages in it, each tensor's first where it has several.
+    The decay grows with the steps, so that the random start is forgotten. ``weights`` is the module's state dict with
+    averages of what is ``trained`` (each tensor's first name); frozen weights and buffers are the module's own.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -54,8 +50,8 @@ class Average:
         torch._foreach_lerp_([self.weights[k] for k in self.trained], [live[k] for k in self.trained], 1.0 - decay)
 
     def module(self, trained: M) -> M:
-        """A copy of the module that is averaged, in evaluation mode. Its tensors are the averages and, where nothing is
-        trained, the module's own, so that it takes no memory, and serves until the next update."""
+        """A copy of the averaged module in evaluation mode, valid until the next update. It takes no memory: its
+        tensors are the averages and, where nothing is trained, the module's own."""
         shared = {id(t): t for t in (*trained.parameters(), *trained.buffers())}
         averaged = copy.deepcopy(trained, shared)
         averaged.load_state_dict(self.weights, assign=True)
@@ -70,50 +66,45 @@ def save_state(
     optimizers: Optimizers,
     fit: dict[str, Tensor],
 ) -> None:
-    """Write ``trainer.safetensors``: weights, averages, the optimisers' moments, what the autoencoder's fitting needs
-    to go on, and progress as metadata."""
-    tensors = {f"weights/{k}": v for k, v in module.state_dict().items()}
-    tensors |= {f"average/{k}": average.weights[k] for k in average.trained}
-    tensors |= {f"optimizer/{k}": v for k, v in optimizers.state().items()}
-    tensors |= {f"fit/{k}": v for k, v in fit.items()}
-    meta = {
-        "step": str(progress.step),
-        "trained_s": repr(progress.trained_s),
-        "finished": str(int(progress.finished)),
-        "fitted": str(progress.fitted),
+    """Write ``trainer.safetensors``: weights, averages, the optimisers' moments, the state ``fit`` of the autoencoder's
+    fitting, and progress as metadata."""
+    parts = {
+        "weights": module.state_dict(),
+        "average": {k: average.weights[k] for k in average.trained},
+        "optimizer": optimizers.state(),
+        "fit": fit,
     }
+    tensors = {f"{part}/{k}": v for part, values in parts.items() for k, v in values.items()}
+    p = progress
+    meta = {"step": f"{p.step}", "trained_s": repr(p.trained_s), "finished": f"{p.finished:d}", "fitted": f"{p.fitted}"}
     write_tensors(folder / STATE_NAME, tensors, meta)
 
 
-def read_progress(folder: Path) -> Progress | None:
-    """The progress saved in a folder, or None where no training was saved there."""
+def load_state(
+    folder: Path, module: nn.Module, average: Average, optimizers: Optimizers, fit: dict[str, Tensor]
+) -> Progress | None:
+    """Fill module, average, optimisers and ``fit`` from :func:`save_state`'s file; None where there is none."""
     path = folder / STATE_NAME
     if not path.exists():
         return None
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata()
-        return Progress(int(meta["step"]), float(meta["trained_s"]), meta["finished"] == "1", int(meta["fitted"]))
+        progress = Progress(int(meta["step"]), float(meta["trained_s"]), meta["finished"] == "1", int(meta["fitted"]))
     except Exception as error:  # safetensors raises its own type for cut-off files
         raise CheckpointError(f"{path}: not a whole training state ({error}); remove it to start anew") from None
-
-
-def load_state(
-    folder: Path, module: nn.Module, average: Average, optimizers: Optimizers, fit: dict[str, Tensor]
-) -> None:
-    """Fill module, average, optimisers and ``fit`` from :func:`save_state`'s file."""
-    tensors = read_tensors(folder / STATE_NAME)
+    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "optimizer": {}, "fit": fit}
+    tensors = read_tensors(path)
     try:
-        module.load_state_dict(_part(tensors, "weights/"))
+        for key, value in tensors.items():
+            part, _, name = key.partition("/")
+            parts[part][name] = value
+        module.load_state_dict(parts["weights"])
         for name in average.trained:
-            average.weights[name].copy_(tensors[f"average/{name}"])
-        optimizers.load_state(_part(tensors, "optimizer/"))
-        fit.update(_part(tensors, "fit/"))
+            average.weights[name].copy_(parts["average"][name])
+        optimizers.load_state(parts["optimizer"])
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(
-            f"{folder / STATE_NAME}: made for another model ({str(error).splitlines()[0]}); choose another --out"
+            f"{path}: made for another model ({str(error).splitlines()[0]}); choose another --out"
         ) from None
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return progress

@@ -21,13 +21,10 @@ from geo4d_bench.options import listing, with_help
 
 if TYPE_CHECKING:
     from geo4d_bench.dataset.reader import Dataset
-    from geo4d_bench.dataset.types import Window
     from geo4d_bench.training.data import WindowSource
-    from geo4d_bench.training.trainer import Trainer
 
-Precision = Literal["auto", "fp32", "bf16"]
-LOSS_PICTURE, SAMPLES_PICTURE = "loss.png", "samples.png"
-_DEFAULT_STEPS = 1000
+_NOT_IDENTIFYING = {"held_out", "out", "threads", "workers", "val_windows", "n_validations"}
+"""Options that may differ when a training is resumed."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +36,7 @@ class TrainConfig:
     held_out: Path | None = None
     """Dataset to watch the hand error on; DATA_eval where it exists, by default."""
     preset: str = "layered_nano"
-    """Size of the generator: a name, or a file like a checkpoint's config.json, of which calibrated, ablation and
-    sensor are taken from this command, normalisation and arms from the data."""
+    """Size of the generator: a name or a file, see :func:`config_type`."""
     calibrated: bool = False
     """Give the generator the poses of both cameras. Without, it gets no camera pose, as in the paper."""
     ablation: AblationName = "none"
@@ -69,7 +65,7 @@ class TrainConfig:
     """CPU threads; all by default."""
     workers: int = 0
     """Processes that read windows ahead of the step, for a GPU; 0 is a thread of this process, enough on a CPU."""
-    precision: Precision = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto = bf16 where the GPU or processor computes in it, else fp32."""
     val_windows: int = 12
     """Held-out windows that the hand error is measured on."""
@@ -81,10 +77,9 @@ class TrainConfig:
             raise ConfigError("train: --minutes and --steps are both given; give one of them")
         if self.minutes is not None and not self.minutes > 0:
             raise ConfigError(f"train: --minutes is {self.minutes}, expected more than 0")
-        if self.steps is not None and self.steps < 1:
-            raise ConfigError(f"train: --steps is {self.steps}, expected at least 1")
-        if self.autoencoder_steps is not None and self.autoencoder_steps < 1:
-            raise ConfigError(f"train: --autoencoder-steps is {self.autoencoder_steps}, expected at least 1")
+        for option, count in (("--steps", self.steps), ("--autoencoder-steps", self.autoencoder_steps)):
+            if count is not None and count < 1:
+                raise ConfigError(f"train: {option} is {count}, expected at least 1")
         positive = (self.batch_size, self.n_validations, 1 if self.threads is None else self.threads)
         if min(positive) < 1 or min(self.val_windows, self.workers) < 0 or not self.highest_rate > 0:
             raise ConfigError(
@@ -94,7 +89,7 @@ class TrainConfig:
 
     @property
     def highest_rate(self) -> float:
-        """``learning_rate``, or what is usual."""
+        """``learning_rate``, or its default."""
         if self.learning_rate is not None:
             return self.learning_rate
         return 1.5e-3 if self.pretrained is None else 1e-5
@@ -110,10 +105,8 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where the checkpoint lies, what it reached and on which data; ``nothing_to_do`` where it was trained already.
-
-    Of several processes the ``first`` knows the held-out error, and is the one that tells.
-    """
+    """``nothing_to_do`` where it was trained already. Of several processes only the ``first`` knows the held-out error
+    and has a summary."""
 
     folder: Path
     steps: int
@@ -167,7 +160,13 @@ def run(config: TrainConfig) -> TrainResult:
             f"train: --preset {config.preset} works on the latents of a pretrained autoencoder, which would be random "
             "and stay so; name Stable Video Diffusion's folder or hub id with --pretrained"
         )
-    data = _train_split(config.data)
+    data = Dataset(config.data)
+    made = data.manifest.settings
+    if made.split != "train":
+        raise DatasetError(
+            f"{config.data}: its episodes are of the '{made.split}' split, which generators and policies are judged "
+            f"on; train on what 'geo4d-bench datagen --task {made.task}' makes"
+        )
     source = _open(config, data, preset, config.workers)
     held_out = config.held_out or _eval_of(config.data)
     watching = config.held_out is not None or held_out.exists()
@@ -190,66 +189,38 @@ def train(
     import torch
 
     from geo4d_bench.training.data import fixed_windows
-    from geo4d_bench.training.trainer import Schedule, Trainer
-    from geo4d_bench.training.validation import copy_error_cm
+    from geo4d_bench.training.trainer import Trainer
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    steps = _DEFAULT_STEPS if config.minutes is None and config.steps is None else config.steps
-    schedule = Schedule(
-        config.minutes, steps, config.batch_size, config.highest_rate, n_validations=config.n_validations
-    )
-    settings = {
-        k: str(v) if isinstance(v, Path) else v
-        for k, v in dataclasses.asdict(config).items()
-        if k
-        in (
-            "data",
-            "preset",
-            "calibrated",
-            "ablation",
-            "sensor",
-            "pretrained",
-            "autoencoder_steps",
-            "minutes",
-            "steps",
-            "precision",
-            "batch_size",
-            "learning_rate",
-            "seed",
-        )
-    } | {"steps": steps, "data_sha256": data_sha256}
+    if config.minutes is None and config.steps is None:
+        config = dataclasses.replace(config, steps=1000)
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_IDENTIFYING}
+    settings |= {"data": str(config.data), "data_sha256": data_sha256}
     if config.preset.endswith(".json"):
         settings["preset_sha256"] = hashlib.sha256(preset.to_json().encode()).hexdigest()
-    preset = dataclasses.replace(preset, calibrated=config.calibrated, sensor=config.sensor).with_ablation(
-        config.ablation
-    )
+    preset = dataclasses.replace(preset, calibrated=config.calibrated, sensor=config.sensor)
     seen = fixed_windows(source, 32, "normalisation")
-    generator_config = preset.fitted(seen)
+    generator_config = preset.with_ablation(config.ablation).fitted(seen)
     val_windows = fixed_windows(held_out, config.val_windows, "held out") if held_out is not None else []
-    copy_cm = copy_error_cm(val_windows) if val_windows else math.nan
     # Of several processes that a launcher starts, the first holds the folder.
     with held(config.folder) if os.environ.get("RANK", "0") == "0" else nullcontext():
-        trainer = Trainer(
-            config.folder, generator_config, schedule, config.seed, settings, source, val_windows, config.precision,
-            config.workers, seen, config.pretrained, config.autoencoder_steps or 0,
-        )  # fmt: skip
+        trainer = Trainer(config, generator_config, settings, source, seen, val_windows)
         nothing_to_do = trainer.progress.finished
         if not nothing_to_do:
             try:
-                trainer.run(lambda t: _draw(t, val_windows, copy_cm))
+                trainer.run()
             except KeyboardInterrupt:
                 if trainer.first and trainer.saved:
                     print(f"\nstopped and saved in {config.folder}; the same command goes on from there")
                 raise
     held_out_cm = [float(r["held_out_cm"]) for r in trainer.rows if r["held_out_cm"]]
-    progress = trainer.progress
     return TrainResult(
         folder=config.folder,
-        steps=progress.step,
-        minutes=progress.trained_s / 60.0,
+        steps=trainer.progress.step,
+        minutes=trainer.progress.trained_s / 60.0,
         held_out_cm=held_out_cm[-1] if held_out_cm else math.nan,
-        copy_cm=copy_cm,
+        copy_cm=trainer.copy_cm,
         nothing_to_do=nothing_to_do,
         data=config.data,
         first=trainer.first,
@@ -260,30 +231,6 @@ def _eval_of(data: Path) -> Path:
     """Where datagen puts the demonstrations of the eval split that belong to ``data``."""
     data = data.absolute() if not data.name else data
     return data.with_name(data.name + "_eval")
-
-
-def _draw(trainer: Trainer, val_windows: list[Window], copy_cm: float) -> None:
-    from geo4d_bench.model.batch import first_frames, true_video
-    from geo4d_bench.training.pictures import draw_curves, draw_samples
-
-    draw_curves(trainer.folder / LOSS_PICTURE, trainer.rows, copy_cm)
-    if val_windows and trainer.generator.config.generates_video:
-        shown = val_windows[:2]
-        videos = trainer.averaged_generator().generate([first_frames(w) for w in shown], range(len(shown)))
-        draw_samples(trainer.folder / SAMPLES_PICTURE, [true_video(w) for w in shown], videos)
-
-
-def _train_split(folder: Path) -> Dataset:
-    from geo4d_bench.dataset.reader import Dataset
-
-    dataset = Dataset(folder)
-    settings = dataset.manifest.settings
-    if settings.split != "train":
-        raise DatasetError(
-            f"{folder}: its episodes are of the '{settings.split}' split, which generators and policies are judged on; "
-            f"train on what 'geo4d-bench datagen --task {settings.task}' makes"
-        )
-    return dataset
 
 
 def _open(config: TrainConfig, data: Dataset, preset: GeneratorConfig, workers: int = 0) -> WindowSource:

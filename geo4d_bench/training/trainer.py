@@ -6,148 +6,111 @@ its part of a batch, gradients are averaged, and all of them hold the same weigh
 
 from __future__ import annotations
 
-import csv
-import io
+import functools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, parse_flag_from_env
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from geo4d_bench.dataset.types import Window
 from geo4d_bench.errors import CheckpointError, ConfigError
 from geo4d_bench.interrupt import StopRequest
 from geo4d_bench.io import write_atomic
 from geo4d_bench.model.base import Generator
-from geo4d_bench.model.batch import batch_from_windows
+from geo4d_bench.model.batch import batch_from_windows, frames_of_window, true_video
 from geo4d_bench.model.checkpoint import WEIGHTS_NAME, save_checkpoint
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.distributed import mean_over_processes
 from geo4d_bench.runs import claim
 from geo4d_bench.seeding import derive_seed, generator
-from geo4d_bench.training.data import AUXILIARY_WINDOWS, WindowSource, batches
+from geo4d_bench.training.data import AUXILIARY_WINDOWS, WindowSource, batches, make_batch
 from geo4d_bench.training.device import computes_in_bf16, peak_mib
 from geo4d_bench.training.optimizer import Optimizers
 from geo4d_bench.training.pace import Pace
-from geo4d_bench.training.state import STATE_NAME, Average, Progress, load_state, read_progress, save_state
-from geo4d_bench.training.validation import hand_error_cm
+from geo4d_bench.training.pictures import draw_samples, training_chart
+from geo4d_bench.training.state import STATE_NAME, Average, Progress, load_state, save_state
+from geo4d_bench.training.validation import copy_error_cm, hand_error_cm
+
+if TYPE_CHECKING:
+    from geo4d_bench.training.train import TrainConfig
 
 LOG_NAME, AUTOENCODER_LOG_NAME = "training_log.csv", "autoencoder_log.csv"
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast: exactly one of ``minutes`` and ``steps`` is set."""
-
-    minutes: float | None
-    steps: int | None
-    batch_size: int
-    learning_rate: float
-    warmup_steps: int = 50
-    average_decay: float = 0.99
-    weight_decay: float = 0.01
-    n_validations: int = 10
-    """How often held-out error, pictures and a checkpoint are made within the budget."""
-
-    def done(self, progress: Progress) -> float:
-        """Share of the budget that is used up, 0 to 1."""
-        if self.steps is not None:
-            return min(1.0, progress.step / self.steps)
-        return min(1.0, progress.trained_s / (60.0 * (self.minutes or 0.0)))
-
-    def rate(self, progress: Progress) -> float:
-        """Learning rate of the next step."""
-        warm = min(1.0, (progress.step + 1) / self.warmup_steps)
-        return self.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * self.done(progress)))
+_WARMUP_STEPS = 50
+_AVERAGE_DECAY = 0.99
+_WEIGHT_DECAY = 0.01
 
 
 class Trainer:
-    """One training in one folder. ``settings`` identify it: a folder is resumed only with equal ones.
-
-    The generator's priors are of ``prior_windows``; ``pretrained`` are weights to start from, see
-    ``GeneratorConfig.build``; ``autoencoder_steps`` fit the pointmap autoencoder before the budget begins.
-    """
+    """One training in one folder, which is resumed only with equal ``settings``; the generator's priors are of
+    ``prior_windows``. Exactly one of the config's ``minutes`` and ``steps`` is set."""
 
     def __init__(
         self,
-        folder: Path,
-        config: GeneratorConfig,
-        schedule: Schedule,
-        seed: int,
+        config: TrainConfig,
+        generator_config: GeneratorConfig,
         settings: dict[str, Any],
         source: WindowSource,
-        val_windows: Sequence[Window],
-        precision: str,
-        workers: int,
         prior_windows: Sequence[Window],
-        pretrained: str | None = None,
-        autoencoder_steps: int = 0,
+        val_windows: Sequence[Window],
     ) -> None:
-        self.folder, self.schedule, self.seed = folder, schedule, seed
-        self.source, self.val_windows, self.workers = source, val_windows, workers
-        self.autoencoder_steps = autoencoder_steps
+        self.config, self.folder, self.source, self.val_windows = config, config.folder, source, val_windows
+        self.autoencoder_steps = config.autoencoder_steps or 0
+        self.copy_cm = copy_error_cm(val_windows) if val_windows else math.nan
         self.accelerator = _accelerator()
+        self.first = bool(self.accelerator.is_main_process)
         device, processes = self.accelerator.device, self.accelerator.num_processes
-        self.bf16 = computes_in_bf16(device, precision)
-        if schedule.batch_size % processes:
+        self.bf16 = computes_in_bf16(device, config.precision)
+        if config.batch_size % processes:
             raise ConfigError(
-                f"train: --batch-size {schedule.batch_size} cannot be shared out evenly among {processes} processes; "
+                f"train: --batch-size {config.batch_size} cannot be shared out evenly among {processes} processes; "
                 f"give a multiple of {processes}"
             )
         with torch.random.fork_rng():
-            torch.manual_seed(derive_seed("training", "train", seed, "weights"))
-            self.generator = config.build(pretrained).to(device)
+            torch.manual_seed(derive_seed("training", "train", config.seed, "weights"))
+            self.generator = generator_config.build(config.pretrained).to(device)
         self.generator.set_priors(prior_windows)
-        self.average = Average(self.generator, schedule.average_decay)
-        self.optimizers = Optimizers(self.generator.optimizer_groups(), schedule.learning_rate, schedule.weight_decay)
-        self.progress = Progress()
-        self.rows: list[dict[str, str]] = []
-        self.fit_rows: list[dict[str, str]] = []
+        self.average = Average(self.generator, _AVERAGE_DECAY)
+        self.optimizers = Optimizers(self.generator.optimizer_groups(), config.highest_rate, _WEIGHT_DECAY)
         self.fit_state: dict[str, Tensor] = {}
         self.saved = False
         if self.first:
             claim(self.folder, "training", STATE_NAME, settings)
-        self._resume()
+        progress = load_state(self.folder, self.generator, self.average, self.optimizers, self.fit_state)
+        if progress is None and (self.folder / WEIGHTS_NAME).exists():
+            raise CheckpointError(f"{self.folder}: holds a checkpoint that cannot be resumed; choose another --out")
+        self.progress = progress or Progress()
+        self.fit_rows = _rows(self.folder / AUTOENCODER_LOG_NAME)[: self.progress.fitted]
+        self.rows = [r for r in _rows(self.folder / LOG_NAME) if int(r["step"]) <= self.progress.step]
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that writes, or the only one."""
-        return bool(self.accelerator.is_main_process)
+    def share(self) -> float:
+        """Share of the budget that is used up, 0 to 1."""
+        if self.config.steps is not None:
+            return min(1.0, self.progress.step / self.config.steps)
+        return min(1.0, self.progress.trained_s / (60.0 * (self.config.minutes or 0.0)))
 
-    def run(self, on_watch: Callable[[Trainer], None] | None = None) -> None:
+    def run(self) -> None:
         """Fit the autoencoder, then train to the end of the budget. On SIGINT or SIGTERM in any process the step in
         hand ends, everything is saved, and KeyboardInterrupt is raised in all; the same call on the same folder goes
-        on from there.
-
-        ``on_watch`` is called in the first process alone.
-        """
+        on from there."""
         with StopRequest() as stop:
             if self.progress.step == 0 and self.progress.fitted < self.autoencoder_steps:
                 self._fit_autoencoder(stop)
             # Wrapped now, because that gives all processes the first one's weights, fitted ones too.
             self.model = self.accelerator.prepare_model(_LossOf(self.generator))
-            self._train(stop, on_watch)
-
-    def save(self) -> None:
-        """Checkpoint (averaged weights), log, and the state to resume from."""
-        save_checkpoint(self.folder, self.generator.config, self.average.weights)
-        write_atomic(self.folder / LOG_NAME, _csv(self.rows))
-        self._save_state()
-
-    def averaged_generator(self) -> Generator[Any]:
-        """The generator with the averaged weights, what a checkpoint holds, see :meth:`Average.module`."""
-        return self.average.module(self.generator)
-
-    # ---- parts ------------------------------------------------------------------------------------------------
+            self._train(stop)
 
     def _fit_autoencoder(self, stop: StopRequest) -> None:
         """Take the steps that are left; KeyboardInterrupt after saving where stopped before the last."""
@@ -168,69 +131,72 @@ class Trainer:
         for step in range(self.progress.fitted, self.autoencoder_steps):
             if self._agree(0.0, stop.received)[1]:
                 return
-            rng = generator("training", "train", self.seed, f"autoencoder {step}")
-            batch = batch_from_windows([self.source.sample(rng) for _ in range(self.schedule.batch_size)])
+            rng = generator("training", "train", self.config.seed, f"autoencoder {step}")
+            batch = batch_from_windows([self.source.sample(rng) for _ in range(self.config.batch_size)])
             yield {k: v.to(self.accelerator.device) for k, v in batch.items()}
 
-    def _train(self, stop: StopRequest, on_watch: Callable[[Trainer], None] | None) -> None:
-        from tqdm import tqdm
-
-        started, before = time.perf_counter(), self.progress.trained_s
-        n_validations = int(self.schedule.done(self.progress) * self.schedule.n_validations)
-        initial = int(100 * self.schedule.done(self.progress))
-        bar = tqdm(total=100, initial=initial, unit="%", desc="train", disable=not self.first)
-        part = (self.accelerator.process_index, self.accelerator.num_processes)
-        stream = batches(
-            self.source, self.schedule.batch_size, self.seed, self.progress.step, self.workers, part=part,
+    def _train(self, stop: StopRequest) -> None:
+        config, started, before = self.config, time.perf_counter(), self.progress.trained_s
+        validated = int(self.share * config.n_validations)
+        bar = tqdm(total=100, initial=int(100 * self.share), unit="%", desc="train", disable=not self.first)
+        make = functools.partial(
+            make_batch, self.source, config.batch_size, config.seed,
+            part=(self.accelerator.process_index, self.accelerator.num_processes),
             further=AUXILIARY_WINDOWS if self.generator.config.predicts_trajectory else 0,
         )  # fmt: skip
+        stream = batches(make, self.progress.step, config.workers)
         stopped, pace = False, Pace()
         with bar, closing(stream):
-            while self.schedule.done(self.progress) < 1.0 and not stopped:
+            while self.share < 1.0 and not stopped:
                 row = self._step(stream)
                 self.rows.append(row)
                 # One clock decides, and one stop request is all processes': otherwise some would wait for others.
                 self.progress.trained_s, stopped = self._agree(before + time.perf_counter() - started, stop.received)
-                share = self.schedule.done(self.progress)
-                if int(share * self.schedule.n_validations) > n_validations:
-                    n_validations = int(share * self.schedule.n_validations)
+                if int(self.share * config.n_validations) > validated:
+                    validated = int(self.share * config.n_validations)
                     if self.first:
-                        row["held_out_cm"] = f"{self._held_out():.3f}"
-                        if share < 1.0:
-                            self.save()
-                        if on_watch is not None:
-                            on_watch(self)
-                said = pace.step(float(row["windows_per_s"])) if self.accelerator.num_processes == 1 else None
-                if said is not None:
-                    bar.write(f"train: {said}", file=sys.stderr)
-                self._show(bar, share)
-            self.progress.finished = self.schedule.done(self.progress) >= 1.0
+                        self._validate(row)
+                warning = pace.step(float(row["windows_per_s"])) if self.accelerator.num_processes == 1 else None
+                if warning is not None:
+                    bar.write(f"train: {warning}", file=sys.stderr)
+                self._show(bar)
+            self.progress.finished = self.share >= 1.0
             if self.first:
-                self.save()
+                self._save()
             self.accelerator.wait_for_everyone()  # a launcher ends all processes when one of them has ended
         if not self.progress.finished:
             raise KeyboardInterrupt
+
+    def _validate(self, row: dict[str, str]) -> None:
+        """Measure the held-out error, save unless this is the last step, and draw, all of the averaged weights."""
+        averaged, windows = self.average.module(self.generator), self.val_windows
+        row["held_out_cm"] = f"{hand_error_cm(averaged, windows) if windows else math.nan:.3f}"
+        if self.share < 1.0:
+            self._save()
+        log = pd.DataFrame(self.rows).replace("", math.nan).astype(float)
+        training_chart(log, self.copy_cm if math.isfinite(self.copy_cm) else None, self.folder / "loss.png")
+        if windows and averaged.config.generates_video:
+            shown = windows[:2]
+            videos = averaged.generate([frames_of_window(w) for w in shown], range(len(shown)))
+            draw_samples(self.folder / "samples.png", [true_video(w) for w in shown], videos)
+
+    def _save(self) -> None:
+        """Checkpoint (averaged weights), log, and the state to resume from."""
+        save_checkpoint(self.folder, self.generator.config, self.average.weights)
+        write_atomic(self.folder / LOG_NAME, _csv(self.rows))
+        self._save_state()
 
     def _save_state(self) -> None:
         save_state(self.folder, self.progress, self.generator, self.average, self.optimizers, self.fit_state)
         self.saved = True
 
-    def _resume(self) -> None:
-        progress = read_progress(self.folder)
-        if progress is None:
-            if (self.folder / WEIGHTS_NAME).exists():
-                raise CheckpointError(f"{self.folder}: holds a checkpoint that cannot be resumed; choose another --out")
-            return
-        load_state(self.folder, self.generator, self.average, self.optimizers, self.fit_state)
-        self.progress = progress
-        self.fit_rows = _rows(self.folder / AUTOENCODER_LOG_NAME)[: progress.fitted]
-        self.rows = [r for r in _rows(self.folder / LOG_NAME) if int(r["step"]) <= progress.step]
-
     def _step(self, stream: Iterator[dict[str, Tensor]]) -> dict[str, str]:
         started = time.perf_counter()
         batch = next(stream)
-        rng = torch.Generator().manual_seed(derive_seed("training", "train", self.seed, f"noise {self.progress.step}"))
-        rate = self.schedule.rate(self.progress)
+        noise_seed = derive_seed("training", "train", self.config.seed, f"noise {self.progress.step}")
+        rng = torch.Generator().manual_seed(noise_seed)
+        warm = min(1.0, (self.progress.step + 1) / _WARMUP_STEPS)
+        rate = self.config.highest_rate * warm * 0.5 * (1.0 + math.cos(math.pi * self.share))
         self.optimizers.set_rate(rate)
         device = self.accelerator.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
@@ -247,28 +213,21 @@ class Trainer:
         took = time.perf_counter() - started  # a GPU has finished the step: the numbers above waited for it
         row = {"step": str(self.progress.step), "seconds": f"{self.progress.trained_s + took:.2f}"}
         row |= {k: f"{v:.6g}" for k, v in values.items()}
-        row |= {"windows_per_s": f"{self.schedule.batch_size / took:.2f}", "peak_mib": f"{peak_mib(device):.0f}"}
+        row |= {"windows_per_s": f"{self.config.batch_size / took:.2f}", "peak_mib": f"{peak_mib(device):.0f}"}
         return row | {"held_out_cm": ""}
 
     def _agree(self, trained_s: float, stop: bool) -> tuple[float, bool]:
-        """The first process's time, and whether any was told to stop."""
+        """The first process's time, and whether any received a stop request."""
         own = torch.tensor([trained_s if self.first else 0.0, float(stop)], dtype=torch.float64)
         total = self.accelerator.reduce(own.to(self.accelerator.device), "sum").tolist()
         return total[0], total[1] > 0
 
-    def _held_out(self) -> float:
-        return hand_error_cm(self.averaged_generator(), self.val_windows) if self.val_windows else math.nan
-
-    def _show(self, bar: Any, share: float) -> None:
-        recent = self.rows[-20:]
-        val_windows = [r["held_out_cm"] for r in self.rows if r["held_out_cm"]]
-        bar.set_postfix_str(
-            f"step {self.progress.step}, loss {sum(float(r['loss']) for r in recent) / len(recent):.3f}, "
-            f"{sum(float(r['windows_per_s']) for r in recent) / len(recent):.1f} windows/s, "
-            f"hand {val_windows[-1] if val_windows else '?'} cm",
-            refresh=False,
-        )
-        bar.update(int(100 * share) - bar.n)
+    def _show(self, bar: Any) -> None:
+        loss, speed = (fmean(float(r[k]) for r in self.rows[-20:]) for k in ("loss", "windows_per_s"))
+        hand_cm = next((r["held_out_cm"] for r in reversed(self.rows) if r["held_out_cm"]), "?")
+        text = f"step {self.progress.step}, loss {loss:.3f}, {speed:.1f} windows/s, hand {hand_cm} cm"
+        bar.set_postfix_str(text, refresh=False)
+        bar.update(int(100 * self.share) - bar.n)
 
 
 class _LossOf(nn.Module):
@@ -284,10 +243,8 @@ class _LossOf(nn.Module):
 
 
 def _accelerator() -> Accelerator:
-    """One process a GPU, as the launcher says, or a CPU where there is none (or ACCELERATE_USE_CPU forbids it).
-
-    ``--precision`` decides on bfloat16, not the launcher.
-    """
+    """One process a GPU, or a CPU where there is none (or ACCELERATE_USE_CPU forbids it), as the launcher says; but
+    ``--precision`` decides on bfloat16."""
     cpu = not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
     patient = InitProcessGroupKwargs(timeout=timedelta(hours=2))  # the first process draws and saves for long
     in_place = DistributedDataParallelKwargs(gradient_as_bucket_view=True)  # gradients are not held twice
@@ -296,15 +253,12 @@ def _accelerator() -> Accelerator:
 
 def _rows(path: Path) -> list[dict[str, str]]:
     """What :func:`_csv` wrote; none where there is no such file."""
-    return list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
+    if not path.exists():
+        return []
+    rows: Any = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
+    return list(rows)
 
 
 def _csv(rows: Sequence[dict[str, str]]) -> str:
-    if not rows:
-        return "step\n"
-    out = io.StringIO()
-    columns = dict.fromkeys(name for row in rows for name in row)  # a resumed log may be of another version
-    writer = csv.DictWriter(out, list(columns), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    # A resumed log may be of another version and lack columns.
+    return pd.DataFrame(rows, columns=None if rows else ["step"]).to_csv(index=False)

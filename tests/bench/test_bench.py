@@ -1,18 +1,14 @@
 """Benchmarks write one ledger, line by line, with the reference beside the value."""
 
 import csv
-import functools
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from geo4d_bench.bench import model as bench_model
-from geo4d_bench.bench.bench import run
-from geo4d_bench.bench.config import BenchConfig
-from geo4d_bench.bench.measurement import median_seconds
+from geo4d_bench.bench.bench import WARM_UP, BenchConfig, median_seconds, run
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.model.types import FirstFrames
 
@@ -65,25 +61,17 @@ def pair(k: int) -> FirstFrames:
     )
 
 
-def once(*works: Callable[[], object]) -> tuple[float, ...]:
-    for work in works:
-        work()
-    return tuple(1.0 for _ in works)
-
-
 def test_plans_are_measured_by_steps_and_by_views() -> None:
     by_steps, by_views = Recorder(), Recorder()
-    assert set(bench_model.plan_seconds(by_steps, pair(2), once)) == {1, 2, 4, 8, 25}
-    assert by_steps.asked == [(2, steps) for steps in (1, 2, 4, 8, 25)]
-    assert set(bench_model.view_seconds(by_views, [pair(k) for k in range(2, 9)], once)) == {2, 3, 4, 8}
-    assert by_views.asked == [(views, 1) for views in (2, 3, 4, 8)]
+    assert set(bench_model.plan_seconds(by_steps, pair(2), 1)) == {1, 2, 4, 8, 25}
+    assert by_steps.asked == [(2, steps) for steps in (1, 2, 4, 8, 25)] * (WARM_UP + 1)
+    assert set(bench_model.view_seconds(by_views, [pair(k) for k in range(2, 9)], 1)) == {2, 3, 4, 8}
+    assert by_views.asked == [(views, 1) for views in (2, 3, 4, 8)] * (WARM_UP + 1)
 
 
 def test_a_training_step_is_measured_in_one_pass_and_in_four() -> None:
-    found = bench_model.training_seconds("layered_debug", functools.partial(median_seconds, 1))
-    assert set(found) == {"network", "generator"}
-    for one, four in found.values():
-        assert min(one, four) > 0
+    one, four = bench_model.gradient_seconds("layered_debug", 3)
+    assert 0 < one < four
 
 
 def test_what_a_preset_costs(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_states_reproduce_the_stored_poses(tiny_dataset: Any) -> None:
         assert np.allclose(
             scene.T_world_site("gripper0_right_grip_site"), trajectory.T_world_ee["right"][step], atol=1e-6
         )
-        position = scene.T_world_body("cereal_main")[:3, 3]
+        position = scene.data.body("cereal_main").xpos
         assert np.linalg.norm(position - trajectory.T_world_obj["cereal"][step, :3, 3]) < 0.2  # the object's own origin
     assert trajectory.actions.shape[0] == len(trajectory.time) == len(trajectory.states)
 

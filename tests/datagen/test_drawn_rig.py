@@ -11,14 +11,14 @@ import h5py
 import numpy as np
 import pytest
 
+from geo4d_bench.datagen import verify
 from geo4d_bench.datagen.job import DatagenConfig, make_dataset, settings_of
-from geo4d_bench.dataset import verify
+from geo4d_bench.datagen.verify import VerifyConfig
 from geo4d_bench.dataset.manifest import Settings, read_manifest
 from geo4d_bench.dataset.reader import Dataset
-from geo4d_bench.dataset.verify import VerifyConfig
 from geo4d_bench.dataset.windows import Windows
 from geo4d_bench.errors import ConfigError, DatasetError
-from geo4d_bench.geometry import DrawnRig
+from geo4d_bench.geometry.rig import DrawnRig
 from geo4d_bench.geometry.se3 import inverse
 
 

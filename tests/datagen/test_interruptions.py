@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from episode_contents import assert_same_contents
 
-from geo4d_bench.dataset import verify
+from geo4d_bench.datagen import verify
+from geo4d_bench.datagen.verify import VerifyConfig
 from geo4d_bench.dataset.manifest import read_manifest
-from geo4d_bench.dataset.verify import VerifyConfig
 
 KILLS = int(os.environ.get("GEO4D_TEST_KILLS", "5"))
 """20 take about four minutes of two cores: GEO4D_TEST_KILLS=20 pytest tests/datagen/test_interruptions.py."""

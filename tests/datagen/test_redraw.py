@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from episode_contents import contents
 
+from geo4d_bench.datagen import verify
 from geo4d_bench.datagen.redraw import RenderConfig, run
-from geo4d_bench.dataset import verify
+from geo4d_bench.datagen.verify import VerifyConfig
 from geo4d_bench.dataset.manifest import read_manifest
 from geo4d_bench.dataset.reader import Dataset
-from geo4d_bench.dataset.verify import VerifyConfig
 from geo4d_bench.errors import ConfigError, DatasetError
 
 # A machine without robosuite: it can neither be imported nor found among the installed packages.

@@ -18,7 +18,7 @@ from episode_contents import assert_same_contents
 
 from geo4d_bench.cli import main
 from geo4d_bench.datagen.job import make_dataset
-from geo4d_bench.datagen.repair import VerifyConfig, run
+from geo4d_bench.datagen.verify import VerifyConfig, run
 from geo4d_bench.dataset.manifest import read_manifest
 from geo4d_bench.errors import DatasetError
 

@@ -17,9 +17,9 @@ import pytest
 from geo4d_bench.dataset.reader import Dataset, EpisodeFile
 from geo4d_bench.dataset.schema import DEPTH_SCALE_M
 from geo4d_bench.dataset.types import Trajectory
-from geo4d_bench.dataset.writer import EpisodeWriter
+from geo4d_bench.dataset.writer import write_episode
 from geo4d_bench.errors import DatasetError
-from geo4d_bench.geometry import Camera, look_at
+from geo4d_bench.geometry.camera import Camera, look_at
 
 HEIGHT, WIDTH, STEPS = 12, 16, 9
 SEG_NAMES = ("background", "robot", "hand/right")
@@ -52,13 +52,11 @@ def frame(index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def write(path: Path, frames: int = 3, steps: tuple[int, ...] = (0, 4, 8), damage: bool = False) -> Path:
-    with EpisodeWriter(
-        path, trajectory(), steps=np.array(steps, dtype=np.int32), video_hz=5.0, cameras=cameras(),
+    images = ((rgb, depth[:1] if damage else depth, seg) for rgb, depth, seg in map(frame, range(frames)))
+    write_episode(
+        path, trajectory(), images, steps=np.array(steps, dtype=np.int32), video_hz=5.0, cameras=cameras(),
         height=HEIGHT, width=WIDTH, seg_names=SEG_NAMES, notes={"failed_attempts": [[6, "start: fell"]]},
-    ) as writer:  # fmt: skip
-        for index in range(frames):
-            rgb, depth, seg = frame(index)
-            writer.add(rgb, depth[:1] if damage else depth, seg)
+    )  # fmt: skip
     return path
 
 
@@ -142,7 +140,6 @@ from pathlib import Path
 import numpy as np
 sys.path.insert(0, {tests!r})
 from test_episode_files import HEIGHT, SEG_NAMES, WIDTH, cameras, frame, trajectory, write
-from geo4d_bench.dataset.writer import EpisodeWriter
 from geo4d_bench.errors import DatasetError
 folder = Path(sys.argv[1])
 write(folder / "ep_000000.hdf5")

@@ -18,10 +18,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from geo4d_bench.dataset.export import ExportConfig, run
-from geo4d_bench.dataset.manifest import Manifest, read_manifest, write_manifest
+from geo4d_bench.dataset.manifest import Manifest, read_manifest
 from geo4d_bench.dataset.reader import Dataset
-from geo4d_bench.dataset.rescan import rebuild_entries
-from geo4d_bench.dataset.writer import EpisodeWriter
+from geo4d_bench.dataset.rescan import rescan
+from geo4d_bench.dataset.writer import write_episode
 from geo4d_bench.errors import ConfigError, DatasetError
 
 
@@ -105,14 +105,16 @@ def test_a_hand_that_turns_through_half_a_turn_makes_no_jump(tmp_path: Path, tin
         actions[:, 3:6], poses[:, :3, :3] = turns.as_rotvec(), turns.as_matrix()
         assert np.abs(np.diff(actions[:, 3])).max() > 6 or index  # the stored ones do jump
         turned = dataclasses.replace(t, actions=actions, T_world_ee={"right": poses})
-        with EpisodeWriter(
-            data / "episodes" / episode.path.name, turned, steps=episode.steps, video_hz=5.0, cameras=cameras,
+        views = [episode.frames(camera.name, np.arange(len(episode.steps))) for camera in cameras]
+        images = (
+            tuple(np.stack([getattr(view, kind)[k] for view in views]) for kind in ("rgb", "depth", "seg"))
+            for k in range(len(episode.steps))
+        )
+        write_episode(
+            data / "episodes" / episode.path.name, turned, images, steps=episode.steps, video_hz=5.0, cameras=cameras,
             height=64, width=80, seg_names=episode.seg_names,
-        ) as writer:  # fmt: skip
-            views = [episode.frames(camera.name, np.arange(len(episode.steps))) for camera in cameras]
-            for k in range(len(episode.steps)):
-                writer.add(*(np.stack([getattr(view, kind)[k] for view in views]) for kind in ("rgb", "depth", "seg")))
-    write_manifest(data, Manifest(read_manifest(data).settings, rebuild_entries(data)))
+        )  # fmt: skip
+    rescan(data, Manifest(read_manifest(data).settings))
     run(ExportConfig(data, "robomimic", tmp_path / "out.hdf5"))
     with h5py.File(tmp_path / "out.hdf5") as file:
         for index, episode in enumerate(Dataset(data).episodes):
@@ -176,7 +178,7 @@ def test_lerobot_holds_the_same_rows_with_their_pictures(tmp_path: Path, tiny_da
 
 def test_what_cannot_be_exported_is_named(tmp_path: Path, tiny_dataset: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
-    with pytest.raises(ConfigError, match="there is no camera 'top'; the dataset has cam"):
+    with pytest.raises(ConfigError, match="has no camera 'top'; it has cam"):
         run(ExportConfig(tiny_dataset.train, "robomimic", out, cameras=("top",)))
     with pytest.raises(DatasetError, match="there is no such dataset"):
         run(ExportConfig(tmp_path / "nothing", "robomimic", out))

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from damaged_episodes import CAMERAS, settings, write
 
-from geo4d_bench.dataset import rescan, verify
+from geo4d_bench.datagen import verify
+from geo4d_bench.dataset import rescan
 from geo4d_bench.dataset.manifest import Manifest, read_manifest, write_manifest
 from geo4d_bench.dataset.reader import Dataset
 from geo4d_bench.errors import DatasetError
@@ -135,17 +136,17 @@ def test_stock_is_taken_cheaply_and_notices_changes(folder: Path) -> None:
     whole = episode.read_bytes()
     for data, noticed in ((whole[:-1], True), (whole[:5000] + b"\xff" + whole[5001:], True), (whole, False)):
         episode.write_bytes(data)
-        damaged = rescan.rescan(folder, manifest).damaged
+        _, damaged = rescan.rescan(folder, manifest)
         assert bool(damaged) is noticed
         assert not noticed or damaged[0][0] == "ep_000000.hdf5"
         assert episode.exists() is not noticed
     past = (folder / "manifest.json").stat().st_mtime_ns - 10**10
     os.utime(episode, ns=(past, past))
-    assert rescan.rescan(folder, manifest).damaged == ()
+    assert rescan.rescan(folder, manifest)[1] == []
     episode.unlink()
-    assert rescan.rescan(folder, manifest).damaged == (("ep_000000.hdf5", "is missing"),)
+    assert rescan.rescan(folder, manifest)[1] == [("ep_000000.hdf5", "is missing")]
     shutil.rmtree(folder / "episodes")
-    assert rescan.rescan(folder, Manifest(settings())).manifest.episodes == ()
+    assert rescan.rescan(folder, Manifest(settings()))[0].episodes == ()
 
 
 def _exchange(content: Any, rng: random.Random) -> Any:

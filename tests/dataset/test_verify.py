@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from geo4d_bench.cli import main
-from geo4d_bench.dataset import verify
-from geo4d_bench.dataset.verify import VerifyConfig
+from geo4d_bench.datagen import verify
+from geo4d_bench.datagen.verify import VerifyConfig
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from geo4d_bench.dataset.reader import Dataset
 from geo4d_bench.dataset.windows import Windows
 from geo4d_bench.errors import ConfigError, DatasetError
-from geo4d_bench.geometry import inverse, transform
+from geo4d_bench.geometry.se3 import inverse, transform
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_a_window_is_disturbed_where_its_future_holds_what_nobody_could_foresee(
     seen = set()
     for index, (_, episode) in enumerate(windows.episodes):
         at = [step for step, _ in episode.trajectory.disturbances]
-        for start in [s.frame for s in windows.starts if s.episode == index]:
+        for start in [frame for i, frame in windows.starts if i == index]:
             begin, end = episode.steps[start], episode.steps[min(start + 20, len(episode.steps) - 1)]
             disturbed = windows.window(index, start, *windows.cameras).disturbed
             assert disturbed == any(begin <= step < end for step in at)
@@ -70,7 +70,7 @@ def test_no_more_future_is_repeated_than_allowed(tiny_dataset: Any) -> None:
     for share, existing in ((0.0, 10), (0.5, 5), (0.9, 1)):
         windows = Windows(tiny_dataset.train, "seen", pad_share=share, moving=False)
         for index, (_, episode) in enumerate(windows.episodes):
-            starts = [s.frame for s in windows.starts if s.episode == index]
+            starts = [frame for i, frame in windows.starts if i == index]
             assert starts == list(range(len(episode.steps) - 2 * existing))
 
 
@@ -117,8 +117,8 @@ def test_starts_are_kept_where_something_happens(windows: Windows, tiny_dataset:
     everything = Windows(tiny_dataset.train, "seen", moving=False)
     assert 0 < len(windows) < len(everything)
     for index, (_, episode) in enumerate(windows.episodes):
-        kept = {s.frame for s in windows.starts if s.episode == index}
-        allowed = {s.frame for s in everything.starts if s.episode == index}
+        kept = {frame for i, frame in windows.starts if i == index}
+        allowed = {frame for i, frame in everything.starts if i == index}
         trajectory, steps = episode.trajectory, episode.steps
         position, opening = trajectory.T_world_ee["right"][:, :3, 3], trajectory.opening_m["right"]
         for frame in allowed:

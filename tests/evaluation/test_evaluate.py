@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from geo4d_bench.dataset.windows import Windows
-from geo4d_bench.errors import CheckpointError, ConfigError, DatasetError, RunError
+from geo4d_bench.errors import CheckpointError, ConfigError, DatasetError, PluginError, RunError
 from geo4d_bench.evaluation import evaluate, scoring
 from geo4d_bench.evaluation.evaluate import EvaluateConfig
-from geo4d_bench.evaluation.example import Example
+from geo4d_bench.evaluation.scoring import ScoredWindow, zero_motion
+from geo4d_bench.evaluation.summary import median_window
+from geo4d_bench.evaluation.window_store import SOURCES
 from geo4d_bench.model.batch import true_video
 from geo4d_bench.model.generators import load_generator
 from geo4d_bench.model.layered.config import LayeredConfig
@@ -120,7 +122,7 @@ def test_poses_without_a_video_are_scored_as_poses(tiny_dataset: Any, tmp_path: 
 def test_known_generator_gets_its_known_scores(blind: Path, tiny_dataset: Any, tmp_path: Path) -> None:
     result = evaluate.run(settings(blind, tiny_dataset, tmp_path))
     metrics = pd.read_csv(tmp_path / "metrics.csv").set_index(["views", "source"])
-    assert list(metrics.index) == [(v, s) for v in ("seen", "novel") for s in evaluate.SOURCES]
+    assert list(metrics.index) == [(v, s) for v in ("seen", "novel") for s in SOURCES]
     for views in ("seen", "novel"):
         generated, copied, true = (metrics.loc[views, s] for s in ("generated", "copy_first_frame", "true_frames"))
         # No hand is shown: the tracker is always lost, and the pose stays where it was at first.
@@ -159,12 +161,9 @@ def test_known_generator_gets_its_known_scores(blind: Path, tiny_dataset: Any, t
     rows = pd.read_csv(tmp_path / "windows.csv")
     for views in ("seen", "novel"):
         assert iio.imread(tmp_path / f"generated_{views}.png").std() > 5
-        example = Example.load(tmp_path / f"example_{views}.npz")
-        true, generated = example.depth[:, 0]
-        scored = true > 0.05
-        relative = np.where(np.isfinite(generated), np.abs(generated - true) / true, 1.0)[scored].mean()
         mine = rows[(rows.views == views) & (rows.source == "generated")].sort_values("gripper_cm")
-        assert mine.iloc[(len(mine) - 1) // 2].abs_rel_n == pytest.approx(relative, rel=1e-5)  # the median window
+        median = mine.iloc[(len(mine) - 1) // 2]
+        assert median_window(rows, views) == (median.window, median.gripper_cm)
     text = str(result)
     assert "copy_first_frame" in text
     assert "geo4d-bench rollout" in text
@@ -183,9 +182,9 @@ def test_copied_error_is_the_distance_moved(blind: Path, tiny_dataset: Any, tmp_
         assert row.gripper_cm_frame_10 == pytest.approx(moved[9])
         assert row.gripper_cm_undisturbed == row.gripper_cm
         disturbed = dataclasses.replace(window, disturbed=True)
-        scores = scoring.score(disturbed, None, scoring.zero_motion(window))
-        assert scores.gripper_cm == pytest.approx(row.gripper_cm)
-        assert np.isnan(scores.gripper_cm_undisturbed)
+        scores = ScoredWindow(disturbed, None, zero_motion(window)).numbers()
+        assert scores["gripper_cm"] == pytest.approx(row.gripper_cm)
+        assert np.isnan(scores["gripper_cm_undisturbed"])
     novel = {camera.name for camera in windows.datasets[0].rig.views("novel")}
     assert set(rows.camera_n) | set(rows.camera_m) <= novel
 
@@ -211,6 +210,28 @@ def test_rerun_keeps_finished_windows_and_repeats_to_the_bit(blind: Path, tiny_d
     other = pd.read_csv(tmp_path / "c" / "windows.csv")
     assert set(other.run_id).isdisjoint(after.run_id)
     assert not other[["start", "camera_n"]].equals(after[["start", "camera_n"]])
+
+
+def test_the_documented_metric_gets_its_column_in_tables(
+    blind: Path, tiny_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(blind, tiny_dataset, tmp_path, views="novel")
+    evaluate.run(config)
+    page = (DOCUMENT.parent / "adding_a_metric.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    module: dict[str, Any] = {}
+    exec(code, module)
+    monkeypatch.setitem(scoring._PLUGINS._entries, "flicker_n", module["metric"])
+    with pytest.raises(RunError, match="flicker_n"):  # an evaluation without it is not mixed with one that has it
+        evaluate.run(config)
+    result = evaluate.run(dataclasses.replace(config, out=tmp_path / "with"))
+    rows = pd.read_csv(tmp_path / "with" / "metrics.csv").set_index("source")
+    assert rows.loc["copy_first_frame", "flicker_n"] == 0.0
+    assert "flicker_n_low" in rows
+    assert re.search(r"^flicker n +0\.0 ", str(result), flags=re.M)
+    monkeypatch.setitem(scoring._PLUGINS._entries, "gripper_cm", module["metric"])
+    with pytest.raises(PluginError, match="gripper_cm"):
+        evaluate.run(dataclasses.replace(config, out=tmp_path / "taken"))
 
 
 def test_train_split_is_refused_unless_asked_for(blind: Path, tiny_dataset: Any, tmp_path: Path) -> None:
@@ -248,11 +269,11 @@ def test_scores_measure_a_known_offset(tiny_dataset: Any) -> None:
     window = Windows(tiny_dataset.eval, "seen").sample(np.random.default_rng(0))
     video = true_video(window)
     moved = video.points + np.array([0.0, 0.0, 0.03], dtype=np.float32)
-    scores = scoring.score(window, dataclasses.replace(video, points=moved), scoring.zero_motion(window))
-    for view, found in enumerate((scores.abs_rel_n, scores.abs_rel_m)):
+    scores = ScoredWindow(window, dataclasses.replace(video, points=moved), zero_motion(window)).numbers()
+    for view, found in enumerate((scores["abs_rel_n"], scores["abs_rel_m"])):
         z = video.points[view, ..., 2]
         assert found == pytest.approx(float(np.mean(0.03 / z[np.isfinite(z) & (z > 0.05)])), rel=1e-4)
-    assert scores.missing_m == 0.0
-    assert scores.opening_cm == pytest.approx(
+    assert scores["missing_m"] == 0.0
+    assert scores["opening_cm"] == pytest.approx(
         100 * float(np.abs(window.opening_m[0, 1:] - window.opening_m[0, 0]).mean())
     )

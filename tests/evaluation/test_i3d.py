@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from geo4d_bench.errors import CheckpointError, ConfigError
-from geo4d_bench.evaluation.extractors import extractors
-from geo4d_bench.evaluation.i3d import I3D, I3DFeatures, Unit3D, load_i3d
+from geo4d_bench.evaluation.frechet import extractors
+from geo4d_bench.evaluation.i3d import I3D, Unit3D
 
 UNITS = ["Conv3d_1a_7x7", "Conv3d_2b_1x1", "Conv3d_2c_3x3"] + [
     f"Mixed_{m}.{b}"
@@ -52,11 +52,11 @@ def test_features_are_the_logits_of_the_file_given(weights: Path, tmp_path: Path
     tensors = load_file(weights)
     tensors["logits.conv3d.bias"] += 1.0
     save_file(tensors, tmp_path / "moved.safetensors")
-    moved = I3DFeatures(tmp_path / "moved.safetensors")(video())
+    moved = I3D.load(tmp_path / "moved.safetensors").features(video())
     np.testing.assert_allclose(moved, logits + 1.0, atol=1e-5)
     tensors["logits.conv3d.weight"].zero_()
     save_file(tensors, tmp_path / "constant.safetensors")
-    constant = I3DFeatures(tmp_path / "constant.safetensors")(video())
+    constant = I3D.load(tmp_path / "constant.safetensors").features(video())
     np.testing.assert_allclose(constant, tensors["logits.conv3d.bias"].numpy(), atol=1e-6)
 
 
@@ -77,12 +77,12 @@ def test_wrong_weights_are_one_sentence(weights: Path, tmp_path: Path) -> None:
     path = tmp_path / "wrong.safetensors"
     save_file({k: v for k, v in tensors.items() if k != "Mixed_4d.b2b.bn.bias"}, path)
     with pytest.raises(CheckpointError, match=r"'Mixed_4d\.b2b\.bn\.bias' is missing"):
-        load_i3d(path)
+        I3D.load(path)
     save_file(tensors | {"logits.conv3d.bias": torch.zeros(600)}, path)
     with pytest.raises(CheckpointError, match=r"\(600,\), expected \(400,\)"):
-        load_i3d(path)
+        I3D.load(path)
     path.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="whole safetensors"):
-        load_i3d(path)
+        I3D.load(path)
     with pytest.raises(ConfigError, match="9 frames"):
-        I3DFeatures(weights)(video(8))
+        I3D.load(weights).features(video(8))

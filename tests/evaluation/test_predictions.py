@@ -17,25 +17,43 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from geo4d_bench import cli
+from geo4d_bench.dataset.reader import Dataset
 from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.evaluation import conditions, evaluate
 from geo4d_bench.evaluation.conditions import ConditionsConfig
 from geo4d_bench.evaluation.evaluate import EvaluateConfig, Evaluation, Refused
-from geo4d_bench.evaluation.held_out import HeldOut, open_held_out
-from geo4d_bench.evaluation.predictions import DT_S, FRAMES, faults, predictions_sha256, window_path, write_prediction
+from geo4d_bench.evaluation.held_out import HeldOut, HeldOutOptions
+from geo4d_bench.evaluation.predictions import DT_S, FRAMES, StoredPredictions, faults, predictions_sha256, window_path
 from geo4d_bench.evaluation.predictors import CheckpointPredictor
 from geo4d_bench.evaluation.scoring import METRICS
 from geo4d_bench.geometry.se3 import transform
-from geo4d_bench.model.batch import first_frames, true_video
+from geo4d_bench.model.batch import frames_of_window, true_video
 from geo4d_bench.model.layered.config import LayeredConfig
 from geo4d_bench.model.layered.generator import LayeredGenerator
+from geo4d_bench.model.types import Video4D
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "predictions.md"
 WINDOWS = 2
 
 
 def held_out(tiny_dataset: Any, seed: int = 0) -> HeldOut:
-    return HeldOut(open_held_out(tiny_dataset.eval), ["seen"], seed, FRAMES, DT_S)
+    return HeldOut(Dataset(tiny_dataset.eval), ["seen"], seed, FRAMES, DT_S)
+
+
+def write_prediction(path: Path, video: Video4D) -> None:
+    """What is not finite is written as invalid, with 0 in place of its point."""
+    valid = np.isfinite(video.points).all(-1)
+    points = np.where(valid[..., None], video.points, np.float32(0.0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {
+            "rgb": np.ascontiguousarray(video.rgb),
+            "points": points,
+            "valid": valid,
+            "parts": np.ascontiguousarray(video.parts),
+        },
+        path,
+    )
 
 
 def predict(folder: Path, shown: Path, video_of: Callable[[int], Any], name: str = "someone") -> Path:
@@ -84,7 +102,7 @@ def test_conditions_are_what_a_checkpoint_is_shown_and_no_more(tiny_dataset: Any
     conditions.run(config)
     documented = set(re.findall(r"^\| `(\w+)` \|", DOCUMENT.read_text().split("## What it answers")[0], flags=re.M))
     for i in range(WINDOWS):
-        expected = dataclasses.asdict(first_frames(held_out(tiny_dataset).window("seen", i)))
+        expected = dataclasses.asdict(frames_of_window(held_out(tiny_dataset).window("seen", i)))
         arrays = load_file(window_path(calibrated, "seen", i))
         assert arrays.keys() == expected.keys() == documented
         for name, array in arrays.items():
@@ -119,7 +137,7 @@ def test_a_checkpoints_own_videos_score_as_the_checkpoint(tiny_dataset: Any, sho
     ).save_pretrained(checkpoint)
     own = CheckpointPredictor(checkpoint, 0, None)
     windows = held_out(tiny_dataset)
-    folder = predict(tmp_path / "p", shown, lambda i: own.predict([windows.window("seen", i)], "seen", i).video)
+    folder = predict(tmp_path / "p", shown, lambda i: own.predict([windows.window("seen", i)], "seen", i))
     a = score(tiny_dataset, tmp_path / "a", checkpoint=checkpoint)
     b = score(tiny_dataset, tmp_path / "b", predictions=folder)
     differ = {
@@ -161,7 +179,8 @@ def spoil(folder: Path, **arrays: Callable[[np.ndarray], np.ndarray | None]) -> 
 
 
 def found(folder: Path, tiny_dataset: Any, windows: int = WINDOWS, seed: int = 0) -> list[str]:
-    return faults(folder, open_held_out(tiny_dataset.eval), ["seen"], windows, seed)
+    options = HeldOutOptions(data=tiny_dataset.eval, views="seen", windows=windows, seed=seed)
+    return faults(folder, options.open(), options)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +200,15 @@ def test_wrong_arrays_are_a_line_each(arrays: dict[str, Any], sentence: str, cop
     assert len(lines) == WINDOWS
     for i, line in enumerate(lines):
         assert re.fullmatch(rf"windows/seen_0000{i}\.safetensors: {sentence}.*", line)
+
+
+def test_parts_may_be_missing_where_a_segmenter_makes_them(copy: Path, tiny_dataset: Any) -> None:
+    spoil(copy, parts=lambda a: None)
+    assert all("'parts' is missing" in line and "--segmenter makes them" in line for line in found(copy, tiny_dataset))
+    options = HeldOutOptions(data=tiny_dataset.eval, views="seen", windows=WINDOWS)
+    assert faults(copy, options.open(), options, labelled=False) == []
+    windows = HeldOut(options.open(), ["seen"], 0, FRAMES, DT_S).given("seen", 0)
+    assert not StoredPredictions(copy).predict(windows, "seen", 0).parts.any()
 
 
 def test_files_missing_cut_off_or_with_more_than_asked(copy: Path, tiny_dataset: Any) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from geo4d_bench.errors import ConfigError
-from geo4d_bench.geometry import Camera, DrawnRig, Rig, Shell
-from geo4d_bench.geometry.rig import on_sphere
+from geo4d_bench.geometry.camera import Camera
+from geo4d_bench.geometry.rig import DrawnRig, Rig, Shell, on_sphere
 
 TARGET = (0.3, -0.2, 1.1)
 SHELL = Shell((-126.0, 126.0), (6.0, 44.0), (0.7, 1.2), 48.0)

@@ -11,12 +11,11 @@ import torch
 from synthetic_windows import window
 
 from geo4d_bench.errors import ConfigError
-from geo4d_bench.geometry import inverse, transform
-from geo4d_bench.model.ablations import T_n_cam, apply_ablation
-from geo4d_bench.model.batch import batch_from_windows, first_frames
+from geo4d_bench.geometry.se3 import inverse, transform
+from geo4d_bench.model.batch import T_n_cam, apply_ablation, batch_from_windows, frames_of_window
 from geo4d_bench.model.config import ABLATIONS
 from geo4d_bench.model.generators import load_generator, presets
-from geo4d_bench.model.layered.condition import condition_of, network_inputs
+from geo4d_bench.model.layered.condition import condition_of
 from geo4d_bench.model.layered.config import LayeredConfig
 from geo4d_bench.model.layered.generator import LayeredGenerator
 from geo4d_bench.model.layered.losses import true_hands
@@ -59,7 +58,7 @@ def test_every_ablation_learns_and_comes_back_from_its_folder(ablation: str, cal
     generator.save_pretrained(tmp_path)
     again = load_generator(tmp_path)
     assert again.config.ablation == ablation
-    first = first_frames(window(1))
+    first = frames_of_window(window(1))
     if generator.config.generates_video:
         (a,), (b,) = (g.generate([first], [0]) for g in (generator, again))
         np.testing.assert_array_equal(a.rgb, b.rgb)
@@ -125,14 +124,14 @@ def test_the_native_frame_keeps_view_m_to_itself() -> None:
     generator, losses = trained("native_frame")
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
     batch = batch_from_windows([w])
-    anchor = network_inputs(generator.config, condition_of(generator.config, batch))[1]
+    anchor = condition_of(generator.config, batch).anchor
     hands = true_hands(generator.config, batch, anchor)
     p_m = transform(inverse(w.T_n_m), w.T_n_ee[0, 1:, :3, 3])
     normalised = (p_m - np.array(DEBUG.point_mean_m)) / DEBUG.point_scale_m
     np.testing.assert_allclose(hands.position[0, 1, 0].numpy(), normalised, atol=1e-5)
     np.testing.assert_array_equal(hands.start[0, 0], anchor[0, 0])
     np.testing.assert_allclose(hands.start[0, 1, 0], normalised[0], atol=1e-5)  # nobody tells view m where it started
-    (video,) = generator.generate([first_frames(w)], [0])
+    (video,) = generator.generate([frames_of_window(w)], [0])
     assert np.isfinite(video.points[0]).any()
     assert np.isnan(video.points[1]).all()  # nobody knows how to move them to camera n's frame
     with pytest.raises(ConfigError, match="native_frame is for unknown poses"):
@@ -142,7 +141,7 @@ def test_the_native_frame_keeps_view_m_to_itself() -> None:
 @pytest.mark.parametrize("ablation", ["svd", "svd_mv"])
 def test_rgb_alone_sees_and_makes_no_points(ablation: str) -> None:
     generator, _ = trained(ablation, steps=10)
-    one, other = first_frames(window(0)), first_frames(window(1))
+    one, other = frames_of_window(window(0)), frames_of_window(window(1))
     moved = dataclasses.replace(one, points=one.points + np.float32(0.1), p_n_ee=one.p_n_ee + 0.1)
     a, b, c = generator.generate([one, moved, with_other_n(one, other)], [3, 3, 3])
     assert np.isnan(a.points).all()
@@ -155,7 +154,7 @@ def test_rgb_alone_sees_and_makes_no_points(ablation: str) -> None:
 def test_trajectory_regression_predicts_poses_and_makes_no_video() -> None:
     generator, _ = trained("trajectory_regression", steps=150)
     windows = [window(i) for i in range(8)]
-    hands = generator.predict_trajectory([first_frames(w) for w in windows])
+    hands = generator.predict_trajectory([frames_of_window(w) for w in windows])
     error = np.mean([
         np.linalg.norm((h.T_n_ee - w.T_n_ee[:, 1:])[..., :3, 3], axis=-1) for h, w in zip(hands, windows, strict=True)
     ])  # fmt: skip
@@ -165,7 +164,7 @@ def test_trajectory_regression_predicts_poses_and_makes_no_video() -> None:
     np.testing.assert_allclose(R @ R.swapaxes(-1, -2), np.broadcast_to(np.eye(3), R.shape), atol=1e-5)
     assert hands[0].opening_m.shape == (1, 3)
     with pytest.raises(ConfigError, match="makes no video"):
-        generator.generate([first_frames(windows[0])], [0])
+        generator.generate([frames_of_window(windows[0])], [0])
 
 
 def test_an_unknown_ablation_is_refused() -> None:
@@ -181,9 +180,7 @@ def test_geometry_is_not_rounded_where_networks_compute_in_bfloat16() -> None:
         assert torch.equal(apply_ablation(config("native_frame"), batch)["points"], exact)
         torch.testing.assert_close(T_n_cam(batch)[0, 1].double().numpy(), w.T_n_m, atol=1e-6, rtol=0)
         generator = LayeredGenerator(config("native_frame"))
-        hands = true_hands(
-            generator.config, batch, network_inputs(generator.config, condition_of(generator.config, batch))[1]
-        )
+        hands = true_hands(generator.config, batch, condition_of(generator.config, batch).anchor)
     p_m = transform(inverse(w.T_n_m), w.T_n_ee[0, 1:, :3, 3])
     normalised = (p_m - np.array(DEBUG.point_mean_m)) / DEBUG.point_scale_m
     np.testing.assert_allclose(hands.position[0, 1, 0].numpy(), normalised, atol=1e-5)

@@ -15,7 +15,7 @@ import torch
 from synthetic_windows import window
 
 from geo4d_bench.errors import CheckpointError, ConfigError, UnknownNameError
-from geo4d_bench.model.batch import first_frames
+from geo4d_bench.model.batch import frames_of_window
 from geo4d_bench.model.checkpoint import checkpoint_sha256
 from geo4d_bench.model.generators import find_config, load_generator, presets
 from geo4d_bench.model.layered.config import LayeredConfig
@@ -42,7 +42,7 @@ def test_a_loaded_generator_generates_the_same(folder: Path, tmp_path: Path) -> 
     second = load_generator(again)
     assert second.config == first.config
     assert second.config.point_mean_m == (0.1, -0.2, 0.9)
-    frames = first_frames(window(0))
+    frames = frames_of_window(window(0))
     (a,), (b,) = first.generate([frames], [4]), second.generate([frames], [4])
     for name in ("rgb", "points", "parts"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
@@ -77,7 +77,7 @@ def test_cut_off_weights(folder: Path, share: float) -> None:
 def test_weights_of_another_model(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"dim": 64}))
-    with pytest.raises(CheckpointError, match=r"config.json asks for \("):
+    with pytest.raises(CheckpointError, match=r"does not fit config.json \(size mismatch for"):
         load_generator(folder)
 
 
@@ -152,6 +152,8 @@ def test_a_config_is_found_by_name_or_in_a_file(preset: str, tmp_path: Path) -> 
         ("point_mean_m", None),
         ("point_mean_m", 0.5),
         ("sensor", True),
+        ("diffusion", "ddpm"),
+        ("latent", "tokens"),
     ):
         (tmp_path / "mine.json").write_text(json.dumps(json.loads(changed.to_json()) | {name: wrong}))
         with pytest.raises(ConfigError, match=rf"mine.json: .*{name}"):

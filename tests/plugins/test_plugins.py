@@ -1,4 +1,4 @@
-"""Another package's policy, tracker, generator and task, as the docs say: installed, listed, played, scored, reported.
+"""Another package's policy, tracker, generator, task and metric, as the docs say: installed, played, scored, reported.
 
 Their code is that of the docs' pages, so that what a newcomer copies works.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ("adding_a_policy.md", "adding_a_tracker.md", "adding_a_generator.md")
+PAGES = ("adding_a_policy.md", "adding_a_tracker.md", "adding_a_generator.md", "adding_a_metric.md")
 TASK = '''
 import dataclasses
 
@@ -108,9 +108,12 @@ def test_they_are_listed_with_their_options(environment: Environment) -> None:
 def test_a_policy_and_a_task_are_played_and_reported(environment: Environment) -> None:
     common = ("rollout", "--task", "hurried_cereal", "--episodes", 1, "--workers", 1)
     environment.bench(*common, "--policy", "hover", "--lift-m", 0.1)
-    environment.bench(*common, "--policy", "oracle_video", "--tracker", "median")
+    environment.bench(*common, "--policy", "oracle_video", "--tracker", "median", "--segmenter", "resting")
+    (row,) = _rows(environment.work / "runs" / "hurried_cereal" / "rollout_oracle_video_novel" / "episodes.csv")
+    assert (row["tracker"], row["segmenter"]) == ("median", "resting")
     (row,) = _rows(environment.work / "runs" / "hurried_cereal" / "rollout_hover_novel" / "episodes.csv")
     assert (row["task"], row["policy"], row["generator"], row["status"]) == ("hurried_cereal", "hover", "", "timeout")
+    assert (row["tracker"], row["segmenter"]) == ("", "")
     assert row["privileged"] == "false"
     environment.bench("report", "--task", "hurried_cereal")
     page = (environment.work / "runs" / "hurried_cereal" / "report" / "report.html").read_text()
@@ -124,10 +127,11 @@ def test_a_generator_is_trained_scored_with_a_tracker_and_played(environment: En
     )  # fmt: skip
     environment.bench(
         "evaluate", "--checkpoint", "still", "--data", tiny_dataset.eval, "--windows", 1, "--views", "novel",
-        "--tracker", "median",
+        "--tracker", "median", "--segmenter", "resting",
     )  # fmt: skip
     rows = _rows(environment.work / "still" / "evaluation" / "metrics.csv")
-    assert {(row["generator"], row["tracker"]) for row in rows} == {("still", "median")}
+    assert {(row["generator"], row["tracker"], row["segmenter"]) for row in rows} == {("still", "median", "resting")}
+    assert [float(row["flicker_n"]) for row in rows if row["source"] == "copy_first_frame"] == [0.0]
     environment.bench(
         "rollout", "--task", "hurried_cereal", "--policy", "still", "--checkpoint", "still", "--episodes", 1,
         "--workers", 1, "--out", "played",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from synthetic_hand import Scene, box_hand, downward, render
 
-from geo4d_bench.geometry import inverse
 from geo4d_bench.geometry.hand import scale_to_hands
+from geo4d_bench.geometry.se3 import inverse
 
 OPENING_M = 0.06
 SCENE = Scene.make()

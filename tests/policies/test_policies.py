@@ -11,7 +11,8 @@ from synthetic_hand import MAX_OPENING_M, Scene, box_hand, downward, render
 
 from geo4d_bench import policies
 from geo4d_bench.errors import CheckpointError, ConfigError, PolicyError, UnknownNameError
-from geo4d_bench.geometry import depth_to_points, inverse, pose_error, transform
+from geo4d_bench.geometry.camera import depth_to_points
+from geo4d_bench.geometry.se3 import inverse, pose_error, transform
 from geo4d_bench.model.generators import presets
 from geo4d_bench.model.types import Video4D
 from geo4d_bench.policies.generated import GeneratorOptions
@@ -40,8 +41,7 @@ class Replay:
         assert dt_s == DT_S
         assert frames == FRAMES or not video
         path, openings = PATH[1 : 1 + frames], OPENINGS[1 : 1 + frames]
-        T_n_ee = inverse(SCENE.T_world_n) @ path
-        return Future({"right": path}, {"right": openings}, DT_S, {"right": T_n_ee}, self.video if video else None)
+        return Future({"right": path}, {"right": openings}, DT_S, self.video if video else None)
 
 
 def observation(height: int, width: int, seed: int = 0) -> Observation:
@@ -289,10 +289,10 @@ def test_every_plan_has_its_own_seed_and_every_rerun_the_same(checkpoint: Path) 
 
 
 def test_the_generator_is_told_where_the_hand_is(checkpoint: Path) -> None:
-    from geo4d_bench.policies.generated import first_frames
+    from geo4d_bench.policies.generated import frames_of_observation
 
     obs = observation(64, 80)
-    frames = first_frames(obs, TASK)
+    frames = frames_of_observation(obs, TASK)
     assert frames.hand_mask is not None
     # Independent of the mask's own test: the pixels whose depth is not the wall's.
     np.testing.assert_array_equal(frames.hand_mask, obs.depth[0] < 1.5)

@@ -8,8 +8,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from geo4d_bench.geometry import Camera, look_at
-from geo4d_bench.rendering.meshes import MeshBudget
+from geo4d_bench.geometry.camera import Camera, look_at
 from geo4d_bench.rendering.renderer import Renderer
 from geo4d_bench.rendering.scene import Scene, load_scene, pack_scene
 
@@ -37,7 +36,7 @@ def staged(request: Any) -> tuple[Scene, list[np.ndarray], list[Camera]]:
             states.append(task.physics_state())
         task.step(expert.command())
     assert any(np.abs(states[0] - state).max() > 0.05 for state in states[1:])
-    scene = load_scene(pack_scene(task.scene_xml(), arms=task.spec.arms, budget=MeshBudget(error_m=0)))
+    scene = load_scene(pack_scene(task.scene_xml(), arms=task.spec.arms, mesh_error_m=0.0))
     return scene, states, list(make_rig("hemisphere16", task.spec.workspace).cameras[::3])
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from geo4d_bench.errors import SceneError
-from geo4d_bench.geometry import Camera, depth_to_points, look_at, transform
+from geo4d_bench.geometry.camera import Camera, depth_to_points, look_at, project
+from geo4d_bench.geometry.se3 import inverse, transform
 from geo4d_bench.rendering.renderer import Renderer
 from geo4d_bench.rendering.scene import Scene, load_scene, pack_scene
 
@@ -129,7 +130,7 @@ def test_every_camera_finds_the_known_spheres(renderer: Renderer, scene: Scene) 
             points = transform(frame.T_world_cam[i], depth_to_points(frame.depth[i], frame.K[i])[mask])
             off_surface = np.abs(np.linalg.norm(points - centre, axis=1) - radius)
             assert off_surface.max() < 1e-3
-            pixel = camera.project_world(centre, 96, 128)
+            pixel = project(transform(inverse(camera.T_world_cam), centre), camera.K(96, 128))
             v, u = np.nonzero(mask)
             assert np.hypot(u.mean() - pixel[0], v.mean() - pixel[1]) < 0.5
         assert views >= 4

@@ -12,15 +12,15 @@ from geo4d_bench.cli import main
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.report import listing
 from geo4d_bench.report.listing import PREVIEW_SIZE, TasksConfig
-from geo4d_bench.report.pictures import TaskRow, task_sheet
+from geo4d_bench.report.pictures import task_sheet
 from geo4d_bench.tasks import names
-from geo4d_bench.tasks.rigs import rig_names
+from geo4d_bench.tasks.rigs import RIGS
 
 
 def test_all_tasks_and_rigs_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tasks"]) == 0
     out = capsys.readouterr().out
-    for name in (*names(), *rig_names()):
+    for name in (*names(), *RIGS):
         assert f"  {name} " in out
     assert "12 seen and 4 novel cameras, 13 to 16 degrees from the nearest seen one" in out
     assert "drawn anew for every episode" in out
@@ -51,8 +51,8 @@ def test_a_sheet_shows_every_image_unchanged(tmp_path: Path) -> None:
     colours = np.arange(2 * 3, dtype=np.uint8).reshape(2, 3)
     rgb = np.zeros((2, 3, 60, 90, 3), dtype=np.uint8) + np.array([7, 211, 0], dtype=np.uint8)
     rgb[..., 2] = colours[:, :, None, None]
-    rows = [TaskRow(f"task{i}", "do it", images) for i, images in enumerate(rgb)]
-    task_sheet(rows, [("cam00", "seen"), ("cam01", "novel"), ("cam02", "seen")], tmp_path / "sheet.png")
+    cameras = [("cam00", "seen"), ("cam01", "novel"), ("cam02", "seen")]
+    task_sheet(["task0: do it", "task1: do it"], rgb, cameras, tmp_path / "sheet.png")
     sheet = iio.imread(tmp_path / "sheet.png")[..., :3]
     for colour in colours.ravel():
         inside = (sheet == [7, 211, colour]).all(-1).sum()

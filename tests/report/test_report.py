@@ -11,7 +11,6 @@ import pytest
 
 from geo4d_bench.errors import ConfigError, DatasetError, LedgerError
 from geo4d_bench.evaluation import summary
-from geo4d_bench.evaluation.example import Example
 from geo4d_bench.evaluation.scoring import METRICS
 from geo4d_bench.report import figures, report
 from geo4d_bench.rollout.ledger import EpisodeRow, Ledger
@@ -30,7 +29,8 @@ def write_rollout(
             run_id=f"{policy}-{views}-{steps}{checkpoint}", settings=f"{policy}-{views}-{steps}{checkpoint}",
             rig="hemisphere16", task="store_cereal", task_version="v1", policy=policy, generator="", ablation="none",
             checkpoint=checkpoint,
-            views=views, camera_n="cam00", camera_m="cam05", view_angle_deg=0.0, sensor="perfect", steps=steps,
+            views=views, camera_n="cam00", camera_m="cam05", view_angle_deg=0.0,
+            sensor="perfect", tracker="", segmenter="", steps=steps,
             split="eval", seed=seed, episode=seed, status="success" if success else "timeout", success=success,
             phase="task" if success else "grasped",
             plans=3, control_steps=60, wall_s=1.0, generate_ms=0.0, track_ms=0.0,
@@ -73,16 +73,7 @@ def write_evaluation(folder: Path) -> None:
     windows = pd.DataFrame(rows)
     summary.by_source(windows).assign(split="eval").to_csv(folder / "metrics.csv", index=False)
     summary.by_frame(windows, 0.4).assign(split="eval").to_csv(folder / "gripper_error_by_frame.csv", index=False)
-    rng = np.random.default_rng(2)
-    Example(
-        first_rgb=rng.integers(0, 255, (2, 16, 24, 3), dtype=np.uint8),
-        first_depth=rng.uniform(0.5, 1.5, (2, 16, 24)).astype(np.float32),
-        first_hand=rng.uniform(size=(2, 16, 24)) < 0.1,
-        rgb=rng.integers(0, 255, (2, 2, 3, 16, 24, 3), dtype=np.uint8),
-        depth=rng.uniform(0.5, 1.5, (2, 2, 3, 16, 24)).astype(np.float32),
-        hand=rng.uniform(size=(2, 2, 3, 16, 24)) < 0.1,
-        dt_s=0.4, gripper_cm=4.0, episode="ep_1", start=3, cameras=("cam00", "cam05"), views="novel", chosen="A rule.",
-    ).save(folder / "example_novel.npz")  # fmt: skip
+    iio.imwrite(folder / "generated_novel.png", rng.integers(0, 255, (160, 700, 3), dtype=np.uint8))
 
 
 def write_training(folder: Path) -> None:

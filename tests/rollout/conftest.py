@@ -10,8 +10,7 @@ import pytest
 from geo4d_bench.rollout.assets import RenderAssets, make_assets
 from geo4d_bench.rollout.simulator import Simulator
 from geo4d_bench.rollout.views import Views, resolve
-from geo4d_bench.tasks import make
-from geo4d_bench.tasks.base import Task
+from geo4d_bench.tasks import Task, make
 from geo4d_bench.tasks.rigs import make_rig
 
 

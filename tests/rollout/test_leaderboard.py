@@ -13,8 +13,8 @@ from geo4d_bench.rollout.leaderboard import LeaderboardConfig, run
 from geo4d_bench.rollout.ledger import EpisodeRow, Ledger
 
 COLUMNS = (
-    "task,task_version,policy,generator,ablation,checkpoint,views,rig,sensor,steps,n,k,success_rate,ci_low,ci_high,group,privileged,"
-    "rows_sha256,settings,fingerprint"
+    "task,task_version,policy,generator,ablation,checkpoint,views,rig,sensor,tracker,segmenter,"
+    "steps,n,k,success_rate,ci_low,ci_high,group,privileged,rows_sha256,settings,fingerprint"
 )
 
 
@@ -25,7 +25,8 @@ def ledger(folder: Path, policy: str, successes: int, n: int = 20, **changes: ob
             run_id=policy.ljust(16, "0"), settings=policy.ljust(16, "1"), rig="hemisphere16", task="store_cereal",
             task_version="v1", policy=policy, generator="", ablation="none",
             checkpoint="",
-            views="novel", camera_n="cam03", camera_m="cam07", view_angle_deg=20.0, sensor="perfect", steps=0,
+            views="novel", camera_n="cam03", camera_m="cam07", view_angle_deg=20.0,
+            sensor="perfect", tracker="", segmenter="", steps=0,
             split="eval", seed=seed, episode=seed - 1000, status="success" if success else "timeout", success=success,
             phase="task", plans=9, control_steps=240, wall_s=1.5, generate_ms=0.0, track_ms=0.0,
             privileged=policy == "expert", fingerprint="f" * 16, commit="abc",

@@ -15,7 +15,7 @@ from geo4d_bench.model.types import FirstFrames, Video4D
 from geo4d_bench.policies import ActionChunk, Observation, Policy, policy_class
 from geo4d_bench.policies.random import Random
 from geo4d_bench.rollout.config import RolloutConfig
-from geo4d_bench.rollout.episodes import Episode, play
+from geo4d_bench.rollout.episodes import play
 from geo4d_bench.rollout.ledger import COLUMNS, WALL_TIME_COLUMNS
 from geo4d_bench.rollout.rollout import Rollout, run
 from geo4d_bench.rollout.simulator import Simulator
@@ -157,11 +157,9 @@ def test_one_call_serves_several_episodes_and_only_the_one_at_fault_crashes(simu
     def ends(simulators: Sequence[Simulator]) -> dict[int, tuple[str | None, list[float]]]:
         found: dict[int, tuple[str | None, list[float]]] = {}
 
-        def finish(e: Episode) -> None:
+        for e in play([1000, 1001, 1002], simulators, lambda: Unlucky(None)):
             assert e.seed not in found
             found[e.seed] = (e.status, e.simulator.task.physics_state().tolist())
-
-        play(iter([1000, 1001, 1002]), simulators, lambda: Unlucky(None), finish)
         return found
 
     unlucky_seed = None

@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from geo4d_bench.dataset import verify
+from geo4d_bench.datagen import verify
 from geo4d_bench.dataset.hands import load_hand
 from geo4d_bench.dataset.reader import Dataset
 from geo4d_bench.dataset.windows import Windows
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.evaluation import evaluate
-from geo4d_bench.geometry import pose_error
 from geo4d_bench.geometry.hand import HAND, RIGHT_FINGER, part_label
+from geo4d_bench.geometry.se3 import pose_error
 from geo4d_bench.model.batch import true_video
 from geo4d_bench.model.generators import load_generator, presets
 from geo4d_bench.policies.generated import GeneratorOptions
@@ -89,7 +89,7 @@ def test_labels_and_tracks_keep_the_hands_apart(two_arms_dataset: Any, views: An
 
 
 def test_both_hands_are_scored(checkpoint: Path, two_arms_dataset: Any, tmp_path: Path) -> None:
-    config = evaluate.EvaluateConfig(checkpoint, two_arms_dataset.eval, "novel", windows=3, out=tmp_path)
+    config = evaluate.EvaluateConfig(two_arms_dataset.eval, "novel", 3, checkpoint=checkpoint, out=tmp_path)
     result = evaluate.run(config)
     rows = pd.read_csv(tmp_path / "windows.csv")
     arms = rows[["gripper_cm_of_left", "gripper_cm_of_right"]]
@@ -144,7 +144,8 @@ def test_the_whole_ladder_plays_and_is_reported(
     page = report.run(report.ReportConfig(two_arms, tmp_path / "runs", two_arms_dataset.train, tmp_path / "report"))
     assert (tmp_path / "report" / "trajectory_layered_novel_failure.png").is_file()
     assert "start 1" in page.page.read_text()
-    assert any("random" in line and line.endswith("start 1") for line in page.leaderboard)
+    assert page.board is not None
+    assert any("random" in line and line.endswith("start 1") for line in page.board.table())
 
 
 def test_a_checkpoint_for_another_number_of_arms_is_refused_at_once(checkpoint: Path, tmp_path: Path) -> None:

@@ -18,7 +18,11 @@ import pytest
 @contextmanager
 def rollout(out: Path) -> Iterator[subprocess.Popen[str]]:
     """A rollout that would take minutes, once it has two workers; all that is left of it is killed at the end."""
-    code = "from geo4d_bench.cli import console; console()"
+    # A shell starts what it runs in the background with SIGINT ignored, and children inherit that.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from geo4d_bench.cli import console; console()"
+    )
     command = ["rollout", "--policy", "random", "--episodes", "500", "--workers", "2", "--out", str(out)]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *command], start_new_session=True, stdout=subprocess.DEVNULL,

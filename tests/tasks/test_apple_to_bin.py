@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from geo4d_bench import tasks
-from geo4d_bench.tasks.apple_to_bin import LEFT, RIGHT, SPEC, AppleToBin, View
+from geo4d_bench.tasks.apple_to_bin import LEFT, RIGHT, SPEC, AppleToBin, AppleView
 from geo4d_bench.tasks.apple_to_bin_scene import BIN_WALL_M, DISH_FLOOR_M, RADIUS_M, TABLE_TOP_M, in_dish
 from geo4d_bench.tasks.base import Command
 from geo4d_bench.tasks.disturbance import Push
@@ -41,7 +41,7 @@ def wait(task: AppleToBin, steps: int) -> None:
         task.step(command)
 
 
-def run_until(task: AppleToBin, phase: str, each: Callable[[], None] = lambda: None) -> ReactiveExpert[View]:
+def run_until(task: AppleToBin, phase: str, each: Callable[[], None] = lambda: None) -> ReactiveExpert[AppleView]:
     expert = task.expert()
     assert isinstance(expert, ReactiveExpert)
     for _ in range(STEPS):
@@ -167,7 +167,7 @@ def test_a_hand_that_was_pushed_goes_on(task: AppleToBin, after: str) -> None:
 def test_a_bowl_that_was_nudged_is_followed(task: AppleToBin) -> None:
     task.reset(7, "train")
     before = task.object_poses()["bowl"][:3, 3]
-    disturb(task, (task.nudge_bowl(np.array([0.04, 0.02])),))
+    disturb(task, (task.push_object("bowl", "bowl_nudged", np.array([0.04, 0.02]), 12.0, 0.0, gain_n_s_m=200.0),))
     run_until(task, "reached")
     assert np.linalg.norm(task.object_poses()["bowl"][:3, 3] - before) > 0.02
     run_until(task, "lifted")

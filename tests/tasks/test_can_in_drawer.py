@@ -10,7 +10,7 @@ import pytest
 from geo4d_bench import tasks
 from geo4d_bench.geometry.se3 import pose
 from geo4d_bench.tasks.base import Command
-from geo4d_bench.tasks.can_in_drawer import ARM, OPENED_M, SPEC, CanInDrawer, View, handle_grasp
+from geo4d_bench.tasks.can_in_drawer import ARM, OPENED_M, SPEC, CanInDrawer, CanView
 from geo4d_bench.tasks.can_in_drawer_scene import (
     BAR_HALF_M,
     BAR_M,
@@ -38,8 +38,8 @@ def drawer() -> CanInDrawer:
     return made
 
 
-def view(task: CanInDrawer) -> View:
-    return View.of(task.scene(), ARM)
+def view(task: CanInDrawer) -> CanView:
+    return CanView(task.scene(), ARM)
 
 
 def put(task: CanInDrawer, p: object, travel: float, quat: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0)) -> None:
@@ -58,7 +58,7 @@ def move(task: CanInDrawer, p: object, opening: float, steps: int) -> None:
         task.step(Command({ARM: pose(DOWN, position)}, {ARM: opening}))
 
 
-def run(task: CanInDrawer, until: Callable[[], bool] | None = None) -> ReactiveExpert[View]:
+def run(task: CanInDrawer, until: Callable[[], bool] | None = None) -> ReactiveExpert[CanView]:
     """A fresh expert acts until a condition, or the end."""
     expert = task.expert()
     assert isinstance(expert, ReactiveExpert)
@@ -70,7 +70,7 @@ def run(task: CanInDrawer, until: Callable[[], bool] | None = None) -> ReactiveE
 
 
 def test_the_drawer_starts_ajar_within_its_range_and_stays_there(drawer: CanInDrawer) -> None:
-    (low, high), starts = SPEC.joints[0].range, []
+    ((_, low, high),), starts = SPEC.joints, []
     for seed in range(6):
         drawer.reset(seed, "train")
         starts.append(drawer.joints()["drawer"])
@@ -160,8 +160,7 @@ def test_failure_names_its_cause(drawer: CanInDrawer) -> None:
 def test_the_hand_holds_the_bar_where_the_handle_grasp_says(drawer: CanInDrawer) -> None:
     drawer.reset(2, "train")
     run(drawer, lambda: drawer.joints()["drawer"] > 0.1)
-    now = drawer.joints()["drawer"]
-    np.testing.assert_allclose(drawer.ee_poses()[ARM][:3, 3], handle_grasp(now)[:3, 3], atol=0.01)
+    np.testing.assert_allclose(drawer.ee_poses()[ARM][:3, 3], view(drawer).handle.grasp[:3, 3], atol=0.01)
     assert drawer.openings()[ARM] == pytest.approx(2 * BAR_HALF_M[1], abs=0.003)
 
 
@@ -208,9 +207,9 @@ def test_a_drawer_that_is_pushed_shut_while_the_can_is_carried_is_opened_again(d
 
 
 def test_the_can_is_where_its_half_extents_say() -> None:
-    standing = Can.of(pose(np.eye(3), (0.0, 0.0, 1.0)))
+    standing = Can(pose(np.eye(3), (0.0, 0.0, 1.0)))
     assert standing.stands
     assert standing.bottom == pytest.approx(1.0 - CAN_HALF_M)
-    lying = Can.of(pose([[0, 0, 1], [1, 0, 0], [0, 1, 0]], (0.0, 0.0, 1.0)))
+    lying = Can(pose([[0, 0, 1], [1, 0, 0], [0, 1, 0]], (0.0, 0.0, 1.0)))
     assert not lying.stands
     np.testing.assert_allclose(lying.half, (CAN_HALF_M, CAN_RADIUS_M, CAN_RADIUS_M))

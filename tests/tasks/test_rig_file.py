@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from geo4d_bench.errors import ConfigError
-from geo4d_bench.geometry import DrawnRig, Rig, Shell
+from geo4d_bench.geometry.rig import DrawnRig, Rig, Shell
 from geo4d_bench.geometry.se3 import transform
 from geo4d_bench.tasks.rigs import make_rig
 from geo4d_bench.tasks.store_cereal import SPEC
@@ -31,8 +31,8 @@ def test_a_rig_is_read_from_yaml(tmp_path: Path) -> None:
     assert (rig.name, [c.name for c in rig.cameras]) == ("mine", ["left", "right"])
     assert [c.split for c in rig.cameras] == ["novel", "seen"]
     assert [round(np.degrees(c.fovy_rad)) for c in rig.cameras] == [55, 40]
-    np.testing.assert_allclose(rig["left"].T_world_cam[:3, 3], [0.4, 0.8, 1.7])
-    for camera, target in ((rig["left"], WORKSPACE), (rig["right"], (0, 0, 1.5))):
+    np.testing.assert_allclose(rig.cameras[0].T_world_cam[:3, 3], [0.4, 0.8, 1.7])
+    for camera, target in zip(rig.cameras, (WORKSPACE, (0, 0, 1.5)), strict=True):
         ahead = transform(np.linalg.inv(camera.T_world_cam), np.array(target, dtype=float))
         np.testing.assert_allclose(ahead[:2], 0, atol=1e-9)
         assert ahead[2] > 0
@@ -61,26 +61,27 @@ def test_a_ring_is_read_from_yaml(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("cameras: [", "is not YAML"),
-        ("cameras: []", "at least one camera"),
-        ("- 3", "expected one of 'cameras', 'shell' and 'ring', got none"),
-        ("fovy_deg: 50\nshell: {}\nring: {}", "got shell and ring"),
-        ("shell: {azimuth_deg: [0, 1]}", "'fovy_deg' between 1 and 150, got None"),
-        ("fovy_deg: 50\nshell: 3", "expected 'shell' with its ranges, got 3"),
-        ("fovy_deg: 50\nshell: {azimuth_deg: [60, -60]}", "'azimuth_deg' as .low, high. .*got .60, -60."),
-        ("fovy_deg: 50\nshell: {azimuth_deg: [-300, 300]}", "at most 360 degrees"),
-        (SHELL.replace("elevation_deg", "elevation"), "unknown key 'elevation'"),
-        (SHELL.replace("seen: 3, novel: 2", "seen: true"), "'seen' as a whole number from 0 to 100, got True"),
+        ("cameras: []", "cameras: List should have at least 1 item"),
+        ("- 3", "rig.yaml: Input should be an object, got .3."),
+        ("fovy_deg: 50", "expected one of 'cameras', 'shell' and 'ring', got 0"),
+        (SHELL + RING.removeprefix("fovy_deg: 50\n"), "expected one of 'cameras', 'shell' and 'ring', got 2"),
+        (SHELL.replace("fovy_deg: 50\n", ""), "expected 'fovy_deg', degrees"),
+        ("fovy_deg: 50\nshell: 3", "shell: Input should be an object, got 3"),
+        (SHELL.replace("[-20, 20]", "[60, -60]"), "shell.azimuth_deg: expected .low, high., got .60.0, -60.0."),
+        (SHELL.replace("[-20, 20]", "[-300, 300]"), "at most 360 degrees"),
+        (SHELL.replace("elevation_deg", "elevation"), "shell.elevation_deg: Field required, got .*'elevation'"),
+        (SHELL.replace("seen: 3, novel: 2", "seen: true"), "shell.seen: Input should be a valid integer, got True"),
         (SHELL.replace("seen: 3, novel: 2", "seen: 0"), "numbers of cameras"),
-        (SHELL.replace("[0.8, 1.0]", "[0, 1.0]"), "'radius_m' as .low, high. between 0.05 and 10"),
-        (RING.replace("20]", "20.5]"), "'azimuth_deg' in whole degrees, less than a full turn"),
-        (RING.replace("step_deg: 5", "step_deg: 0"), "'step_deg' as a whole number from 1 to 180, got 0"),
+        (SHELL.replace("[0.8, 1.0]", "[0, 1.0]"), "shell.radius_m.0.*greater than or equal to 0.05, got 0"),
+        (RING.replace("20]", "20.5]"), "ring.azimuth_deg: expected whole degrees, less than a full turn"),
+        (RING.replace("step_deg: 5", "step_deg: 0"), "ring.step_deg.*greater than or equal to 1, got 0"),
         (RING.replace("pair_deg: 15", "pair_deg: 17"), "'pair_deg' as a multiple of its step, 5 degrees"),
-        ("fov: 3\ncameras: [{name: a, position: [1, 0, 2], fovy_deg: 50}]", "unknown key 'fov'"),
-        ("cameras: [{position: [1, 0, 2], fovy_deg: 50}]", "camera 0: expected a 'name'"),
-        ("cameras: [{name: a, position: [1, 0], fovy_deg: 50}]", "'a'.*'position' as .x, y, z."),
-        ("cameras: [{name: a, position: [1, 0, .nan], fovy_deg: 50}]", "'a'.*'position' as .x, y, z."),
-        ("cameras: [{name: a, position: [1, 0, 2]}]", "'fovy_deg' between 1 and 150, got None"),
-        ("cameras: [{name: a, position: [1, 0, 2], fovy_deg: 50, split: new}]", "seen or novel, got 'new'"),
+        ("fov: 3\ncameras: [{name: a, position: [1, 0, 2], fovy_deg: 50}]", "fov: Extra inputs are not permitted"),
+        ("cameras: [{position: [1, 0, 2], fovy_deg: 50}]", "cameras.0.name: Field required"),
+        ("cameras: [{name: a, position: [1, 0], fovy_deg: 50}]", "cameras.0.position.2: Field required, got .1, 0."),
+        ("cameras: [{name: a, position: [1, 0, .nan], fovy_deg: 50}]", "position.2: Input should be a finite number"),
+        ("cameras: [{name: a, position: [1, 0, 2]}]", "camera 'a': expected 'fovy_deg'"),
+        ("cameras: [{name: a, position: [1, 0, 2], fovy_deg: 50, split: new}]", "should be .seen. or .novel., got"),
         ("cameras: [{name: a, position: [1, 0, 2], look_at: [1, 0, 2], fovy_deg: 50}]", "move it away"),
         ("fovy_deg: 50\ncameras: [{name: a, position: [1, 0, 2]}, {name: a, position: [2, 0, 2]}]", "one name"),
     ],

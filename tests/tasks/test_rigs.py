@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from geo4d_bench.errors import ConfigError, UnknownNameError
-from geo4d_bench.geometry import Camera, DrawnRig, Rig
+from geo4d_bench.geometry.camera import Camera, project
+from geo4d_bench.geometry.rig import DrawnRig, Rig
+from geo4d_bench.geometry.se3 import inverse, transform
 from geo4d_bench.rendering.renderer import Renderer
 from geo4d_bench.rendering.scene import load_scene, pack_scene
-from geo4d_bench.tasks.rig_layouts import Ring
-from geo4d_bench.tasks.rigs import make_rig, rig_names
+from geo4d_bench.tasks.rig_file import Ring
+from geo4d_bench.tasks.rigs import RIGS, make_rig
 from geo4d_bench.tasks.store_cereal import SPEC, StoreCereal
 
 HEIGHT, WIDTH = 64, 80
 WORKSPACE = SPEC.workspace
+
+
+def pixel(camera: Camera, p_world: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """(u, v) of a point (3,)."""
+    return project(
+        transform(inverse(camera.T_world_cam), np.asarray(p_world, dtype=np.float64)), camera.K(HEIGHT, WIDTH)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +43,7 @@ def hand_shares(task: StoreCereal) -> dict[str, dict[str, float]]:
         while not task.success()["task"]:
             if step % 20 == 0:
                 p = task.ee_poses()["right"][:3, 3]
-                uv = np.array([c.project_world(p, HEIGHT, WIDTH) for c in cameras])
+                uv = np.array([pixel(c, p) for c in cameras])
                 inside = ((uv >= 0) & (uv <= [WIDTH - 1, HEIGHT - 1])).all(1)
                 labels = renderer.render(task.physics_state(), cameras).seg
                 shown.append(inside & (np.isin(labels, hand).sum((1, 2)) >= 12))
@@ -51,9 +61,9 @@ def test_hemisphere16_is_a_shell_with_novel_cameras_among_seen_ones() -> None:
     for camera in rig.cameras:
         assert 0.7 - 1e-9 <= np.linalg.norm(offset[camera.name]) <= 1.2 + 1e-9
         # The workspace is in the middle of the image and up is up.
-        middle = camera.project_world(np.array(WORKSPACE), HEIGHT, WIDTH)
+        middle = pixel(camera, WORKSPACE)
         np.testing.assert_allclose(middle, [(WIDTH - 1) / 2, (HEIGHT - 1) / 2], atol=1e-6)
-        assert camera.project_world(np.add(WORKSPACE, [0, 0, 0.1]), HEIGHT, WIDTH)[1] < middle[1]
+        assert pixel(camera, np.add(WORKSPACE, [0, 0, 0.1]))[1] < middle[1]
     spherical = {
         name: np.array([np.arctan2(d[1], d[0]), np.arcsin(d[2] / np.linalg.norm(d)), np.linalg.norm(d)])
         for name, d in offset.items()
@@ -62,7 +72,7 @@ def test_hemisphere16_is_a_shell_with_novel_cameras_among_seen_ones() -> None:
     for camera in rig.views("novel"):
         assert (spherical[camera.name] > seen.min(0)).all()
         assert (spherical[camera.name] < seen.max(0)).all()
-        assert 8.0 < rig.view_angle_deg(camera.name) < 30.0
+        assert 8.0 < rig.angle_to_training_deg(camera) < 30.0
 
 
 @pytest.mark.parametrize(("name", "least"), [("hemisphere16", 0.8), ("orbit", 0.75)])
@@ -73,7 +83,7 @@ def test_every_camera_sees_the_gripper_in_most_frames_of_a_demonstration(
 
 
 def test_a_misspelt_rig_gets_a_suggestion() -> None:
-    assert rig_names() == ["hemisphere16", "orbit", "random16"]
+    assert list(RIGS) == ["hemisphere16", "orbit", "random16"]
     with pytest.raises(UnknownNameError, match="hemisphere16"):
         make_rig("hemisfere16", WORKSPACE)
 
@@ -104,15 +114,15 @@ def test_the_orbit_is_a_level_ring_of_novel_cameras_that_face_the_workspace() ->
     assert np.abs(places[:, 0]).max() < 140.0  # the robot's base stands at 180
     for camera, (azimuth, *_) in zip(rig.cameras, places, strict=True):
         assert int(camera.name.removeprefix("az")) == round(azimuth)
-        middle = camera.project_world(np.array(WORKSPACE), HEIGHT, WIDTH)
+        middle = pixel(camera, WORKSPACE)
         np.testing.assert_allclose(middle, [(WIDTH - 1) / 2, (HEIGHT - 1) / 2], atol=1e-6)
 
 
 @pytest.mark.parametrize("pair_deg", [15, 140])
 def test_a_ring_whose_pairs_do_not_fit_is_explained(pair_deg: int) -> None:
-    ring = Ring((-130, 130), 10, 12.0, 0.95, 48.0, pair_deg)
+    ring = Ring(azimuth_deg=(-130, 130), step_deg=10, elevation_deg=12.0, radius_m=0.95, pair_deg=pair_deg)
     with pytest.raises(ConfigError, match=f"multiple of its step, 10 degrees.*130 degrees, got {pair_deg}"):
-        ring.place("mine", WORKSPACE)
+        ring.place("mine", WORKSPACE, fovy_deg=48.0)
 
 
 def spherical(camera: Camera) -> tuple[float, float, float]:

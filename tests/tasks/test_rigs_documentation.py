@@ -11,9 +11,9 @@ import pytest
 import tyro
 
 from geo4d_bench.cli import COMMANDS
-from geo4d_bench.geometry import DrawnRig
+from geo4d_bench.geometry.rig import DrawnRig
 from geo4d_bench.tasks import spec
-from geo4d_bench.tasks.rigs import is_rig_file, make_rig, rig_names
+from geo4d_bench.tasks.rigs import RIGS, is_rig_file, make_rig
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "rigs.md").read_text()
 WORKSPACE = spec("store_cereal").workspace
@@ -21,7 +21,7 @@ WORKSPACE = spec("store_cereal").workspace
 
 def test_the_table_lists_every_rig_with_its_cameras() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \| (.*) \|$", TEXT, flags=re.M)
-    assert sorted(name for name, *_ in rows) == rig_names()
+    assert sorted(name for name, *_ in rows) == list(RIGS)
     for name, seen, novel, words in rows:
         rig = make_rig(name, WORKSPACE)
         assert (len(rig.camera_names("seen")), len(rig.camera_names("novel"))) == (int(seen), int(novel))
@@ -38,7 +38,7 @@ def test_each_file_is_a_rig(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("line", re.findall(r"^geo4d-bench .*$", TEXT, flags=re.M))
 def test_each_command_is_understood(line: str) -> None:
     _, name, *args = shlex.split(line, comments=True)
-    entry = COMMANDS.get(name)
+    entry = COMMANDS[name]
     config = tyro.cli(getattr(importlib.import_module(f"geo4d_bench.{entry.module}"), entry.config), args=args)
     for views in (getattr(config, option, "") for option in ("rig", "views")):
-        assert views in ("", "seen", "novel", *rig_names()) or is_rig_file(views)
+        assert views in ("", "seen", "novel", *RIGS) or is_rig_file(views)

@@ -11,7 +11,7 @@ from geo4d_bench import tasks
 from geo4d_bench.geometry.se3 import inverse
 from geo4d_bench.tasks.base import Command
 from geo4d_bench.tasks.disturbance import Push
-from geo4d_bench.tasks.spatula_on_table import ARM, SPEC, SpatulaOnTable, View
+from geo4d_bench.tasks.spatula_on_table import ARM, SPEC, SpatulaOnTable, SpatulaView
 from geo4d_bench.tasks.spatula_on_table_scene import (
     LENGTH_M,
     MAT_CENTRE,
@@ -65,7 +65,7 @@ def test_every_start_has_the_spatula_at_rest_leaning_in_the_crock(spatula: Spatu
     ways = []
     for seed in range(12):
         spatula.reset(seed, "train")
-        view = View.of(spatula.scene(), ARM)
+        view = SpatulaView(spatula.scene(), ARM)
         assert view.in_crock
         assert 0.3 < np.arccos(view.axis[2]) < 0.65
         assert view.touching == {"crock"}
@@ -85,7 +85,7 @@ def test_the_expert_passes_all_phases_in_order(spatula: SpatulaOnTable) -> None:
     assert seen == ["start", *SPEC.phases]
     assert 8.0 < len(speeds) / SPEC.control_hz < 20.0
     assert max(speeds) < 0.3
-    view = View.of(spatula.scene(), ARM)
+    view = SpatulaView(spatula.scene(), ARM)
     assert view.on_mat
     assert view.lies
     assert view.T_crock[2, 2] > 0.99, "the crock still stands"
@@ -96,7 +96,7 @@ def test_it_recovers_from_each_disturbance(spatula: SpatulaOnTable, name: str) -
     spatula.reset(3, "train")
     moment: dict[str, Callable[[], bool]] = {
         "hand_pushed": lambda: spatula.success()["pulled"],
-        "spatula_slipped": lambda: spatula.success()["grasped"] and View.of(spatula.scene(), ARM).ends[0, 2] > 1.0,
+        "spatula_slipped": lambda: spatula.success()["grasped"] and SpatulaView(spatula.scene(), ARM).ends[0, 2] > 1.0,
         "crock_nudged": lambda: spatula.data.time > 0.8,
     }
     assert run(spatula, moment[name])
@@ -123,9 +123,9 @@ def test_it_recovers_from_each_disturbance(spatula: SpatulaOnTable, name: str) -
 
 def test_a_spatula_dropped_onto_the_mat_has_not_been_laid_there(spatula: SpatulaOnTable) -> None:
     spatula.reset(0, "train")
-    assert run(spatula, lambda: View.of(spatula.scene(), ARM).held and View.of(spatula.scene(), ARM).ready)
+    assert run(spatula, lambda: SpatulaView(spatula.scene(), ARM).held and SpatulaView(spatula.scene(), ARM).ready)
     hold(spatula, 0.08, 50)
-    view = View.of(spatula.scene(), ARM)
+    view = SpatulaView(spatula.scene(), ARM)
     assert view.lies
     assert view.ends[:, 2].max() < MAT_TOP_M + 0.03
     assert view.gap > 0.06
@@ -139,7 +139,7 @@ def test_a_spatula_that_lies_on_the_mat_unpulled_does_not_count(spatula: Spatula
     x = MAT_CENTRE[0] - LENGTH_M / 2 + ORIGIN_M
     place(spatula, "spatula", (x, MAT_CENTRE[1], MAT_TOP_M + 0.009), LYING)
     hold(spatula, 0.08, 20)
-    view = View.of(spatula.scene(), ARM)
+    view = SpatulaView(spatula.scene(), ARM)
     assert view.on_mat
     assert view.lies
     expert = spatula.expert()
@@ -171,8 +171,8 @@ def test_the_grasp_crosses_the_handle_wherever_the_spatula_leans(spatula: Spatul
     """Fingers' axis square to the handle; approach never flatter than a start may need."""
     for seed in range(12):
         spatula.reset(seed, "train")
-        view = View.of(spatula.scene(), ARM)
-        in_spatula = inverse(view.T) @ view.grasp
+        view = SpatulaView(spatula.scene(), ARM)
+        in_spatula = inverse(view.T) @ view.reach.grasp
         assert abs(in_spatula[2, 0]) < 1e-9
-        assert np.linalg.det(view.grasp[:3, :3]) == pytest.approx(1.0)
-        assert view.grasp[2, 2] < -np.sin(np.radians(44.0))
+        assert np.linalg.det(view.reach.grasp[:3, :3]) == pytest.approx(1.0)
+        assert view.reach.grasp[2, 2] < -np.sin(np.radians(44.0))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from synthetic_hand import H, Scene, W, box_hand, downward, render
 
-from geo4d_bench.geometry import inverse, look_at, pose, transform
+from geo4d_bench.geometry.camera import look_at
+from geo4d_bench.geometry.se3 import inverse, pose, transform
 from geo4d_bench.policies.video_policy import out_of_sight, waypoints_to_execute
 from geo4d_bench.trackers.free_space import FreeSpace, locate_view
 from geo4d_bench.trackers.gaps import bridge_poses, place_opening_changes

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from synthetic_hand import MAX_OPENING_M, Scene, box_hand, downward, render
 
-from geo4d_bench.geometry import inverse, pose_error
 from geo4d_bench.geometry.hand import HAND, LEFT_FINGER, RIGHT_FINGER, part_label
-from geo4d_bench.geometry.se3 import Array
+from geo4d_bench.geometry.se3 import Array, inverse, pose_error
 from geo4d_bench.model.types import Video4D
 from geo4d_bench.trackers.point_cloud import PointTracker, nearest_symmetric
 from geo4d_bench.trackers.protocol import HandTrack

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from scipy.spatial import cKDTree
 from geo4d_bench.dataset.reader import Dataset
 from geo4d_bench.dataset.windows import Windows
 from geo4d_bench.errors import DatasetError, RunError
-from geo4d_bench.model.batch import first_frames
+from geo4d_bench.model.batch import frames_of_window
 from geo4d_bench.model.generators import load_generator, presets
 from geo4d_bench.model.layered.priors import hand_clouds
 from geo4d_bench.training.data import batches, make_batch
@@ -39,7 +40,7 @@ def test_a_dataset_becomes_a_checkpoint_that_generates(tiny_dataset: Tiny, tmp_p
     assert np.isfinite(result.held_out_cm)  # DATA_eval was found without being named
     generator = load_generator(tmp_path)
     window = Windows(tiny_dataset.eval, "novel").sample(np.random.default_rng(0))
-    (video,) = generator.generate([first_frames(window)], [0])
+    (video,) = generator.generate([frames_of_window(window)], [0])
     assert video.rgb.shape == window.rgb[:, 1:].shape
     assert video.points.shape == window.points[:, 1:].shape
     # Measured on the data: the middle of what a camera about 1 m away sees, in its own frame.
@@ -57,7 +58,7 @@ def test_the_calibrated_setting_trains_on_a_dataset(tiny_dataset: Tiny, tmp_path
     assert generator.config.calibrated
     assert 0.8 < generator.config.work_centre_m[2] < 1.6  # the shelf's height in the world
     window = Windows(tiny_dataset.eval, "novel").sample(np.random.default_rng(0))
-    (video,) = generator.generate([first_frames(window)], [0])
+    (video,) = generator.generate([frames_of_window(window)], [0])
     assert video.points.shape == window.points[:, 1:].shape
 
 
@@ -65,8 +66,8 @@ def test_the_calibrated_setting_trains_on_a_dataset(tiny_dataset: Tiny, tmp_path
 def test_windows_are_scaled_where_the_setting_knows_the_pose(tiny_dataset: Tiny, calibrated: bool) -> None:
     config = TrainConfig(data=tiny_dataset.train, calibrated=calibrated, sensor="estimated")
     windows = _open(config, Dataset(tiny_dataset.train), presets().get("layered_nano"))
-    told = Windows(tiny_dataset.train, "seen", sensor="estimated", both_poses=calibrated)
-    a, b = (w.sample(np.random.default_rng(1)) for w in (windows, told))
+    expected = Windows(tiny_dataset.train, "seen", sensor="estimated", both_poses=calibrated)
+    a, b = (w.sample(np.random.default_rng(1)) for w in (windows, expected))
     np.testing.assert_array_equal(a.points, b.points)
 
 
@@ -103,7 +104,7 @@ def test_batches_are_the_same_from_any_number_of_processes(tiny_dataset: Tiny) -
     windows = Windows(tiny_dataset.train, "seen")
     taken = []
     for workers in (0, 2):
-        with closing(batches(windows, 2, seed=5, start=3, workers=workers)) as stream:
+        with closing(batches(partial(make_batch, windows, 2, 5), start=3, workers=workers)) as stream:
             taken.append([next(stream) for _ in range(3)])
     for others in taken[1:]:
         for batch, expected in zip(others, taken[0], strict=True):

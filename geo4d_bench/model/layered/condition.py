@@ -1,4 +1,4 @@
-"""What the token generator is given of first frames: images in patches, places in units that networks like, cameras."""
+"""What the layered generator is given: the first frames in patches, where the hands are in them, the cameras."""
 
 from __future__ import annotations
 
@@ -7,72 +7,60 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geo4d_bench.model.blocks import product
 from geo4d_bench.model.layered.config import LayeredConfig
-from geo4d_bench.model.layered.patches import pixels
-from geo4d_bench.model.layered.scene import OPENING_SCALE_M
-from geo4d_bench.model.layered.trajectory import Poses, cameras_in_scene, identity_poses
+from geo4d_bench.model.layered.patches import to_patches
+from geo4d_bench.model.layered.poses import OPENING_SCALE_M, Poses, camera_poses, normalise
+
+INPUT_CHANNELS = 8  # rgb, points in the view's own frame, validity, hand mask
 
 
 @dataclass(frozen=True)
 class Condition:
-    """The first frames in patches (B, V, N, C, 1, patch²), with a T axis to broadcast over."""
+    """The first frames: images in patches (B, V, N, C, 1, patch²), and what the networks read."""
 
-    rgb: Tensor
-    depth: Tensor
-    valid: Tensor
-    hand: Tensor
-    rays: Tensor
-    anchor_m: Tensor  # (B, V, A, 3) where the hands are at first, camera n's frame
-    opening_m: Tensor  # (B, V, A)
+    rgb: Tensor  # C = 3, -1..1
+    depth: Tensor  # C = 1, metres
+    valid: Tensor  # C = 1
+    rays: Tensor  # C = 3, z = 1
+    inputs: Tensor  # (B, V, N, 8, patch²), see ``INPUT_CHANNELS``; points are normalised, 0 where invalid
+    anchor: Tensor  # (B, V, A, 3) in camera n's frame, normalised; 0 for a view that is not given it
+    opening: Tensor  # (B, V, A) in units of ``OPENING_SCALE_M``
 
 
 def condition_of(c: LayeredConfig, batch: dict[str, Tensor]) -> Condition:
     """The first frames of a batch, see :func:`geo4d_bench.model.batch.batch_from_first_frames`."""
-    points, anchor, views = batch["first_points"], batch["first_hand"], batch["first_rgb"].shape[1]
-    # Where nothing may flow between the views, view m must not be told where the hand is in view n's frame either.
-    unknown = torch.tensor(c.point_mean_m, device=points.device).expand_as(anchor)
-    hand = batch["hand_mask"][:, None]
+    views = batch["first_rgb"].shape[1]
+    on_hand = torch.zeros_like(batch["first_valid"])
+    on_hand[:, 0] = batch["hand_mask"]
+    rgb = to_patches(batch["first_rgb"][:, :, None], c.patch).float() / 127.5 - 1.0
+    depth = to_patches(batch["first_points"][:, :, None, ..., 2:], c.patch)
+    valid, mask = (to_patches(x[:, :, None, ..., None], c.patch).float() for x in (batch["first_valid"], on_hand))
+    rays = to_patches(batch["rays"][:, :, None], c.patch)
+    given = torch.zeros_like(valid) if c.rgb_only else valid
+    points = normalise(c, rays * depth, 3) * given
+    # Where nothing may flow between the views, view m must not get the hand's place in view n's frame either.
+    gets_ee = torch.tensor([not c.rgb_only] + [c.view_m_gets_ee] * (views - 1), device=rgb.device)
     return Condition(
-        rgb=pixels(batch["first_rgb"][:, :, None], c.patch).float() / 127.5 - 1.0,
-        depth=pixels(points[:, :, None, ..., 2:], c.patch),
-        valid=pixels(batch["first_valid"][:, :, None, ..., None], c.patch).float(),
-        hand=pixels(
-            torch.cat([hand] + [torch.zeros_like(hand)] * (views - 1), 1)[:, :, None, ..., None], c.patch
-        ).float(),
-        rays=pixels(batch["rays"][:, :, None], c.patch),
-        anchor_m=torch.stack(
-            [unknown if c.rgb_only else anchor] + [anchor if c.view_m_gets_ee else unknown] * (views - 1), 1
-        ),
-        opening_m=batch["opening"][:, None].expand(-1, views, -1),
+        rgb=rgb,
+        depth=depth,
+        valid=valid,
+        rays=rays,
+        inputs=torch.cat([rgb, points, given, mask], 3).squeeze(4),
+        anchor=torch.where(gets_ee[:, None, None], normalise(c, batch["first_hand"], 2)[:, None], 0.0),
+        opening=batch["opening"][:, None].expand(-1, views, -1) / OPENING_SCALE_M,
     )
-
-
-def network_inputs(c: LayeredConfig, condition: Condition) -> tuple[Tensor, Tensor, Tensor]:
-    """What the networks see of the first frames: (B, V, N, 8, patch²), and where the hands are and how far open."""
-    valid = torch.zeros_like(condition.valid) if c.rgb_only else condition.valid
-    own_points = normalise(c, condition.rays * condition.depth, 3) * valid
-    image = torch.cat([condition.rgb, own_points, valid, condition.hand], 3).squeeze(4)
-    return image, normalise(c, condition.anchor_m, 3), condition.opening_m / OPENING_SCALE_M
 
 
 def known_cameras(c: LayeredConfig, batch: dict[str, Tensor]) -> Poses:
     """The cameras in the scene; each in its own frame where no frame is shared."""
     if c.predicts_trajectory and c.shared_frame:
-        return cameras_in_scene(c, batch["T_world_cam"])
-    return identity_poses(batch["first_rgb"])
+        return camera_poses(c, batch["T_world_cam"], c.work_centre_m)
+    views, device = batch["first_rgb"].shape[:2], batch["first_rgb"].device
+    return Poses(torch.eye(3, device=device).expand(*views, 3, 3), torch.zeros((*views, 3), device=device))
 
 
-def normalise(c: LayeredConfig, points: Tensor, dim: int) -> Tensor:
-    """Points in metres, xyz along ``dim``, as the network sees them."""
-    return (points - _mean_m(c, points, dim)) / c.point_scale_m
-
-
-def metres(c: LayeredConfig, points: Tensor, dim: int) -> Tensor:
-    """The inverse of :func:`normalise`."""
-    return points * c.point_scale_m + _mean_m(c, points, dim)
-
-
-def _mean_m(c: LayeredConfig, points: Tensor, dim: int) -> Tensor:
-    shape = [1] * points.ndim
-    shape[dim] = 3
-    return torch.tensor(c.point_mean_m, device=points.device).view(shape)
+def points_in_scene(inputs: Tensor, cameras: Poses) -> Tensor:
+    """(B, V, N, 3, patch²) the points of ``Condition.inputs`` in the scene's frame; 0 where invalid."""
+    R, t = cameras
+    return (product(R[:, :, None], inputs[:, :, :, 3:6]) + t[:, :, None, :, None]) * inputs[:, :, :, 6:7]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from geo4d_bench.dataset.sensors import SensorName  # noqa: F401  # pydantic looks the base's types up here
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.geometry.se3 import transform
 from geo4d_bench.model.config import GeneratorConfig
@@ -17,78 +16,54 @@ from geo4d_bench.model.config import GeneratorConfig
 if TYPE_CHECKING:
     from geo4d_bench.dataset.types import Window
 
-_MARGIN_M = 0.15
-"""About where grippers go: what they reach for is no farther."""
+_MARGIN_M = 0.15  # about where grippers go: what they reach for is no farther
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayeredConfig(GeneratorConfig):
-    """See :class:`~geo4d_bench.model.config.GeneratorConfig`.
-
-    Attributes:
-        patch: a token is patch x patch pixels of all T frames of one view.
-        dim, heads: width of a token and attention heads.
-        trunk_layers: blocks shared by the views.  decoder_layers: blocks that each view has to itself.
-        pure_noise_share: share of the training samples at pure noise, where one-step generation works.
-        loss_frames: frames whose pixels a training step looks at, drawn anew each time: neighbours say nearly the
-            same, and fewer frames make more steps.
-        hand_weight: added loss weight of pixels within ``hand_dilation`` pixels of a hand.
-        part_weight: weight of hand pixels in the loss of the part labels: they are less than 1 % of an image.
-        part_odds: a pixel is generated as hand where its probability times this exceeds the others'; above 1, hands
-            whose place is uncertain still show.
-        point_mean_m, point_scale_m: points p in a camera's frame are seen by the network as (p - mean) / scale.
-        work_centre_m, work_half_m: the cube in the world, by its middle and half its edge, in which hands work.
-        scene_layers: blocks that predict the hands' motion from orthographic pictures of that cube.
-        scene_cells: cells of such a picture along an edge, a multiple of 8.
-        motion_scale_m: unit of the hands' predicted motion.
-    """
+    """See :class:`~geo4d_bench.model.config.GeneratorConfig`."""
 
     name = "layered"
     generator = "geo4d_bench.model.layered.generator:LayeredGenerator"
     policy = "layered"
     gradient_clip = 4.0
 
-    dim: int
-    heads: int
-    trunk_layers: int
-    decoder_layers: int
-    patch: int = 8
-    pure_noise_share: float = 0.7
-    loss_frames: int = 3
-    hand_weight: float = 4.0
-    hand_dilation: int = 2
-    part_weight: float = 16.0
-    part_odds: float = 3.0
-    point_mean_m: tuple[float, float, float] = (0.0, 0.0, 0.8)
+    dim: int  # of a token
+    heads: int  # of attention
+    trunk_layers: int  # blocks shared by the views
+    decoder_layers: int  # blocks that each view has to itself
+    patch: int = 8  # a token is patch x patch pixels of all T frames of one view
+    pure_noise_share: float = 0.7  # of the training samples, where one-step generation works
+    loss_frames: int = 3  # whose pixels a training step looks at, drawn anew each time: neighbours are nearly alike
+    hand_weight: float = 4.0  # added loss weight of pixels within hand_dilation of a hand
+    hand_dilation: int = 2  # pixels
+    part_weight: float = 16.0  # of hand pixels, less than 1 % of an image, in the loss of the part labels
+    part_odds: float = (
+        3.0  # a pixel is hand where its probability times this exceeds the others': above 1 shows uncertain ones
+    )
+    point_mean_m: tuple[float, float, float] = (0.0, 0.0, 0.8)  # points in a camera's frame, (p - mean) / scale
     point_scale_m: float = 0.3
-    work_centre_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    work_half_m: float = 0.5
-    scene_layers: int = 3
-    scene_cells: int = 32
-    motion_scale_m: float = 0.1
+    work_centre_m: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of the cube in the world in which hands work
+    work_half_m: float = 0.5  # half its edge
+    scene_layers: int = 3  # blocks that predict the hands' motion from orthographic pictures of that cube
+    scene_cells: int = 32  # of such a picture along an edge, a multiple of 8
+    motion_scale_m: float = 0.1  # unit of the hands' predicted motion
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.dim, self.heads, self.patch) < 1:
-            raise ConfigError("generator: dim, heads and patch must be at least 1")
+        if min(self.dim, self.heads, self.patch, self.decoder_layers, self.loss_frames) < 1 or self.trunk_layers < 0:
+            raise ConfigError("generator: dim, heads, patch, decoder_layers and loss_frames must be at least 1")
         if self.height % self.patch or self.width % self.patch:
             raise ConfigError(
                 f"generator: {self.height} x {self.width} pixels don't divide into patches of {self.patch}; "
                 "choose multiples of the patch"
             )
         if self.dim % self.heads or self.dim % 2:
-            raise ConfigError(
-                f"generator: dim {self.dim} does not divide into {self.heads} heads, or is not even: half of what a "
-                "noise level is told by are sines"
-            )
-        if min(self.decoder_layers, self.loss_frames) < 1 or self.trunk_layers < 0:
-            raise ConfigError("generator: loss_frames and decoder_layers must be at least 1")
+            raise ConfigError(f"generator: dim {self.dim} does not divide into {self.heads} heads, or is not even")
         if not (0.0 <= self.pure_noise_share <= 1.0):
             raise ConfigError(f"generator: pure_noise_share is {self.pure_noise_share}, expected 0 to 1")
-        if (
-            min(self.point_scale_m, self.motion_scale_m, self.work_half_m, self.part_weight, self.part_odds) <= 0
-            or min(self.hand_weight, self.hand_dilation) < 0
-        ):
+        scales = (self.point_scale_m, self.motion_scale_m, self.work_half_m, self.part_weight, self.part_odds)
+        if min(scales) <= 0 or min(self.hand_weight, self.hand_dilation) < 0:
             raise ConfigError(
                 "generator: scales and weights must be positive, hand_weight and hand_dilation at least 0"
             )
@@ -118,12 +93,12 @@ class LayeredConfig(GeneratorConfig):
         motion = batch["hand"][:, :, -1] - batch["hand"][:, :, 0]
         hands = np.concatenate([transform(w.T_world_n, w.T_n_ee[..., :3, 3]).reshape(-1, 3) for w in windows])
         low, high = hands.min(0) - _MARGIN_M, hands.max(0) + _MARGIN_M
-        centre = ((low + high) / 2).tolist()
+        x, y, z = ((low + high) / 2).tolist()
         return dataclasses.replace(
             config,
             point_mean_m=mean,
             point_scale_m=scale,
-            work_centre_m=(round(centre[0], 3), round(centre[1], 3), round(centre[2], 3)),
+            work_centre_m=(round(x, 3), round(y, 3), round(z, 3)),
             work_half_m=round(float((high - low).max()) / 2, 3),
             motion_scale_m=round(max(0.02, float(motion.square().sum(-1).mean().sqrt())), 3),
         )
@@ -134,7 +109,7 @@ class LayeredConfig(GeneratorConfig):
 
     @property
     def view_m_gets_ee(self) -> bool:
-        """Whether every view, not only view n, is given where the end effectors are at first."""
+        """Whether every view, not only view n, is given the end effectors' initial positions."""
         return not self.rgb_only and (self.calibrated or (self.cross_view_attention and self.shared_frame))
 
     @property
@@ -144,7 +119,7 @@ class LayeredConfig(GeneratorConfig):
 
     @property
     def weight_of_parts(self) -> float:
-        """What a hand's pixel weighs in the loss of the part labels."""
+        """Weight of a hand's pixel in the loss of the part labels."""
         return self.part_weight if self.weight_gripper else 1.0
 
     @property

@@ -1,4 +1,4 @@
-"""How far off the token generator is on a batch: pixels and points of the video, the hands' way, the cameras.
+"""The layered generator's losses on a batch: pixels and points of the video, the hands' trajectory, the cameras.
 
 Every term is a mean over what is valid; :func:`weighted` makes one loss of them.
 """
@@ -9,17 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geo4d_bench.model.ablations import T_n_cam, apply_ablation
-from geo4d_bench.model.batch import AUXILIARY
+from geo4d_bench.model.batch import AUXILIARY, T_n_cam, apply_ablation
 from geo4d_bench.model.blocks import product
 from geo4d_bench.model.distributed import local_shard, mean_over_processes
-from geo4d_bench.model.layered.condition import Condition, condition_of, known_cameras, network_inputs, normalise
+from geo4d_bench.model.layered.condition import Condition, condition_of, known_cameras
 from geo4d_bench.model.layered.config import LayeredConfig
-from geo4d_bench.model.layered.layers import Layers, compose
-from geo4d_bench.model.layered.patches import pixels, to_patches
-from geo4d_bench.model.layered.scene import OPENING_SCALE_M, Hands
+from geo4d_bench.model.layered.layers import compose
+from geo4d_bench.model.layered.patches import to_patches
+from geo4d_bench.model.layered.poses import OPENING_SCALE_M, Hands, Poses, camera_poses, initial_positions, normalise
 from geo4d_bench.model.layered.tokens import TokenNetwork
-from geo4d_bench.model.layered.trajectory import Poses, TrajectoryPredictor, cameras_in_n, first_places, in_own_frames
+from geo4d_bench.model.layered.trajectory import TrajectoryPredictor
 
 _EPSILON_M = 1e-3  # where the distance losses turn from quadratic to linear
 _FOUND_OFF_RAD, _FOUND_OFF_M = 0.01, 0.005  # about how well registration finds a camera, standard deviations
@@ -32,7 +31,7 @@ _WEIGHTS = {
 def terms(
     c: LayeredConfig,
     network: TokenNetwork | None,
-    foresight: TrajectoryPredictor | None,
+    predictor: TrajectoryPredictor | None,
     batch: dict[str, Tensor],
     rng: torch.Generator,
 ) -> dict[str, Tensor]:
@@ -40,17 +39,25 @@ def terms(
 
     Args:
         c: of both networks; what is None is not trained.
-        batch: from :func:`~geo4d_bench.model.batch.batch_from_windows`, as the config is told it. What its further
-            windows (``more/...``) say of hands and cameras is learned too.
+        batch: from :func:`~geo4d_bench.model.batch.batch_from_windows`, the ablation applied. Of auxiliary windows
+            (``more/...``) hands and cameras are learned.
         rng: decides noise levels, noise and the frames that are looked at; on the CPU.
     """
     condition, cameras = condition_of(c, batch), _disturbed(c, known_cameras(c, batch), rng)
     found: dict[str, Tensor] = {}
     if network is not None:
-        found |= _video(c, network, foresight, batch, condition, cameras, rng)
-    if foresight is not None:
-        found |= _foreseen(c, foresight, batch, condition, cameras, rng)
-    return found
+        found |= _video_terms(c, network, predictor, batch, condition, cameras, rng)
+    if predictor is None:
+        return found
+    own = _trajectory_terms(c, predictor, batch, condition, cameras)
+    more = {k.removeprefix(AUXILIARY): v for k, v in batch.items() if k.startswith(AUXILIARY)}
+    if more:
+        more = apply_ablation(c, more)
+        cameras = _disturbed(c, known_cameras(c, more), rng)
+        others = _trajectory_terms(c, predictor, more, condition_of(c, more), cameras)
+        share = len(more["first_rgb"]) / (len(more["first_rgb"]) + len(batch["first_rgb"]))
+        own = {k: torch.lerp(v, others[k], share) for k, v in own.items()}
+    return found | own
 
 
 def weighted(terms: dict[str, Tensor]) -> Tensor:
@@ -59,23 +66,18 @@ def weighted(terms: dict[str, Tensor]) -> Tensor:
 
 
 def true_hands(c: LayeredConfig, batch: dict[str, Tensor], anchor: Tensor) -> Hands:
-    """The hands of a batch as the network says them: V = 1 (2 where no frame is shared), but of ``start`` that of
-    anchor (B, V, A, 3)."""
-    position, turned = normalise(c, batch["hand"], 3)[:, None], batch["hand_rotation"][:, None]
+    """What is to be predicted of a batch's hands, given ``Condition.anchor``; V = 1 where a frame is shared."""
+    position, opening = normalise(c, batch["hand"], 3)[:, None], batch["hand_opening"][:, None] / OPENING_SCALE_M
+    hands = Hands(position, batch["hand_rotation"][:, None], opening, anchor)
     if not c.shared_frame:
-        R, t = cameras_in_n(c, T_n_cam(batch))
-        to_m = R[:, 1, None, None].transpose(-1, -2)
-        in_m = product(to_m, (position[:, 0] - t[:, 1, None, None])[..., None])[..., 0]
-        position = torch.cat([position, in_m[:, None]], 1)
-        turned = torch.cat([turned, product(to_m, turned[:, 0])[:, None]], 1)
-    opening = batch["hand_opening"][:, None] / OPENING_SCALE_M
-    return Hands(position, turned, opening, first_places(c, anchor, position))
+        hands = hands.in_own_frames(camera_poses(c, T_n_cam(batch), c.point_mean_m))
+    return hands._replace(start=initial_positions(c, anchor, hands.position))
 
 
-def _video(
+def _video_terms(
     c: LayeredConfig,
     network: TokenNetwork,
-    foresight: TrajectoryPredictor | None,
+    predictor: TrajectoryPredictor | None,
     batch: dict[str, Tensor],
     condition: Condition,
     cameras: Poses,
@@ -85,73 +87,42 @@ def _video(
     device, x = batch["rgb"].device, _clean(c, batch)
     time = _sample_times(c, len(x), rng).to(device)
     noise = local_shard(torch.randn, x.shape, rng).to(device)
-    t = time.view(-1, 1, 1, 1, 1)
     frames = torch.randperm(c.frames, generator=rng)[: c.loss_frames].sort().values.to(device)
-    # What is drawn, taken along and told to tokens goes where the hands truly go, so that it stays sharp however far
-    # off foreseen positions are at first.
-    image, anchor, opening = network_inputs(c, condition)
-    true_in_n = cameras_in_n(c, T_n_cam(batch)) if c.predicts_trajectory and c.shared_frame else cameras
-    truth = None if c.rgb_only else true_hands(c, batch, anchor)
-    in_n = cameras if foresight is None else foresight.in_n(cameras)
-    own = None if truth is None else in_own_frames(truth, true_in_n)
-    layers: Layers = network(
-        image, torch.lerp(x, noise, t), time, anchor, opening, cameras, own, condition.rays, frames
-    )
+    # Hands are drawn where they truly are, so that pictures stay sharp however far off predictions are at first.
+    true_in_n = camera_poses(c, T_n_cam(batch), c.point_mean_m) if c.predicts_trajectory and c.shared_frame else cameras
+    truth = None if c.rgb_only else true_hands(c, batch, condition.anchor)
+    in_n = cameras if predictor is None else predictor.in_n(cameras)
+    own = None if truth is None else truth.in_own_frames(true_in_n)
+    layers = network(condition, torch.lerp(x, noise, time.view(-1, 1, 1, 1, 1, 1)), time, cameras, own, frames)
     with torch.autocast(device.type, enabled=False):  # bfloat16 would round points to half a centimetre
-        scene = compose(c, layers, condition, truth, own, in_n, frames)
+        made = compose(c, layers, condition, truth, own, in_n, frames)
 
-    rgb = pixels(batch["rgb"][:, :, frames], c.patch).float() / 127.5 - 1.0
-    parts = pixels(batch["parts"][:, :, frames, ..., None], c.patch)[:, :, :, 0].long()
-    near = pixels(_near_hand(c, batch["parts"][:, :, frames])[..., None], c.patch)
+    parts = to_patches(batch["parts"][:, :, frames, ..., None], c.patch)[:, :, :, 0].long()
+    near = to_patches(_near_hand(c, batch["parts"][:, :, frames])[..., None], c.patch)
     weight = 1.0 + (c.hand_weight if c.weight_gripper else 0.0) * near
-    part_weight = torch.ones(c.part_classes, device=device)
-    part_weight[1:] = c.weight_of_parts
+    part_weight = torch.where(parts > 0, c.weight_of_parts, 1.0)
     found = {
-        "rgb": _mean((scene.rgb - rgb).square().add(1e-4).sqrt(), weight),
-        "parts": _mean(F.cross_entropy(scene.parts.movedim(3, 1), parts, reduction="none"), part_weight[parts]),
+        "rgb": _mean((made.rgb - x[:, :, :, :3, frames]).square().add(1e-4).sqrt(), weight),
+        "parts": _mean(F.cross_entropy(made.parts.movedim(3, 1), parts, reduction="none"), part_weight),
     }
     if c.rgb_only:
         return found
-    points = pixels(batch["points"][:, :, frames], c.patch)
-    valid = pixels(batch["valid"][:, :, frames, ..., None], c.patch)
+    points = to_patches(batch["points"][:, :, frames], c.patch)
+    valid = to_patches(batch["valid"][:, :, frames, ..., None], c.patch)
     on_hand = (parts > 0)[:, :, :, None] & valid
-    arm = torch.div(parts - 1, 3, rounding_mode="floor")
-    hand_points = torch.stack([scene.hands[:, :, :, 3 * a : 3 * a + 3] for a in range(c.arms)])
-    hand_error = sum(_distance(hand_points[a], points) * (arm == a)[:, :, :, None] for a in range(c.arms))
+    off_hand = _distance(made.points(parts), points) * on_hand
     return found | {
-        "background": _mean(_distance(scene.background, points), weight * (valid & ~on_hand)) / c.point_scale_m,
-        "hand": _mean(torch.as_tensor(hand_error) * on_hand, (on_hand if c.weight_gripper else valid).float())
-        / c.motion_scale_m,
-        "valid": F.binary_cross_entropy_with_logits(scene.valid, valid.float()),
+        "background": _mean(_distance(made.background, points), weight * (valid & ~on_hand)) / c.point_scale_m,
+        "hand": _mean(off_hand, (on_hand if c.weight_gripper else valid).float()) / c.motion_scale_m,
+        "valid": F.binary_cross_entropy_with_logits(made.valid, valid.float()),
     }
 
 
-def _foreseen(
-    c: LayeredConfig,
-    foresight: TrajectoryPredictor,
-    batch: dict[str, Tensor],
-    condition: Condition,
-    cameras: Poses,
-    rng: torch.Generator,
+def _trajectory_terms(
+    c: LayeredConfig, predictor: TrajectoryPredictor, batch: dict[str, Tensor], condition: Condition, cameras: Poses
 ) -> dict[str, Tensor]:
-    """Of the hands' way and the cameras, over the windows of the batch and its further ones."""
-    found = _hands_and_cameras(c, foresight, batch, condition, cameras)
-    further = {k.removeprefix(AUXILIARY): v for k, v in batch.items() if k.startswith(AUXILIARY)}
-    if not further:
-        return found
-    further = apply_ablation(c, further)
-    cameras = _disturbed(c, known_cameras(c, further), rng)
-    more = _hands_and_cameras(c, foresight, further, condition_of(c, further), cameras)
-    share = len(further["first_rgb"]) / (len(further["first_rgb"]) + len(batch["first_rgb"]))
-    return {k: torch.lerp(v, more[k], share) for k, v in found.items()}
-
-
-def _hands_and_cameras(
-    c: LayeredConfig, foresight: TrajectoryPredictor, batch: dict[str, Tensor], condition: Condition, cameras: Poses
-) -> dict[str, Tensor]:
-    told = network_inputs(c, condition)
-    truth = true_hands(c, batch, told[1])
-    found: Hands = foresight(*told, cameras)
+    """Of the hands' trajectory and the cameras."""
+    truth, found = true_hands(c, batch, condition.anchor), predictor(condition, cameras)
     off_m = _distance(found.position * c.point_scale_m, truth.position * c.point_scale_m, dim=-1)
     off = {
         "position": off_m.mean() / c.motion_scale_m,
@@ -159,7 +130,7 @@ def _hands_and_cameras(
         "opening": (found.opening - truth.opening).abs().mean(),
     }
     if c.finds_cameras:
-        pairs = zip(foresight.find_cameras(told[0]), known_cameras(c, batch), strict=True)
+        pairs = zip(predictor.find_cameras(condition.inputs), known_cameras(c, batch), strict=True)
         off["camera"] = torch.stack([(a - b).square().mean() for a, b in pairs]).sum()
     return off
 
@@ -177,7 +148,7 @@ def _disturbed(c: LayeredConfig, cameras: Poses, rng: torch.Generator) -> Poses:
 
 
 def _clean(c: LayeredConfig, batch: dict[str, Tensor]) -> Tensor:
-    """(B, V, N, 6, T * patch²): colours in -1..1 and normalised points, 0 where invalid."""
+    """(B, V, N, 6, T, patch²): colours in -1..1 and normalised points, 0 where invalid."""
     rgb = to_patches(batch["rgb"], c.patch).float() / 127.5 - 1.0
     valid = to_patches(batch["valid"][..., None], c.patch)
     points = normalise(c, to_patches(batch["points"], c.patch), 3) * valid
@@ -186,11 +157,8 @@ def _clean(c: LayeredConfig, batch: dict[str, Tensor]) -> Tensor:
 
 def _near_hand(c: LayeredConfig, parts: Tensor) -> Tensor:
     """(B, V, T, H, W) float: 1 within ``hand_dilation`` pixels of a hand."""
-    radius = c.hand_dilation
     mask = (parts > 0).float().flatten(0, 2)[:, None]
-    mask = F.max_pool2d(mask, (2 * radius + 1, 1), 1, (radius, 0))
-    mask = F.max_pool2d(mask, (1, 2 * radius + 1), 1, (0, radius))
-    return mask.view(parts.shape)
+    return F.max_pool2d(mask, 2 * c.hand_dilation + 1, 1, c.hand_dilation).view(parts.shape)
 
 
 def _sample_times(c: LayeredConfig, size: int, rng: torch.Generator) -> Tensor:

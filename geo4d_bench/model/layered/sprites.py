@@ -1,57 +1,47 @@
-"""Hands drawn where they are predicted to be: small pictures of a hand, placed in a view by the hand's position.
+"""Hands drawn where they are predicted to be: sprites, small pictures of a hand placed in a view by its position.
 
-A hand covers thirty of five thousand pixels, and where it will be is uncertain. Pixel by pixel, each would say
-"rather not here", and no hand would be generated at all. A picture that is moved as a whole is sharp wherever it lands.
-
-A finger is one or two pixels wide, too few to learn its shape from in minutes. What the demonstrations show of a hand
-is therefore gathered once, as points in the end effector's frame, and drawn as the start of each picture; the network
-says what differs from that.
+A hand covers thirty of five thousand pixels, and where it will be is uncertain. Labelled pixel by pixel, no hand would
+be generated at all; a picture that is moved as a whole is sharp wherever it lands. A finger, one or two pixels wide, is
+too small to learn its shape from in minutes: each picture starts from points that demonstrations show of a hand, and
+the network predicts the difference.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PART_CHANNELS, SHAPE_CHANNELS, RGB_CHANNELS = 3, 3, 3
-CHANNELS = PART_CHANNELS + SHAPE_CHANNELS + RGB_CHANNELS
+from geo4d_bench.model.layered.patches import over_patches
+
+CHANNELS = 9  # logits of the parts (3), points about the hand's position (3), rgb (3)
 SIZE = 32
 HALF_EXTENT_M = 0.16
 CLOUD_POINTS = 2048
-_SURE = 6.0  # logit of a part where a cell shows nothing else
+_CERTAIN = 6.0  # logit of a part where a cell shows nothing else
 _SURFACE_M = 0.015  # what lies this little behind the nearest point of a cell is mixed with it
 
 
-@dataclass(frozen=True)
-class HandClouds:
-    """What hands look like, in the end effectors' frames with the fingers closed.
+class HandClouds(NamedTuple):
+    """What hands look like, in the end effectors' frames with the fingers closed."""
 
-    Attributes:
-        points: (A, P, 3) metres.  rgb: (A, P, 3) in -1..1.
-        part: (A, P) 0 hand, 1 left finger, 2 right finger, as floats; -1 is no point.
-        axis: (A, 3) along which the left finger opens, the right one against it.
-    """
-
-    points: Tensor
-    rgb: Tensor
-    part: Tensor
-    axis: Tensor
+    points: Tensor  # (A, P, 3) metres
+    rgb: Tensor  # (A, P, 3) in -1..1
+    part: Tensor  # (A, P) 0 hand, 1 left finger, 2 right finger, as floats; -1 is no point
+    axis: Tensor  # (A, 3) along which the left finger opens, the right one against it
 
 
 def pictures(clouds: HandClouds, turned: Tensor, centre_m: Tensor, opening_m: Tensor, unit_m: float) -> Tensor:
     """(B, V, A, F, 9, S, S) clouds of hands as sprites, each cell showing what is nearest to the camera.
 
     Args:
-        clouds: of the A hands.
         turned: (B, V, A, F, 3, 3) rotations of the end effectors in each view's OWN camera frame.
         centre_m: (B, V, A, F, 3) where they are there.  opening_m: (B, V, A, F).
-        unit_m: metres a unit of the shapes, which are in the end effectors' axes.
+        unit_m: metres a unit of the sprites' points, which are in the end effectors' axes.
     """
-    b, v, a, f = opening_m.shape
-    area = SIZE * SIZE
+    b, v, _, f = opening_m.shape
     sign = (clouds.part == 1).float() - (clouds.part == 2).float()
     open_by = 0.5 * opening_m[..., None, None] * (sign[..., None] * clouds.axis[:, None])[None, None, :, None]
     shape = clouds.points[None, None, :, None] + open_by  # (B, V, A, F, P, 3)
@@ -61,30 +51,33 @@ def pictures(clouds: HandClouds, turned: Tensor, centre_m: Tensor, opening_m: Te
     across = (centre[..., :2] + offset[..., :2]) * depth / (depth + offset[..., 2:]).clamp(min=0.05) - centre[..., :2]
     cell = ((across / HALF_EXTENT_M + 1) * (SIZE / 2)).floor().long()
     inside = ((cell >= 0) & (cell < SIZE)).all(-1) & (clouds.part >= 0)[None, None, :, None]
-    index = torch.where(inside, cell[..., 1] * SIZE + cell[..., 0], area)  # (B, V, A, F, P)
-    far = torch.full((b, v, a, f, area + 1), 9.0, device=offset.device)
-    nearest = far.scatter_reduce(-1, index, offset[..., 2], "amin")
-    shown = (inside & (offset[..., 2] <= nearest.gather(-1, index) + _SURFACE_M))[..., None].float()
-    parts = _SURE * F.one_hot(clouds.part.long().clamp(min=0), PART_CHANNELS).float()
-    fixed = torch.cat([parts, clouds.rgb], -1)[None, None, :, None].expand(b, v, -1, f, -1, -1)
-    said = torch.cat([fixed[..., :PART_CHANNELS], shape / unit_m, fixed[..., PART_CHANNELS:], shown], -1) * shown
-    cells = torch.zeros((b, v, a, f, area + 1, CHANNELS + 1), device=offset.device)
-    cells = cells.scatter_add(-2, index[..., None].expand_as(said), said)[..., :-1, :]
-    mean = cells[..., :-1] / cells[..., -1:].clamp(min=1)
-    return mean.transpose(-1, -2).reshape(b, v, a, f, CHANNELS, SIZE, SIZE)
+    index = torch.where(inside, cell[..., 1] * SIZE + cell[..., 0], SIZE**2)  # (B, V, A, F, P)
+    parts = _CERTAIN * F.one_hot(clouds.part.long().clamp(min=0), 3).float()
+    parts, rgb = (x[None, None, :, None].expand(b, v, -1, f, -1, -1) for x in (parts, clouds.rgb))
+    mean, _, _ = splat(index, offset[..., 2], torch.cat([parts, shape / unit_m, rgb], -1), SIZE**2, _SURFACE_M)
+    return mean.mT.view(*mean.shape[:-2], CHANNELS, SIZE, SIZE)
 
 
-@dataclass(frozen=True)
-class DrawnHand:
-    """One arm's hand in pixels (B, V, N, 3, T, patch²): logits of its parts, points about its position, colour."""
+def splat(index: Tensor, depth: Tensor, features: Tensor, cells: int, layer: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Points drawn into cells: the mean features (..., cells, C) of those within ``layer`` of the nearest one in their
+    cell, 0 where there is none; the nearest depth (..., cells, 1); and 1 or 0 (..., cells, 1), whether there is one.
 
-    parts: Tensor
-    shape: Tensor
-    rgb: Tensor
+    Args:
+        index: (..., P) of the cell; ``cells`` itself is for points that are not drawn.
+        depth: (..., P).  features: (..., P, C).
+    """
+    nearest = torch.full((*index.shape[:-1], cells + 1), 9.0, device=depth.device)
+    nearest = nearest.scatter_reduce(-1, index, depth, "amin")
+    shown = ((index < cells) & (depth <= nearest.gather(-1, index) + layer)).float()
+    values = torch.cat([features, torch.ones_like(features[..., :1])], -1) * shown[..., None]
+    sums = torch.zeros((*nearest.shape, values.shape[-1]), device=depth.device)
+    sums = sums.scatter_add(-2, index[..., None].expand_as(values), values)[..., :-1, :]
+    count = sums[..., -1:]
+    return sums[..., :-1] / count.clamp(min=1), nearest[..., :-1, None], (count > 0).float()
 
 
-def draw(sprites: Tensor, centre_m: Tensor, rays: Tensor) -> DrawnHand:
-    """Place one arm's sprites in both views.
+def draw(sprites: Tensor, centre_m: Tensor, rays: Tensor) -> Tensor:
+    """One arm's hand in pixels (B, V, N, 9, T, patch²), 0 outside of its sprite.
 
     Args:
         sprites: (B, V, T, 9, 32, 32); 1 cm a cell, seen along the optical axis.
@@ -93,12 +86,10 @@ def draw(sprites: Tensor, centre_m: Tensor, rays: Tensor) -> DrawnHand:
     """
     b, v, n, _, _, area = rays.shape
     t = sprites.shape[2]
-    centre = centre_m.transpose(2, 3)[:, :, None, :, :, None]  # (B, V, 1, 3, T, 1)
+    centre = over_patches(centre_m)
     depth = centre[:, :, :, 2:].clamp(min=0.1)
     offset = (rays[:, :, :, :2] * depth - centre[:, :, :, :2]) / HALF_EXTENT_M  # (B, V, N, 2, T, patch²)
     grid = offset.permute(0, 1, 4, 2, 5, 3).reshape(b * v * t, n, area, 2)
-    # Outside the sprite all channels are 0: nothing is said there. Nearest: a blend of two surfaces lies on neither.
+    # Nearest: a blend of two surfaces lies on neither.
     drawn = F.grid_sample(sprites.flatten(0, 2), grid, "nearest", padding_mode="zeros", align_corners=False)
-    drawn = drawn.view(b, v, t, CHANNELS, n, area).permute(0, 1, 4, 3, 2, 5)
-    parts, shape, rgb = drawn.split([PART_CHANNELS, SHAPE_CHANNELS, RGB_CHANNELS], 3)  # type: ignore[no-untyped-call]
-    return DrawnHand(parts=parts, shape=shape, rgb=rgb)
+    return drawn.view(b, v, t, CHANNELS, n, area).permute(0, 1, 4, 3, 2, 5)

@@ -4,41 +4,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLTemporalDecoder
 from torch import Tensor, nn
 
-from geo4d_bench.model.video.config import AutoencoderSizes
+from geo4d_bench.model.checkpoint import load_optimizer_state, optimizer_state
 
 RGB, POINTS = 0, 1
 """The two streams, each with a codec of its own: colours in -1..1, and points normalised to about -1..1."""
 _CHUNK = 8  # images encoded together: 256 x 320 ones fill memory fast
-
-
-class Codec(Protocol):
-    """Images (N, 3, H, W) float32 to unscaled latents (N, C, h, w) and back."""
-
-    scale: float
-    """The diffusion works on latents times this."""
-
-    def encode(self, stream: int, images: Tensor) -> Tensor:
-        """Latents of images of a stream; the posterior's mode."""
-        ...
-
-    def decode(self, stream: int, latents: Tensor, frames: int) -> Tensor:
-        """Images of (N, C, h, w) latents, each ``frames`` of which are one video."""
-        ...
-
-    def known(self, valid: Tensor) -> Tensor:
-        """(N, C, h, w) float32 share of a latent's cell that is valid (N, 1, H, W): what it weighs in the loss."""
-        ...
+_LEARNING_RATE = 1e-5  # of the pointmap autoencoder's fine-tuning
 
 
 class Autoencoders(nn.Module):
-    """Stable Video Diffusion's autoencoder for RGB and a copy of it for pointmaps, both frozen."""
+    """Stable Video Diffusion's autoencoder for RGB and a copy of it for pointmaps, both frozen.
+
+    Attributes:
+        scale: the diffusion works on latents times this.
+    """
 
     def __init__(self, rgb: AutoencoderKLTemporalDecoder) -> None:
         super().__init__()
@@ -50,53 +36,49 @@ class Autoencoders(nn.Module):
 
     @torch.no_grad()
     def encode(self, stream: int, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) float32 of a stream to unscaled latents (N, C, h, w), the posterior's mode."""
         autoencoder: Any = self.streams[stream]
         with torch.autocast(images.device.type, enabled=False):  # latents are what training aims at
             return torch.cat([autoencoder.encode(some).latent_dist.mode() for some in torch.split(images, _CHUNK)])
 
     @torch.no_grad()
     def decode(self, stream: int, latents: Tensor, frames: int) -> Tensor:
+        """Images (N, 3, H, W) of latents (N, C, h, w), each ``frames`` of which are one video."""
         autoencoder: Any = self.streams[stream]
         return torch.cat(
             [autoencoder.decode(video, num_frames=frames).sample for video in torch.split(latents, frames)]
         )
 
     def known(self, valid: Tensor) -> Tensor:
-        # Not only whole cells: holes lie along silhouettes, where the hands are.
+        """(N, C, h, w) float32 share of a latent's cell that is valid (N, 1, H, W): what it weighs in the loss.
+
+        Partly valid cells count: holes lie along silhouettes, where the hands are.
+        """
         return F.avg_pool2d(valid.float(), self.cell).expand(-1, self.channels, -1, -1)
 
     def fit_pointmaps(
-        self,
-        videos: Iterable[tuple[Tensor, Tensor]],
-        learning_rate: float = 1e-5,
-        state: dict[str, Tensor] | None = None,
+        self, videos: Iterable[tuple[Tensor, Tensor]], state: dict[str, Tensor]
     ) -> list[dict[str, float]]:
-        """Fine-tune the pointmap autoencoder, one step a video batch, and freeze it again.
+        """Fine-tune the pointmap autoencoder, one Adam step a video batch, and freeze it again.
 
         The loss is the L1 distance under a learned scale b, |x' - x| / b + log b (as in latent diffusion, Rombach et
-        al. 2022), of valid pixels alone; Adam.
+        al. 2022), of valid pixels alone.
 
         Args:
             videos: normalised pointmaps (N, T, 3, H, W) with anything finite where invalid, and which pixels are valid
                 (N, T, 1, H, W).
-            learning_rate: of Adam.
-            state: the scale and Adam's moments, by ``<parameter>/<moment>``, as an earlier call left them here to go on
-                from, or empty; this call leaves its own.
+            state: ``log_scale`` and Adam's moments, by ``<parameter>/<moment>``, as an earlier call left them here to
+                continue from, or empty; this call leaves its own.
 
         Returns:
             For every step ``loss`` and ``l1``, the mean distance before it.
         """
         autoencoder: Any = self.streams[POINTS].requires_grad_(True)
         log_scale = nn.Parameter(torch.zeros((), device=next(self.parameters()).device))
-        optimizer = torch.optim.Adam([*autoencoder.parameters(), log_scale], learning_rate)
-        state = {} if state is None else state
+        optimizer = torch.optim.Adam([*autoencoder.parameters(), log_scale], _LEARNING_RATE)
         if state:
             log_scale.data.copy_(state.pop("log_scale"))
-            moments: dict[int, dict[str, Tensor]] = {}
-            for key, value in state.items():
-                index, name = key.split("/")
-                moments.setdefault(int(index), {})[name] = value
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+            load_optimizer_state(optimizer, state)
         autoencoder.enable_gradient_checkpointing()
         rows = []
         for points, valid in videos:
@@ -116,23 +98,15 @@ class Autoencoders(nn.Module):
         autoencoder.disable_gradient_checkpointing()
         autoencoder.requires_grad_(False)
         autoencoder.zero_grad(set_to_none=True)
-        left = optimizer.state_dict()["state"].items()
-        state |= {f"{index}/{name}": value for index, of_one in left for name, value in of_one.items()}
-        state["log_scale"] = log_scale.detach()
+        state |= optimizer_state(optimizer) | {"log_scale": log_scale.detach()}
         return rows
 
 
 def inpaint(points: Tensor, valid: Tensor) -> Tensor:
-    """Points with what is invalid replaced by the mean of the valid ones nearby: an autoencoder mixes neighbours, so
-    that anything made up in a hole would change the latents of the surface beside it.
+    """Points (N, 3, H, W), all finite, with those that are not ``valid`` (N, 1, H, W) bool replaced by the mean over
+    the smallest square of 2, 4, 8 ... pixels, on a fixed grid, that has a valid one; 0 in an image that has none.
 
-    Args:
-        points: (N, 3, H, W), anything finite where invalid.
-        valid: (N, 1, H, W) bool.
-
-    Returns:
-        (N, 3, H, W): in each hole the mean over the smallest square of 2, 4, 8 ... pixels, on a fixed grid, that has
-        a valid one; 0 in an image that has none.
+    An autoencoder mixes neighbours: anything else in a hole would change the latents of the surface beside it.
     """
     height, width = points.shape[-2:]
     known, size = valid.float(), 1
@@ -149,12 +123,13 @@ def inpaint(points: Tensor, valid: Tensor) -> Tensor:
 
 
 class Pixels(nn.Module):
-    """Cells of patch x patch pixels as latents: exact both ways, for both streams."""
+    """Cells of patch x patch pixels as latents: exact both ways, for both streams; methods as of `Autoencoders`."""
+
+    scale = 1.0
 
     def __init__(self, patch: int) -> None:
         super().__init__()
         self.patch = patch
-        self.scale = 1.0
 
     def encode(self, stream: int, images: Tensor) -> Tensor:
         return F.pixel_unshuffle(images, self.patch)
@@ -164,17 +139,3 @@ class Pixels(nn.Module):
 
     def known(self, valid: Tensor) -> Tensor:
         return F.pixel_unshuffle(valid.float().expand(-1, 3, -1, -1), self.patch)
-
-
-def random_autoencoder(sizes: AutoencoderSizes) -> AutoencoderKLTemporalDecoder:
-    """Stable Video Diffusion's autoencoder of some size, with random weights."""
-    return cast(
-        AutoencoderKLTemporalDecoder,
-        AutoencoderKLTemporalDecoder(
-            down_block_types=("DownEncoderBlock2D",) * len(sizes.block_out_channels),
-            block_out_channels=sizes.block_out_channels,
-            layers_per_block=sizes.layers_per_block,
-            latent_channels=sizes.latent_channels,
-            scaling_factor=sizes.scaling_factor,
-        ),
-    )

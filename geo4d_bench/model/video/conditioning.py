@@ -1,4 +1,4 @@
-"""What the latent generator is told by the first frames, and what it reads of the generated ones.
+"""The video generator's image embeddings of first frames, and the segmenter of generated frames.
 
 First frames are (N, 8, H, W): colours in -1..1, normalised points in the view's own frame (0 where invalid), whether
 they are valid, and the mask of the hands (view n's; view m has none).
@@ -6,39 +6,35 @@ they are valid, and the mask of the hands (view n's; view m has none).
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geo4d_bench.errors import ConfigError
 from geo4d_bench.model.video.config import ImageEncoderSizes
 
 FIRST_CHANNELS = 8
 VALID = 6  # where validity is in them
-_GRID = 4  # a learned embedding is told of so many places along each side
+_GRID = 4  # cells along each side that a learned embedding pools an image to
+_WIDTH = 32  # of the segmenter
 
 
 class ClipEmbedding(nn.Module):
     """CLIP's image embedding of a view's first frame, frozen."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, encoder: nn.Module, sizes: ImageEncoderSizes) -> None:
         super().__init__()
-        self.encoder = encoder.requires_grad_(False).eval()
-        self.size = sizes.image_size
-        self.register_buffer("mean", torch.tensor(sizes.image_mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(sizes.image_std).view(3, 1, 1), persistent=False)
+        self.encoder, self.sizes = encoder.requires_grad_(False).eval(), sizes
 
     @torch.no_grad()
     def forward(self, first: Tensor) -> Tensor:
         """(N, 8, H, W) -> (N, 1, D)."""
+        statistics = (self.sizes.image_mean, self.sizes.image_std)
+        mean, std = (torch.tensor(x, device=first.device).view(3, 1, 1) for x in statistics)
         with torch.autocast(first.device.type, enabled=False):  # the same in training as when generating
-            rgb = _squeezed(first[:, :3], self.size)
-            embedding: Tensor = self.encoder(((rgb + 1) / 2 - self.mean) / self.std).image_embeds
+            rgb = _squeezed(first[:, :3], self.sizes.image_size)
+            embedding: Tensor = self.encoder(((rgb + 1) / 2 - mean) / std).image_embeds
         return embedding[:, None]
 
 
@@ -58,39 +54,24 @@ class LearnedEmbedding(nn.Module):
 
 
 class PartSegmenter(nn.Module):
-    """Where a frame shows hands and where it has depth, told from its colours and points: a segmenter.
+    """Where a frame shows hands and where it has depth, from its colours and points.
 
     It also sees the view's first frame, whose validity it corrects: the scene hardly changes.
     """
 
-    def __init__(self, part_classes: int, width: int = 32) -> None:
+    def __init__(self, part_classes: int) -> None:
         super().__init__()
-        self.part_classes = part_classes
         self.layers = nn.Sequential(
-            nn.Conv2d(6 + FIRST_CHANNELS, width, 3, padding=1), nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=2, dilation=2), nn.SiLU(),
-            nn.Conv2d(width, 1 + part_classes, 3, padding=1),
+            nn.Conv2d(6 + FIRST_CHANNELS, _WIDTH, 3, padding=1), nn.SiLU(),
+            nn.Conv2d(_WIDTH, _WIDTH, 3, padding=2, dilation=2), nn.SiLU(),
+            nn.Conv2d(_WIDTH, 1 + part_classes, 3, padding=1),
         )  # fmt: skip
 
     def forward(self, frames: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of a validity (N, 1, H, W) and of the parts (N, P, H, W).
-
-        Args:
-            frames: (N, 6, H, W) colours in -1..1, normalised points; what the points are where there is no depth must
-                not matter, so training puts noise there.
-            first: (N, 8, H, W).
-        """
-        valid, parts = self.layers(torch.cat([frames, first], 1)).split([1, self.part_classes], 1)
-        return valid + 3.0 * (2.0 * first[:, VALID : VALID + 1] - 1.0), parts
-
-
-def random_image_encoder(sizes: ImageEncoderSizes) -> nn.Module:
-    """CLIP's image encoder of some size, with random weights; ConfigError where transformers is not installed."""
-    transformers = import_transformers()
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size",
-             "patch_size", "projection_dim", "hidden_act")  # fmt: skip
-    config = transformers.CLIPVisionConfig(**{name: getattr(sizes, name) for name in names})
-    return cast(nn.Module, transformers.CLIPVisionModelWithProjection(config))
+        """Logits of validity (N, 1, H, W) and of the parts (N, P, H, W), from colours in -1..1 and normalised points
+        (N, 6, H, W) and from first frames (N, 8, H, W). Where there is no depth, training puts noise for points."""
+        logits = self.layers(torch.cat([frames, first], 1))
+        return logits[:, :1] + 3.0 * (2.0 * first[:, VALID : VALID + 1] - 1.0), logits[:, 1:]
 
 
 def _squeezed(images: Tensor, size: int) -> Tensor:
@@ -107,15 +88,3 @@ def _squeezed(images: Tensor, size: int) -> Tensor:
         padded = F.pad(images, [reach * p for p in pad], mode="reflect")
         images = (padded.unfold(side, 2 * reach + 1, 1) * kernel).sum(-1)
     return F.interpolate(images, (size, size), mode="bicubic", align_corners=True)
-
-
-def import_transformers() -> Any:
-    """The library, which the extra ``svd`` installs."""
-    try:
-        import transformers
-    except ImportError:
-        raise ConfigError(
-            "Stable Video Diffusion's image encoder needs transformers, which is not installed; "
-            "pip install 'geo4d-bench[svd]'"
-        ) from None
-    return transformers

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from geo4d_bench.dataset.sensors import SensorName  # noqa: F401  # pydantic looks the base's types up here
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.model.config import GeneratorConfig
 
@@ -27,8 +26,6 @@ class UNetSizes:
         cross_view_heads: of 64 each.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     num_attention_heads: tuple[int, ...] = (5, 10, 20, 20)
     layers_per_block: int = 2
@@ -41,8 +38,6 @@ class UNetSizes:
 class AutoencoderSizes:
     """Of diffusers' ``AutoencoderKLTemporalDecoder``; it makes images smaller by 2 ** (levels - 1)."""
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
     block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
     layers_per_block: int = 2
     latent_channels: int = 4
@@ -52,8 +47,6 @@ class AutoencoderSizes:
 @dataclass(frozen=True)
 class ImageEncoderSizes:
     """Of transformers' ``CLIPVisionModelWithProjection`` (ViT-H/14), and how it wants its images."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     hidden_size: int = 1280
     intermediate_size: int = 5120
@@ -87,8 +80,8 @@ class VideoConfig(GeneratorConfig):
     generator = "geo4d_bench.model.video.generator:VideoGenerator"
     policy = "geo4d"
 
-    latent: str = "autoencoder"
-    diffusion: str = "edm"
+    latent: Literal["autoencoder", "pixels"] = "autoencoder"
+    diffusion: Literal["edm", "rectified_flow"] = "edm"
     sample_steps: int = 25
     condition_dropout: float = 0.1
     hand_weight: float = 1.0
@@ -103,19 +96,23 @@ class VideoConfig(GeneratorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.latent not in ("autoencoder", "pixels"):
-            raise ConfigError(f"generator: latent '{self.latent}', expected autoencoder or pixels")
-        if self.patch < 1 or self.point_scale_m <= 0:
-            raise ConfigError("generator: patch must be at least 1, point_scale_m positive")
-        cells = self.cell * 2 ** (len(self.unet.block_out_channels) - 1)
+        sizes = self.unet
+        if (
+            self.patch < 1
+            or self.point_scale_m <= 0
+            or not 0.0 <= self.condition_dropout < 1.0
+            or min(self.hand_weight, self.hand_dilation) < 0
+        ):
+            raise ConfigError(
+                "generator: patch must be at least 1, point_scale_m positive, condition_dropout in 0..1, hand_weight "
+                "and hand_dilation not negative"
+            )
+        cells = self.cell * 2 ** (len(sizes.block_out_channels) - 1)
         if self.height % cells or self.width % cells:
             raise ConfigError(
                 f"generator: {self.height} x {self.width} pixels don't divide by {cells}, the side of the "
                 "U-Net's largest cell; choose multiples of it"
             )
-        if self.diffusion not in ("edm", "rectified_flow"):
-            raise ConfigError(f"generator: diffusion '{self.diffusion}', expected edm or rectified_flow")
-        sizes = self.unet
         if len(sizes.num_attention_heads) != len(sizes.block_out_channels) or sizes.cross_view_heads < 0:
             raise ConfigError(
                 f"generator: {len(sizes.block_out_channels)} block_out_channels, "
@@ -123,18 +120,11 @@ class VideoConfig(GeneratorConfig):
                 "give each level a number of heads, and 0 or more heads between the views"
             )
         if any(width % 32 or width < 32 for width in sizes.block_out_channels):
+            raise ConfigError(f"generator: block_out_channels are {sizes.block_out_channels}; give multiples of 32")
+        if not self.pixels and self.image_encoder.projection_dim != sizes.cross_attention_dim:
             raise ConfigError(
-                f"generator: block_out_channels are {sizes.block_out_channels}; the U-Net's norms are over 32 "
-                "groups, give multiples of 32"
-            )
-        if not 0.0 <= self.condition_dropout < 1.0 or min(self.hand_weight, self.hand_dilation) < 0:
-            raise ConfigError(
-                "generator: condition_dropout must be in 0..1, hand_weight and hand_dilation not negative"
-            )
-        if not self.pixels and self.image_encoder.projection_dim != self.unet.cross_attention_dim:
-            raise ConfigError(
-                f"generator: the image encoder gives {self.image_encoder.projection_dim} numbers, the U-Net "
-                f"expects {self.unet.cross_attention_dim}; they must be equal"
+                f"generator: the image encoder's projection_dim is {self.image_encoder.projection_dim}, the U-Net's "
+                f"cross_attention_dim {sizes.cross_attention_dim}; they must be equal"
             )
 
     @classmethod

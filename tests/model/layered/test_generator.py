@@ -11,16 +11,16 @@ import torch
 from synthetic_windows import window
 
 from geo4d_bench.errors import ConfigError, DatasetError
-from geo4d_bench.geometry import inverse, transform
-from geo4d_bench.model.batch import batch_from_windows, fake_batch, first_frames
+from geo4d_bench.geometry.se3 import inverse, transform
+from geo4d_bench.model.batch import batch_from_windows, fake_batch, frames_of_window
 from geo4d_bench.model.generators import presets
-from geo4d_bench.model.layered.condition import condition_of, network_inputs
+from geo4d_bench.model.layered.condition import condition_of
 from geo4d_bench.model.layered.config import LayeredConfig
 from geo4d_bench.model.layered.generator import LayeredGenerator
 from geo4d_bench.model.layered.localise import SceneMap
 from geo4d_bench.model.layered.patches import from_patches, to_patches
+from geo4d_bench.model.layered.poses import camera_poses
 from geo4d_bench.model.layered.tokens import ViewDecoder
-from geo4d_bench.model.layered.trajectory import cameras_in_scene
 from geo4d_bench.model.types import FirstFrames
 
 DEBUG = presets().get("layered_debug")
@@ -55,7 +55,7 @@ def noise(seed: int = 1) -> torch.Generator:
 
 
 def first(seed: int) -> FirstFrames:
-    return first_frames(window(seed))
+    return frames_of_window(window(seed))
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_the_calibrated_setting_knows_where_camera_m_is() -> None:
     """Untrained, it copies the first frame: view m's points then lie exactly where camera m's pose puts them."""
     w = window(3)
     generator = build(dataclasses.replace(DEBUG, calibrated=True, work_centre_m=(0.3, -0.1, 0.2)))
-    (video,) = generator.generate([first_frames(w)], [0])
+    (video,) = generator.generate([frames_of_window(w)], [0])
     copied = transform(w.T_n_m, w.points[1, 0])
     seen = np.isfinite(copied).all(-1) & (video.parts[1] == 0) & np.isfinite(video.points[1]).all(-1)
     assert seen.mean() > 0.5
@@ -190,10 +190,10 @@ def test_cameras_are_found_by_the_map_from_the_networks_guess(monkeypatch: pytes
     batch = batch_from_windows([w])
     predictor = generator.predictor
     assert predictor is not None
-    told = network_inputs(generator.config, condition_of(generator.config, batch))[0]
-    views = [p[v] for p, v in zip(batch["first_points"][0], batch["first_valid"][0], strict=True)]
-    guessed = predictor.find_cameras(told)
-    torch.testing.assert_close(predictor.locate(told, views), guessed)  # no map yet
+    inputs = condition_of(generator.config, batch).inputs
+    points, valid = batch["first_points"], batch["first_valid"]
+    guessed = predictor.find_cameras(inputs)
+    torch.testing.assert_close(predictor.locate(inputs, points, valid), guessed)  # no map yet
     generator.set_priors([w])
     poses = iter([w.T_world_n, w.T_world_n @ w.T_n_m])
     guesses, counts = [], []
@@ -204,10 +204,13 @@ def test_cameras_are_found_by_the_map_from_the_networks_guess(monkeypatch: pytes
         return next(poses)
 
     monkeypatch.setattr(SceneMap, "find", find)
-    found = predictor.locate(told, views)
-    torch.testing.assert_close(found, cameras_in_scene(generator.config, batch["T_world_cam"]))
-    assert counts == batch["first_valid"][0].sum((1, 2)).tolist()
-    again = cameras_in_scene(generator.config, torch.from_numpy(np.stack(guesses).astype(np.float32))[None])
+    found = predictor.locate(inputs, points, valid)
+    torch.testing.assert_close(
+        found, camera_poses(generator.config, batch["T_world_cam"], generator.config.work_centre_m)
+    )
+    assert counts == valid[0].sum((1, 2)).tolist()
+    T = torch.from_numpy(np.stack(guesses).astype(np.float32))[None]
+    again = camera_poses(generator.config, T, generator.config.work_centre_m)
     torch.testing.assert_close(again, guessed, atol=1e-5, rtol=0)
 
 
@@ -222,9 +225,9 @@ def test_generated_video_has_shapes_units_and_nan(trained: LayeredGenerator) -> 
     assert video.parts.max() <= 3
     assert video.dt_s == DEBUG.dt_s
     np.testing.assert_array_equal(video.K, w.K)
-    told = np.isfinite(video.points).all(-1)
-    assert (np.isnan(video.points).any(-1) == ~told).all()  # a point is whole or absent
-    assert told[video.parts > 0].all()  # wherever a hand is shown it has a place
+    known = np.isfinite(video.points).all(-1)
+    assert (np.isnan(video.points).any(-1) == ~known).all()  # a point is whole or absent
+    assert known[video.parts > 0].all()  # wherever a hand is shown it has a place
     error = np.linalg.norm(video.points[0] - w.points[0, 1:], axis=-1)
     assert np.nanmedian(error) < 0.05  # the wall hardly needs training: it stays where it was
 
@@ -284,9 +287,9 @@ def test_wrong_inputs_get_one_sentence(trained: LayeredGenerator) -> None:
 def test_patches_come_back() -> None:
     images = torch.arange(2 * 2 * 3 * 16 * 24 * 5).view(2, 2, 3, 16, 24, 5)
     patches = to_patches(images, 8)
-    assert patches.shape == (2, 2, 6, 5, 3 * 64)
+    assert patches.shape == (2, 2, 6, 5, 3, 64)
     assert torch.equal(from_patches(patches, 8, 16, 24), images)
-    assert torch.equal(patches[0, 0, 4, 2, :8], images[0, 0, 0, 8, 8:16, 2])  # second row, second column of patches
+    assert torch.equal(patches[0, 0, 4, 2, 0, :8], images[0, 0, 0, 8, 8:16, 2])  # second row, second column of patches
 
 
 def test_further_views_join_in_one_pass(batch: dict[str, torch.Tensor]) -> None:
@@ -295,7 +298,7 @@ def test_further_views_join_in_one_pass(batch: dict[str, torch.Tensor]) -> None:
     eyes = [w for w in (window(i) for i in range(40)) if w.cameras[0] == "cam00"]
     pairs = {w.cameras[1]: dataclasses.replace(w) for w in eyes}
     assert len(pairs) == 3
-    one, *others = (first_frames(w) for w in pairs.values())
+    one, *others = (frames_of_window(w) for w in pairs.values())
     four = one
     for other in others:
         four = four.with_view_m_of(other)

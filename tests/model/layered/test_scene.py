@@ -8,12 +8,13 @@ import torch
 from scipy.spatial.transform import Rotation
 from synthetic_windows import window
 
-from geo4d_bench.geometry import inverse, look_at, transform
+from geo4d_bench.geometry.camera import look_at
+from geo4d_bench.geometry.se3 import inverse, transform
 from geo4d_bench.model.blocks import product, rotation
 from geo4d_bench.model.layered.localise import SceneMap
 from geo4d_bench.model.layered.priors import hand_clouds, scene_points
-from geo4d_bench.model.layered.scene import scene_pictures
 from geo4d_bench.model.layered.sprites import CLOUD_POINTS, HALF_EXTENT_M, SIZE, HandClouds, pictures
+from geo4d_bench.model.layered.trajectory import scene_pictures
 
 
 def test_pictures_of_a_cloud_show_the_topmost_point_of_each_cell() -> None:
@@ -26,12 +27,12 @@ def test_pictures_of_a_cloud_show_the_topmost_point_of_each_cell() -> None:
         return int((x + 1) * 4)
 
     # From above the second point hides the first; the fourth lies outside the cube, the fifth is invalid.
-    assert top[5].sum() == 2
-    torch.testing.assert_close(top[:, cell(-0.9), cell(0.4)], torch.tensor([4.0, 5, 6, 7, 0.7, 1]))
-    torch.testing.assert_close(top[:, cell(0.6), cell(-0.3)], torch.tensor([8.0, 9, 10, 11, -0.5, 1]))
-    assert front[5].sum() == side[5].sum() == 3
-    torch.testing.assert_close(front[4, cell(0.4), cell(0.2)], torch.tensor(-0.9))
-    torch.testing.assert_close(side[4, cell(-0.9), cell(0.7)], torch.tensor(0.4))
+    assert top[..., 5].sum() == 2
+    torch.testing.assert_close(top[cell(-0.9), cell(0.4)], torch.tensor([4.0, 5, 6, 7, 0.7, 1]))
+    torch.testing.assert_close(top[cell(0.6), cell(-0.3)], torch.tensor([8.0, 9, 10, 11, -0.5, 1]))
+    assert front[..., 5].sum() == side[..., 5].sum() == 3
+    torch.testing.assert_close(front[cell(0.4), cell(0.2), 4], torch.tensor(-0.9))
+    torch.testing.assert_close(side[cell(-0.9), cell(0.7), 4], torch.tensor(0.4))
 
 
 def test_pictures_do_not_depend_on_the_order_of_points() -> None:

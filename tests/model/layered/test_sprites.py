@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from geo4d_bench.geometry import depth_to_points, intrinsics, project
+from geo4d_bench.geometry.camera import depth_to_points, intrinsics, project
 from geo4d_bench.model.layered.patches import from_patches, to_patches
 from geo4d_bench.model.layered.sprites import CHANNELS, HALF_EXTENT_M, SIZE, draw
 
@@ -17,11 +17,11 @@ K = intrinsics(np.deg2rad(50.0), HEIGHT, WIDTH)
 def drawn(centres: np.ndarray) -> np.ndarray:
     """(T, H, W) of a sprite whose first channel is 1 everywhere, at centres (T, 3) in the camera's frame."""
     rays = depth_to_points(np.ones((HEIGHT, WIDTH), np.float32), K)
-    patches = to_patches(torch.from_numpy(rays)[None, None, None], PATCH)[..., None, :]
+    patches = to_patches(torch.from_numpy(rays)[None, None, None], PATCH)
     sprites = torch.zeros((1, 1, len(centres), CHANNELS, SIZE, SIZE))
     sprites[:, :, :, 0] = 1.0
     hand = draw(sprites, torch.from_numpy(centres).float()[None, None], patches)
-    image = from_patches(hand.parts[:, :, :, :1].flatten(4), PATCH, HEIGHT, WIDTH)
+    image = from_patches(hand[:, :, :, :1], PATCH, HEIGHT, WIDTH)
     return image[0, 0, ..., 0].numpy()
 
 

@@ -23,7 +23,7 @@ from synthetic_windows import window
 from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
 from geo4d_bench.errors import CheckpointError
-from geo4d_bench.model.batch import batch_from_windows, first_frames
+from geo4d_bench.model.batch import batch_from_windows, frames_of_window
 from geo4d_bench.model.generators import load_generator, presets
 from geo4d_bench.model.video.conditioning import ClipEmbedding
 from geo4d_bench.model.video.generator import VideoGenerator
@@ -71,7 +71,7 @@ def test_it_trains_generates_and_comes_back(whole: Path, tmp_path: Path) -> None
     assert trained == {"network", "readout"}
     generator.save_pretrained(tmp_path)
     again = load_generator(tmp_path)
-    a, b = (g.eval().generate([first_frames(window(1, 64, 64))], [0], steps=2)[0] for g in (generator, again))
+    a, b = (g.eval().generate([frames_of_window(window(1, 64, 64))], [0], steps=2)[0] for g in (generator, again))
     assert (a.rgb == b.rgb).all()
     assert a.rgb.shape == (2, 3, 64, 64, 3)
 
@@ -111,13 +111,14 @@ def test_the_image_embedding_is_the_pipelines(whole: Path, height: int, width: i
 ])  # fmt: skip
 def test_what_is_missing_is_named(folder: Path, missing: str) -> None:
     (folder / missing).unlink()
-    with pytest.raises(CheckpointError, match=rf"{missing}: no such file; .*(diffusers' layout|only safetensors)"):
+    part, file = missing.split("/")
+    with pytest.raises(CheckpointError, match=rf"{part} cannot be read \(.*{file}.*; .* folder in diffusers' layout"):
         VideoGenerator.from_pretrained(folder, CONFIG)
 
 
 def test_pickled_weights_are_never_read(folder: Path) -> None:
     (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="only safetensors are read"):
+    with pytest.raises(CheckpointError, match=r"no file named .*safetensors .*layout with safetensors"):
         VideoGenerator.from_pretrained(folder, CONFIG)
 
 
@@ -128,14 +129,16 @@ def test_cut_off_weights_are_named(folder: Path) -> None:
         VideoGenerator.from_pretrained(folder, CONFIG)
 
 
-@pytest.mark.parametrize(("file", "key", "value", "message"), [
-    ("scheduler/scheduler_config.json", "prediction_type", "epsilon", "has prediction_type = 'epsilon', expected"),
-    ("unet/config.json", "in_channels", 4, "unet has in_channels = 4, expected 8"),
-])  # fmt: skip
-def test_another_kind_of_checkpoint_is_refused(folder: Path, file: str, key: str, value: object, message: str) -> None:
-    values = json.loads((folder / file).read_text())
-    (folder / file).write_text(json.dumps(values | {key: value}))
-    with pytest.raises(CheckpointError, match=message):
+def test_another_kind_of_checkpoint_is_refused(folder: Path) -> None:
+    stock = UNetSpatioTemporalConditionModel.from_pretrained(folder, subfolder="unet")
+    UNetSpatioTemporalConditionModel.from_config(dict(stock.config) | {"in_channels": 4}).save_pretrained(
+        folder / "unet"
+    )
+    with pytest.raises(CheckpointError, match="unet has in_channels = 4, expected 8"):
+        VideoGenerator.from_pretrained(folder, CONFIG)
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": "epsilon"}))
+    with pytest.raises(CheckpointError, match="has prediction_type = 'epsilon', expected"):
         VideoGenerator.from_pretrained(folder, CONFIG)
 
 
@@ -170,13 +173,13 @@ def test_a_hub_id_is_found_in_the_hubs_cache(whole: Path, cached: Path) -> None:
 @pytest.mark.usefixtures("cached")
 @pytest.mark.parametrize("source", ["owner/other", "no/such/folder"])
 def test_an_unknown_hub_id_is_named(source: str) -> None:
-    message = f"{source}: no such folder, and as a hub id its unet cannot be read .*give a hub id that can be reached"
+    message = (
+        f"{source}: no such folder, and as a hub id its scheduler cannot be read .*give a hub id that can be reached"
+    )
     with pytest.raises(CheckpointError, match=message):
         VideoGenerator.from_pretrained(source, CONFIG)
 
 
-def test_no_such_folder_and_no_latents() -> None:
-    with pytest.raises(CheckpointError, match="nowhere: no such folder"):
-        VideoGenerator.from_pretrained(Path("nowhere"), CONFIG)
+def test_a_preset_of_pixels_takes_no_pretrained_latents() -> None:
     with pytest.raises(CheckpointError, match="the preset's are pixels; choose --preset svd"):
         VideoGenerator.from_pretrained(Path(__file__).parent, UNET_DEBUG)
