@@ -94,6 +94,7 @@ def run(config: DatagenConfig) -> DatagenResult:
         ConfigError: an option is out of range.
         UnknownNameError: the task or rig is not registered.
         DatasetError: the folder holds a dataset with other settings, or cannot be written.
+        SceneError: no OpenGL draws here.
         WorkerError: the system ended a worker process.
     """
     folder = config.out or Path("data") / (config.task if config.split == "train" else f"{config.task}_eval")
@@ -106,6 +107,8 @@ def make_dataset(
     """:func:`run` for settings that no option names, for example a rig that was made in Python."""
     from geo4d_bench.datagen.worker import make_episode, release_tools, restore_scene
 
+    if cluster is None:
+        require_opengl()
     with held(folder):
         manifest = open_folder(folder, settings)
         there = {entry.file for entry in manifest.episodes}
@@ -172,6 +175,14 @@ def settings_of(config: DatagenConfig) -> Settings:
         fingerprint=fingerprint(),
         commit=commit(),
     )
+
+
+def require_opengl() -> None:
+    """:func:`geo4d_bench.rendering.opengl.require_opengl`, of a process that renders datasets."""
+    import geo4d_bench.datagen.render  # noqa: F401  # says how many threads Mesa shall take, before its first context
+    from geo4d_bench.rendering import opengl
+
+    opengl.require_opengl()
 
 
 def require_at_least(config: Any, **least: int) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from geo4d_bench.datagen.job import DatagenResult, make_missing, open_folder, require_at_least
+from geo4d_bench.datagen.job import DatagenResult, make_missing, open_folder, require_at_least, require_opengl
 from geo4d_bench.dataset.checks import shared_faults, shared_files
 from geo4d_bench.dataset.manifest import EpisodeEntry, Settings, file_sha256, read_manifest
 from geo4d_bench.dataset.reader import EpisodeFile
@@ -83,6 +83,8 @@ def render_dataset(
     if out.resolve() == data.resolve():
         raise ConfigError(f"--out {out} is the dataset itself; choose another folder")
     source = read_manifest(data)
+    if cluster is None:
+        require_opengl()
     with held(out):
         for name, fault in shared_faults(data, source):
             raise DatasetError(f"{data / name}: {fault}; run 'geo4d-bench verify {data}'")

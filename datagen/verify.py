@@ -53,13 +53,16 @@ class VerifyResult:
 
 
 def run(config: VerifyConfig) -> VerifyResult:
-    """Check, and with ``repair`` make again what can be; DatasetError only where the folder is no dataset at all."""
+    """Check, and with ``repair`` make again what can be; DatasetError only where the folder is no dataset at all,
+    SceneError where no OpenGL draws what is to be repaired."""
     manifest = read_manifest(config.data)
     found = tuple(dataset_faults(config.data, manifest, images=config.images))
     if not config.repair or not found:
         return VerifyResult(config.data, len(manifest.episodes), found)
+    from geo4d_bench.datagen.job import require_opengl
     from geo4d_bench.datagen.render import scene_renderer
 
+    require_opengl()
     damaged = {file for file, _ in found}
     faults = [(file, fault) for file, fault in found if file not in {e.file for e in manifest.episodes}]
     repaired: list[tuple[str, str]] = []

@@ -7,7 +7,6 @@ Only the chosen command's module is imported, so that ``--help`` answers at once
 from __future__ import annotations
 
 import dataclasses
-import errno
 import importlib
 import os
 import sys
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from geo4d_bench import __version__, process
-from geo4d_bench.errors import Geo4DError
+from geo4d_bench.errors import FULL, Geo4DError
 from geo4d_bench.registry import unknown_name
 
 
@@ -70,9 +69,11 @@ def main(argv: Sequence[str] | None = None, *, own_process: bool = False) -> int
         print(f"geo4d-bench {__version__}")
         return 0
     # Set before anything imports mujoco: most machines that run a benchmark have no screen.
-    os.environ.setdefault("MUJOCO_GL", "egl")
+    os.environ["MUJOCO_GL"] = os.environ.get("MUJOCO_GL") or "egl"
     try:
         return _run(args[0], args[1:], own_process)
+    except BrokenPipeError:
+        raise  # nobody reads what is printed any more
     except (Geo4DError, OSError) as error:
         print(f"geo4d-bench {args[0]}: {_sentence(error)}", file=sys.stderr)
         return 2
@@ -87,6 +88,8 @@ def _run(name: str, args: list[str], own_process: bool) -> int:
         raise unknown_name("command", name, sorted(COMMANDS))
     entry = COMMANDS[name]
     if own_process:
+        process.end_on_sigterm()
+        process.find_caches()
         process.set_openmp_waits()
     import tyro
 
@@ -124,11 +127,12 @@ def _sentence(error: Geo4DError | OSError) -> str:
     if isinstance(error, Geo4DError):
         return str(error)
     where = f" ({error.filename})" if error.filename else ""
-    if error.errno == errno.ENOSPC:
-        return f"the disk is full{where}; what was finished is kept: free some space and type the same command again"
+    if error.errno in FULL:
+        return f"{FULL[error.errno]}{where}; what was finished is kept: free some space and type the same command again"
     return f"{error.strerror or error}{where}"
 
 
 def console() -> None:
     """The ``geo4d-bench`` script."""
-    sys.exit(main(own_process=True))
+    with process.standard_streams():
+        sys.exit(main(own_process=True))

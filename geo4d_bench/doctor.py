@@ -56,6 +56,7 @@ def _packages() -> str:
 
 def _rendering() -> str:
     from geo4d_bench.geometry.camera import Camera, look_at
+    from geo4d_bench.rendering.opengl import idle_gpu, renderer_name
     from geo4d_bench.rendering.renderer import Renderer
     from geo4d_bench.rendering.scene import load_scene, pack_scene
 
@@ -65,8 +66,9 @@ def _rendering() -> str:
         frame = renderer.render(None, cameras, check=True)
     for red in frame.rgb[:, 16, 16].astype(int):
         if not red[0] > 2 * max(red[1], red[2]):
-            raise RuntimeError(f"a red sphere came out as {red.tolist()}; MUJOCO_GL={os.environ.get('MUJOCO_GL')}")
-    return f"MUJOCO_GL={os.environ.get('MUJOCO_GL')}, a red sphere is red, cameras stand where they are asked to"
+            raise RuntimeError(f"a red sphere came out as {red.tolist()} by {renderer_name()}")
+    warning = f"; warning: {idle}" if (idle := idle_gpu()) else ""
+    return f"{renderer_name()}, a red sphere is red, cameras stand where they are asked to{warning}"
 
 
 def _simulator() -> str:

@@ -5,10 +5,19 @@ The command line prints the sentence of any :class:`Geo4DError` on stderr, witho
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+
+
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota of the disk is used up",
+    errno.EFBIG: "the file is larger than the system allows (ulimit -f)",
+}
+"""The system's errors that come of too little space, in words."""
 
 
 class Geo4DError(Exception):

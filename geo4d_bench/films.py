@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,10 @@ class Film:
         if self._ffmpeg is None:
             self._ffmpeg = self._start(*picture.shape[:2])
         assert self._ffmpeg.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # it has ended, and `close` says why
             self._ffmpeg.stdin.write(picture.tobytes())
-        except BrokenPipeError:
-            self.close()
-            raise
+            return
+        self.close()
 
     def close(self) -> None:
         """Finish the file; OSError where ffmpeg could not."""
@@ -42,13 +43,20 @@ class Film:
         if ffmpeg is not None:
             _, errors = ffmpeg.communicate()
             if ffmpeg.returncode:
-                raise OSError(f"{self._path} could not be written: {errors.decode(errors='replace').strip()}")
+                # Of its many lines the first says what failed; a signal ends it where a file may not grow so large.
+                lines = errors.decode(errors="replace").splitlines()
+                why = lines[0] if lines else signal.strsignal(-ffmpeg.returncode) or f"exit code {ffmpeg.returncode}"
+                raise OSError(f"{self._path} could not be written by ffmpeg: {why}")
 
     def __enter__(self) -> Film:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, failed: object, *_: object) -> None:
+        if failed and self._ffmpeg is not None:  # Ctrl-C, too: nobody wants the rest
+            self._ffmpeg.kill()
+            self._ffmpeg.communicate()
+        else:
+            self.close()
 
     def _start(self, height: int, width: int) -> subprocess.Popen[bytes]:
         import imageio_ffmpeg

@@ -21,16 +21,32 @@ LEFTOVERS = ".*.part*"
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` to write one file to, with the same suffix. When the block ends it is synced to
-    disk and becomes ``path``; when the block fails it is removed, and what was at ``path`` stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    disk and becomes ``path``; when the block fails it is removed, and what was at ``path`` stays.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written; names ``path``.
+    """
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    with naming(path, part):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path, part: Path | None = None) -> Iterator[None]:
+    """The system's errors name ``path`` where they name no file, or ``part`` of it: those of a full disk name none."""
     try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(part)):
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from error
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -44,17 +60,18 @@ def held(folder: Path) -> Iterator[None]:
     """Hold a folder for this command alone, until the block or the process ends.
 
     Raises:
-        BusyError: another command holds it; says which.
+        BusyError: another command holds it; says which.  OSError: it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
     lock = _locked(path)
     try:
-        lock.truncate(0)
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
         since = time.strftime("%H:%M")
-        lock.write(f"'{command}' (process {os.getpid()} on {socket.gethostname()}, since {since})")
-        lock.flush()
+        holder = f"'{command}' (process {os.getpid()} on {socket.gethostname()}, since {since})"
+        with naming(path):
+            os.ftruncate(lock.fileno(), 0)
+            os.write(lock.fileno(), holder.encode(errors="surrogateescape"))
         yield
     finally:
         path.unlink(missing_ok=True)

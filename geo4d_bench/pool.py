@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
@@ -38,23 +39,44 @@ def run_jobs(work: Callable[[J], R], jobs: Sequence[J], workers: int, cluster: s
     if workers <= 1:
         yield from map(work, jobs)
         return
-    from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
-
-    # Processes, because an OpenGL context and a simulation belong to one each; started afresh for every call, never
-    # forked. One thread each, since more would only take turns.
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-    executor = ProcessPoolExecutor(workers, timeout=None, initializer=_end_with_parent, env=threads)
-    try:
+    with processes(workers) as executor:
         left, pending = iter(jobs), set[Future[R]]()
         while True:
             # No more than processes can take: an executor that is stopped with more in its queue fails on them.
-            with ignore_sigint():
-                pending |= {executor.submit(work, job) for job in islice(left, workers + 1 - len(pending))}
+            pending |= {executor.submit(work, job) for job in islice(left, workers + 1 - len(pending))}
             if not pending:
                 break
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
         executor.shutdown()
+
+
+@contextmanager
+def processes(workers: int, prepare: Callable[[], object] = int) -> Iterator[Executor]:
+    """New processes of one thread each, which ignore Ctrl-C and end with the block, or with this process; ``prepare``
+    is called in each. What they take and return goes through pipes.
+
+    Raises:
+        WorkerError: the system ended one, or can start none.
+    """
+    from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
+
+    # Processes, because an OpenGL context and a simulation belong to one each; started afresh for every call, never
+    # forked. One thread each, since more would only take turns.
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+    try:
+        executor = ProcessPoolExecutor(
+            workers, timeout=None, initializer=_begin, initargs=(os.getpid(), prepare), env=threads
+        )
+    except OSError as error:
+        raise WorkerError(
+            f"no worker processes: their locks lie in /dev/shm, which cannot be written ({error.strerror}); make it "
+            "writable, or use fewer workers"
+        ) from error
+    try:
+        with ignore_sigint():
+            executor.submit(int)  # starts all of them
+        yield executor
     except BrokenProcessPool as error:
         raise WorkerError(
             f"the system ended one of {workers} worker processes (memory full?); what was finished is kept: "
@@ -64,16 +86,18 @@ def run_jobs(work: Callable[[J], R], jobs: Sequence[J], workers: int, cluster: s
         executor.shutdown(kill_workers=True)
 
 
-def _end_with_parent() -> None:
-    """Runs in a new process: it ends when the command that started it was killed."""
-    parent = os.getppid()
+def _begin(parent: int, prepare: Callable[[], object]) -> None:
+    """Runs first in a new process, which ends when the command that started it was killed."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1.0)
         os._exit(1)
 
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the command, but sent to all of its group
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=watch, daemon=True).start()
+    prepare()
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def load_rig(path: Path, workspace: Sequence[float]) -> AnyRig:
     """
     where, target = f"rig file {path}", point(workspace)
     try:
-        text = json.dumps(yaml.safe_load(path.read_text()), default=str)
+        text = json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), default=str)
         file = _File.model_validate_json(text)
     except OSError as e:
         raise ConfigError(f"{where} cannot be read: {e.strerror}; give the path of a YAML file") from e

@@ -79,9 +79,11 @@ class RobosuiteTask(ABC):
 
     def __init__(self) -> None:
         # robosuite takes seconds to import; whoever only lists tasks must not pay for it.
-        import mujoco
         from threadpoolctl import threadpool_limits
 
+        from geo4d_bench.rendering.opengl import import_mujoco
+
+        mujoco = import_mujoco()
         from geo4d_bench.tasks.simulation import Simulation
 
         # LAPACK rounds differently with another number of threads, and an episode must not depend on it. For this

@@ -19,7 +19,9 @@ from geo4d_bench.geometry.se3 import Array
 from geo4d_bench.tasks.base import ArmSetup, TaskSpec
 from geo4d_bench.tasks.disturbance import Push
 
-os.environ.setdefault("MUJOCO_GL", "egl")
+# robosuite sets MUJOCO_GL to 'egl', which is not what this process draws with and would be inherited by others, and
+# takes the numbers of EGL's and of CUDA's devices for the same.
+_variables = {name: os.environ.pop(name) for name in ("MUJOCO_GL", "MUJOCO_EGL_DEVICE_ID") if name in os.environ}
 # robosuite resets its logger's level when imported, so a filter is what keeps its advice on optional extras quiet.
 logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
 with warnings.catch_warnings():
@@ -34,6 +36,7 @@ with warnings.catch_warnings():
     from robosuite.utils.mjcf_utils import xml_path_completion
 
     from geo4d_bench.tasks.osc import WorldFrameOSC
+os.environ |= _variables
 
 KP = 300.0
 CONTACT_MEMORY = "64M"

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from geo4d_bench.process import _GPU as GPU
+from geo4d_bench.process import GPU
 
 TESTS = Path(__file__).parent
 COUNT_FAULTS = """

@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -110,10 +109,13 @@ def run(config: BenchConfig) -> Bench:
     Raises:
         ConfigError: too few repeats.  DatasetError, CheckpointError: ``load`` or ``generate`` lacks its input.
     """
-    os.environ.setdefault("MUJOCO_GL", "egl")
     function = config.what if config.busy is None else "busy"
     module, options = FUNCTIONS[function]
     given = {name: getattr(config, name) for name in options}
+    if module == "scene":
+        from geo4d_bench.rendering.opengl import require_opengl
+
+        require_opengl()
     words = [f" --{name.replace('_', '-')} {value}" for name, value in given.items() if value is not None]
     command = f"geo4d-bench bench {config.what}{''.join(words)}"
     measure = getattr(importlib.import_module(f"geo4d_bench.bench.{module}"), function)
@@ -133,7 +135,7 @@ def _write(path: Path, rows: tuple[Measurement, ...]) -> None:
         kept = pd.read_csv(path, dtype=str, keep_default_na=False).reindex(columns=table.columns, fill_value="")
         table = pd.concat([kept[kept["command"] != rows[0].command], table])
     with atomic(path) as part:
-        table.to_csv(part, index=False)
+        table.to_csv(part, index=False, encoding="utf-8")
 
 
 def median_seconds(repeats: int, *works: Callable[[], object]) -> tuple[float, ...]:

@@ -69,7 +69,7 @@ def write(dataset: Dataset, cameras: tuple[str, ...], out: Path) -> int:
         }
         for name, content in meta.items():
             text = json.dumps(content, indent=2, default=np.ndarray.tolist) + "\n"
-            (part / f"meta/{name}.json").write_text(text)
+            (part / f"meta/{name}.json").write_text(text, encoding="utf-8")
         part.replace(out)
     except OSError as error:
         raise DatasetError(f"{out}: cannot be written ({error}); choose another --out") from error

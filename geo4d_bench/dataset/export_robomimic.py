@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from geo4d_bench.dataset.export_rows import PER_ARM, Rows, calibration, dataset_rows
 from geo4d_bench.dataset.reader import Dataset, EpisodeFile
-from geo4d_bench.errors import DatasetError
+from geo4d_bench.errors import FULL, DatasetError
 from geo4d_bench.io import atomic
 
 GYM_TYPE = 2
@@ -36,7 +37,7 @@ def write(dataset: Dataset, cameras: tuple[str, ...], out: Path) -> int:
     rows = dataset_rows(dataset)
     scales = tuple(max(float(np.abs(r.relative[..., part]).max()) for r in rows) for part in (slice(3), slice(3, 6)))
     try:
-        with atomic(out) as part, h5py.File(part, "w") as file:
+        with atomic(out) as part, _Disk(part) as disk, h5py.File(disk, "w") as file:
             data = file.create_group("data")
             data.attrs["total"] = sum(len(r) for r in rows)
             data.attrs["env_args"] = json.dumps(_env_args(dataset, cameras))
@@ -44,6 +45,7 @@ def write(dataset: Dataset, cameras: tuple[str, ...], out: Path) -> int:
             for index, (episode, r) in enumerate(zip(tqdm(dataset.episodes, desc="export"), rows, strict=True)):
                 _demonstration(data.create_group(f"demo_{index}"), episode, r, cameras, scales)
                 episode.close()
+                disk.check()
             # Filter keys: disjoint, and both non-empty where there are two demonstrations.
             valid = np.arange(len(rows)) % VALID_EVERY == VALID_EVERY - 1
             if 2 <= len(rows) < VALID_EVERY:
@@ -51,8 +53,47 @@ def write(dataset: Dataset, cameras: tuple[str, ...], out: Path) -> int:
             for name, chosen in (("train", ~valid), ("valid", valid)):
                 file[f"mask/{name}"] = np.array([f"demo_{i}" for i in np.flatnonzero(chosen)], dtype="S")
     except OSError as error:
-        raise DatasetError(f"{out}: cannot be written ({error}); choose another --out") from error
+        reason = FULL.get(error.errno or 0, str(error))
+        raise DatasetError(f"{out}: cannot be written ({reason}); free some space or choose another --out") from error
     return sum(len(r) for r in rows)
+
+
+class _Disk(io.FileIO):
+    """A new file that HDF5 writes to and that never tells it of a full disk, on which HDF5 1.14 crashes the process.
+
+    After the first error nothing is written any more; :meth:`check` raises that error, and so does the end of the
+    block. HDF5 may meanwhile fail to read what was not written: then that error is the consequence of this one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self._error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        left = memoryview(content).cast("B")
+        size = len(left)
+        try:
+            while left and self._error is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self._error = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size) if self._error is None else 0
+        except OSError as error:
+            self._error = error
+            return 0
+
+    def check(self) -> None:
+        """OSError where something could not be written."""
+        if self._error is not None:
+            raise self._error
+
+    def __exit__(self, *failed: object) -> None:
+        super().__exit__(*failed)
+        self.check()
 
 
 def _demonstration(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from geo4d_bench.dataset.layout import ARRAYS, DIGEST, arrays_of, simulated_sha256
 from geo4d_bench.dataset.schema import CHUNK_FRAMES, DEPTH_SCALE_M, IMAGES, SCHEMA_VERSION, codec
 from geo4d_bench.dataset.types import Trajectory
-from geo4d_bench.errors import DatasetError
+from geo4d_bench.errors import FULL, DatasetError
 from geo4d_bench.geometry.camera import Camera
 from geo4d_bench.io import write_atomic
 
@@ -73,9 +72,9 @@ def write_episode(
             file.flush()
             write_atomic(path, file.id.get_file_image())
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise DatasetError(
-                f"{path}: the disk is full; finished episodes are kept: make room and run the same command again"
+                f"{path}: {FULL[error.errno]}; finished episodes are kept: make room and run the same command again"
             ) from error
         raise DatasetError(f"{path}: cannot be written ({error}); choose another --out") from error
 

@@ -221,7 +221,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DatasetError(f"{path}: no such file; {advice}")
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DatasetError(f"{path}: not JSON ({error}); {advice}") from None
     if not isinstance(manifest, dict):

@@ -2,4 +2,7 @@
 
 import os
 
-os.environ.setdefault("MUJOCO_GL", "egl")  # before a module of this package imports mujoco
+from geo4d_bench.rendering.opengl import import_mujoco
+
+os.environ["MUJOCO_GL"] = os.environ.get("MUJOCO_GL") or "egl"  # before a module of this package imports mujoco
+import_mujoco()

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from geo4d_bench.errors import SceneError
 from geo4d_bench.geometry.camera import Camera
 from geo4d_bench.geometry.se3 import Array
+from geo4d_bench.rendering.opengl import no_context
 from geo4d_bench.rendering.readback import check_camera
 from geo4d_bench.rendering.scene import Scene
 
@@ -107,10 +108,7 @@ class Renderer(AbstractContextManager["Renderer"]):
             owned.callback(self._gl.make_current)  # in which the context is freed
         except Exception as error:
             self.close()
-            raise SceneError(
-                f"no OpenGL context for {self.height} x {self.width} pixels ({error}); "
-                "on Debian: apt install libegl1 libgl1-mesa-dri, and set MUJOCO_GL=egl"
-            ) from error
+            raise no_context(error) from error
         finally:
             visual.offheight, visual.offwidth, model.vis.quality.offsamples = saved
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)

@@ -79,6 +79,10 @@ def run(config: TasksConfig) -> Listing:
         UnknownNameError: no such task.  SceneError: this machine cannot render.
     """
     specs = tuple(tasks.spec(name) for name in ([config.task] if config.task else tasks.names()))
+    if config.preview is not None or config.spawns is not None:
+        from geo4d_bench.rendering.opengl import require_opengl
+
+        require_opengl()
     pictures = []
     for draw, path in ((_preview, config.preview), (_spawn_map, config.spawns)):
         if path is not None:

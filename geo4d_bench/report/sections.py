@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from geo4d_bench.dataset.reader import Dataset, EpisodeFile
 from geo4d_bench.errors import DatasetError, SceneError
 from geo4d_bench.evaluation.summary import shown
 from geo4d_bench.geometry.hand import part_image
+from geo4d_bench.io import write_atomic
 from geo4d_bench.report import figures
 from geo4d_bench.report.pictures import contact_sheet
 from geo4d_bench.training.pictures import training_chart
@@ -90,7 +90,7 @@ def add_evaluations(page: Page, runs: Path) -> None:
         for views in ("seen", "novel"):
             if (folder / f"generated_{views}.png").is_file():
                 picture = page.picture(f"generated_{views}_{tag}.png")
-                shutil.copyfile(folder / f"generated_{views}.png", picture)
+                write_atomic(picture, (folder / f"generated_{views}.png").read_bytes())
                 found["strips"].append({"file": picture.name, "caption": f"{views} views, the median window."})
         evaluations.append(found)
     if not evaluations:
@@ -126,9 +126,6 @@ def add_trainings(page: Page, runs: Path) -> None:
 
 def add_cameras(page: Page, data: Path) -> None:
     """The contact sheet, rendered anew in good quality from a stored state of the first episode."""
-    from geo4d_bench.rendering.renderer import Renderer
-    from geo4d_bench.rendering.scene import load_scene
-
     page.values |= {"data_note": None, "contact_sheet": None}
     if not data.is_dir():
         page.absent["data"] = Gap("demonstrations", f"geo4d-bench datagen --task {page.task}")
@@ -147,6 +144,9 @@ def add_cameras(page: Page, data: Path) -> None:
     cameras = [by_name[name] for name in dataset.rig.camera_names()]
     size = 300, round(300 * dataset.size[1] / dataset.size[0])
     try:
+        from geo4d_bench.rendering.renderer import Renderer
+        from geo4d_bench.rendering.scene import load_scene
+
         scene = load_scene(dataset.scene_path(episode.trajectory.scene))
         with Renderer(scene, *size, quality=True) as renderer:
             state = episode.trajectory.states[episode.steps[frame]]

@@ -171,7 +171,7 @@ class Ledger:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # The lock lies beside the ledger, because the ledger's own file is replaced.
-        with self.path.with_name(f".{self.path.name}.lock").open("w") as lock:
+        with self.path.with_name(f".{self.path.name}.lock").open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             rows = {other.key: other for other in self.read().rows}
             if row.key in rows and rows[row.key].status != "crash":

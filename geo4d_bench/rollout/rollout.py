@@ -57,6 +57,7 @@ def run(config: RolloutConfig) -> Rollout:
     Raises:
         UnknownNameError, ConfigError, CheckpointError: see :func:`~geo4d_bench.rollout.config.prepare`.
         RunError: ``out`` holds another run.
+        SceneError: no OpenGL draws here what the policy or the film shall see.
         BusyError: another command is writing ``out``.
     """
     context = prepare(config)
@@ -71,6 +72,10 @@ def _play(context: RolloutContext) -> Rollout:
     finished = {row.seed for row in _present(ledger, run_id) if row.status != "crash"}
     missing = [seed for seed in range(config.seed, config.seed + config.episodes) if seed not in finished]
     if missing:
+        if config.cluster is None and (context.settings["image_size"] or config.video):
+            from geo4d_bench.rendering.opengl import require_opengl
+
+            require_opengl()
         workers.play_all(context, missing)
     board = leaderboard.run(leaderboard.LeaderboardConfig((config.folder,), config.folder / "leaderboard.csv"))
     return Rollout(ledger.read().rows, len(missing), board, config.folder)

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from geo4d_bench.fingerprint import commit
-from geo4d_bench.io import write_atomic
+from geo4d_bench.io import naming, write_atomic
 from geo4d_bench.pool import one_thread, run_jobs
 from geo4d_bench.rollout.config import SPLIT, RolloutConfig, RolloutContext, prepare
 from geo4d_bench.rollout.episodes import Episode, play
@@ -56,7 +56,8 @@ def _write(config: RolloutConfig, ledger: Ledger, played: _Played) -> None:
     for name, content in played.files.items():
         write_atomic(config.folder / name, content)
     if played.crash:
-        with (config.folder / "crashes.log").open("a", encoding="utf-8") as log:
+        path = config.folder / "crashes.log"
+        with naming(path), path.open("a", encoding="utf-8") as log:
             log.write(played.crash)
     ledger.append(played.row)
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections import deque
-from collections.abc import Callable, Generator, Set
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import count, takewhile
-from typing import Any, Protocol
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from itertools import count
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from geo4d_bench.dataset.types import Window
-from geo4d_bench.interrupt import ignore_sigint
 from geo4d_bench.model.batch import batch_from_windows
+from geo4d_bench.pool import processes
 from geo4d_bench.process import allowed_processors, use_all_processors
 from geo4d_bench.seeding import generator
 
@@ -24,6 +24,7 @@ AUXILIARY_WINDOWS = 3
 """Times as many windows as a batch has, of which only the hands' trajectory is learned, from a few small pictures that
 cost little: four minutes of ``nano`` on two cores made 351 steps with these windows and 386 without."""
 
+R = TypeVar("R")
 Batch = dict[str, Tensor]
 _AHEAD = 3
 
@@ -67,42 +68,40 @@ def batches(make: Callable[[int], Batch], start: int, workers: int = 0) -> Gener
 
     ``workers`` are processes, to which ``make`` is pickled; 0 is a thread of this one, which on a CPU takes less from
     the training. Whoever stops early must close the iterator, which ends the workers.
+
+    Raises:
+        WorkerError: the system ended a process.
     """
-    return _by_processes(make, start, workers) if workers else _by_a_thread(make, start)
-
-
-def _by_processes(make: Callable[[int], Batch], start: int, workers: int) -> Generator[Batch, None, None]:
-    wanted = True
-    steps: Any = range(sys.maxsize)  # a dataset whose item is its index, of which ``make`` makes a batch
-    collate: Any = make
-    # Started afresh, never forked: threads of this process would be lost in a copy.
-    loader = DataLoader(
-        steps, batch_size=None, sampler=takewhile(lambda _: wanted, count(start)), collate_fn=collate,
-        num_workers=workers, prefetch_factor=_AHEAD, multiprocessing_context="spawn",
-        worker_init_fn=functools.partial(_use_all_processors, allowed_processors()),
-    )  # fmt: skip
-    with ignore_sigint():
-        stream = iter(loader)
+    ready: Callable[[], object] = functools.partial(use_all_processors, allowed_processors())
+    if workers:
+        with processes(workers, functools.partial(_prepare, make, ready)) as pool:
+            for arrays in _in_order(pool, _arrays, start, _AHEAD * workers):
+                yield {name: torch.from_numpy(array) for name, array in arrays.items()}
+    pool = ThreadPoolExecutor(1, "batches", ready)
     try:
-        yield from stream
-    finally:
-        # What is under way is awaited: a process that is told to end while it sends a tensor may abort.
-        wanted = False
-        for _ in stream:
-            pass
-
-
-def _by_a_thread(make: Callable[[int], Batch], start: int) -> Generator[Batch, None, None]:
-    pool = ThreadPoolExecutor(1, "batches", use_all_processors, (allowed_processors(),))
-    waiting: deque[Future[Batch]] = deque()
-    try:
-        for step in count(start):
-            waiting.append(pool.submit(make, step))
-            if len(waiting) > _AHEAD:
-                yield waiting.popleft().result()
+        yield from _in_order(pool, make, start, _AHEAD)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _use_all_processors(allowed: Set[int], worker: int) -> None:
-    use_all_processors(allowed)
+def _in_order(pool: Executor, make: Callable[[int], R], start: int, ahead: int) -> Iterator[R]:
+    waiting: deque[Future[R]] = deque()
+    for step in count(start):
+        waiting.append(pool.submit(make, step))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+
+
+_make: Callable[[int], Batch]
+"""Of a process that makes batches; pickled once, for it holds the windows."""
+
+
+def _prepare(make: Callable[[int], Batch], ready: Callable[[], object]) -> None:
+    global _make
+    _make = make
+    ready()
+
+
+def _arrays(step: int) -> dict[str, npt.NDArray[Any]]:
+    """A batch as arrays, which are sent by value: tensors would lie in /dev/shm, of which containers have 64 MiB."""
+    return {name: tensor.numpy() for name, tensor in _make(step).items()}
