@@ -30,7 +30,10 @@ def atomic(path: Path) -> Iterator[Path]:
     with naming(path, part):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            part.touch()
+            mode = part.stat().st_mode
             yield part
+            part.chmod(mode)  # a library may have put a file there that its owner alone can read
             with part.open("rb") as file:
                 os.fsync(file.fileno())
             part.replace(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import errno
 import importlib.util
 import os
 import shutil
@@ -36,9 +37,9 @@ def standard_streams() -> Iterator[None]:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.write(number, b"") if number else os.read(0, 0)
-        except OSError:
-            null = os.open(os.devnull, os.O_RDWR)
-            os.dup2(null, number)
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                os.dup2(os.open(os.devnull, os.O_RDWR), number)
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8"))  # noqa: PTH123, SIM115
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
