@@ -1,12 +1,14 @@
 """The command line: one table of commands, each a frozen dataclass and a ``run(config)`` somewhere below.
 
 Only the chosen command's module is imported, so that ``--help`` answers at once. Exit codes: 0 done, 1 a check failed,
-2 wrong arguments or input (one sentence on stderr), 130 interrupted.
+2 wrong arguments or input (one sentence on stderr), 130 interrupted by Ctrl-C or ``kill``, 141 nobody reads what is
+printed (``| head``).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib
 import os
 import sys
@@ -129,7 +131,8 @@ def _sentence(error: Geo4DError | OSError) -> str:
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in FULL:
         return f"{FULL[error.errno]}{where}; what was finished is kept: free some space and type the same command again"
-    return f"{error.strerror or error}{where}"
+    advice = "; name a place that you may write with --out" if error.errno in (errno.EACCES, errno.EROFS) else ""
+    return f"{error.strerror or error}{where}{advice}"
 
 
 def console() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ class Film:
                 # Of its many lines the first says what failed; a signal ends it where a file may not grow so large.
                 lines = errors.decode(errors="replace").splitlines()
                 why = lines[0] if lines else signal.strsignal(-ffmpeg.returncode) or f"exit code {ffmpeg.returncode}"
-                raise OSError(f"{self._path} could not be written by ffmpeg: {why}")
+                raise OSError(errno.EIO, f"could not be written by ffmpeg: {why}", str(self._path))
 
     def __enter__(self) -> Film:
         return self

@@ -85,7 +85,11 @@ def find_caches() -> None:
 def _can_be_written(folder: Path) -> bool:
     """Whether files can be made in a folder, which need not be there."""
     there = next(f for f in (folder, *folder.parents) if f.exists())
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    try:
+        tempfile.TemporaryFile(dir=there).close()  # permissions alone do not tell
+    except OSError:
+        return False
+    return True
 
 
 def keep_freed_memory() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from geo4d_bench import process
 from geo4d_bench.process import GPU
 
 TESTS = Path(__file__).parent
@@ -35,6 +37,7 @@ print((faults() - before) * resource.getpagesize() / 2**20 / 5)
 LIBRARY_CALL = (
     COUNT_FAULTS.split("if sys.argv")[0]
     + f"""
+import importlib.util
 import os
 from pathlib import Path
 sys.path[:0] = [{str(TESTS / "model")!r}, {str(TESTS / "training")!r}]
@@ -123,3 +126,62 @@ def test_a_training_that_is_alone_keeps_its_threads_on_cores_of_their_own(
 def environment() -> dict[str, str]:
     """This one without what the suite says of OpenMP."""
     return {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
+
+
+STREAMS = """
+import sys
+from pathlib import Path
+from geo4d_bench import process
+
+with process.standard_streams():
+    with open(sys.argv[1], "w") as file:  # gets no number of a standard stream
+        print("\\u2192 " * 20_000)
+        print("words", file=sys.stderr)
+    assert Path(sys.argv[1]).read_bytes() == b""
+    sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize(
+    ("redirect", "code", "said"),
+    [
+        ("", 7, "words\n"),
+        ("2>&-", 7, ""),
+        (">&-", 7, "words\n"),
+        ("<&- >&- 2>&-", 7, ""),
+        ("2</dev/null", 7, ""),
+        ("| true", 141, None),
+        (">/dev/full", 2, "standard output: No space left on device\n"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_a_command_prints_wherever_its_streams_go(
+    redirect: str, code: int, said: str | None, encoding: str, tmp_path: Path
+) -> None:
+    script = f'"$@" {redirect}; exit ${{PIPESTATUS[0]}}'
+    command = ["bash", "-c", script, "-", sys.executable, "-c", STREAMS, str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding})
+    assert done.returncode == code, done.stderr
+    assert said is None or done.stderr.decode() == said
+    if not redirect:
+        assert done.stdout.decode(encoding).startswith("? " if encoding == "latin-1" else "\u2192 ")
+
+
+@pytest.mark.parametrize("home", ["/proc/none", "writable"])
+def test_caches_are_a_command_s_own_only_where_there_is_no_home(
+    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("NUMBA_CACHE_DIR", "MPLCONFIGDIR", "TRITON_CACHE_DIR")
+    for name in (*names, "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TRITON_HOME"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)  # after the test it is so again
+    monkeypatch.setenv("HOME", str(tmp_path) if home == "writable" else home)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # nor can robosuite's folder be written
+    process.find_caches()
+    found = {os.environ.get(name) for name in names}
+    if home == "writable":
+        assert found == {None}
+    else:
+        (folder,) = map(Path, map(str, found))
+        assert folder.stat().st_mode & 0o777 == 0o700
+        folder.rmdir()

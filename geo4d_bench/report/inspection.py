@@ -109,6 +109,8 @@ def run(config: InspectConfig) -> Inspection:
         if sensors is not None:
             sensor_sheet(episode, frame, (config.cameras or _few(episode))[:2], sensors)
     except (KeyError, OSError, ValueError) as error:
+        if getattr(error, "filename", None) not in (None, str(episode.path)):  # what cannot be written
+            raise
         raise DatasetError(f"{episode.path}: not a whole episode ({error}); run 'geo4d-bench verify'") from error
     return Inspection(path, episode.path.name, summary, tree, picture, film, sensors)
 

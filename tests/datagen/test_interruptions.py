@@ -135,15 +135,19 @@ def test_a_killed_worker_and_ctrl_c_are_one_sentence_each(tmp_path: Path, rig_fi
     assert len(words) == 1, said
     assert "the system ended one of 2 worker processes" in words[0]
 
-    with datagen(rig_file, out, "--workers", "2") as process:
-        workers = wait_for_workers(process)
-        # Wherever a worker stands, in its imports or in its work, it does not hear what is for the process that asked.
-        assert [ignores_sigint(pid) for pid in (process.pid, *workers)] == [False, True, True]
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        _, said = process.communicate(timeout=120)
-    assert process.returncode == 130, said
-    assert "interrupted: what was finished is kept" in said
-    # A program that glfw starts at its import, to try its library, may complain that the worker is gone.
-    assert not re.search(r'File ".+\.py"', said), said
-    assert not list((out / "episodes").glob("ep_*.hdf5"))
-    assert read_manifest(out).episodes == ()
+    # As a terminal does, and as 'kill' and batch systems do.
+    for ask in (lambda: os.killpg(process.pid, signal.SIGINT), lambda: os.kill(process.pid, signal.SIGTERM)):
+        with datagen(rig_file, out, "--workers", "2") as process:
+            workers = wait_for_workers(process)
+            # Wherever a worker stands, in its imports or in its work, it does not hear what is for the process that
+            # asked.
+            assert [ignores_sigint(pid) for pid in (process.pid, *workers)] == [False, True, True]
+            ask()
+            _, said = process.communicate(timeout=120)
+            assert not workers_of(process)
+        assert process.returncode == 130, said
+        assert "interrupted: what was finished is kept" in said
+        # A program that glfw starts at its import, to try its library, may complain that the worker is gone.
+        assert not re.search(r'File ".+\.py"', said), said
+        assert not list((out / "episodes").glob("ep_*.hdf5"))
+        assert read_manifest(out).episodes == ()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -17,7 +20,7 @@ from scipy.spatial import cKDTree
 
 from geo4d_bench.dataset.reader import Dataset
 from geo4d_bench.dataset.windows import Windows
-from geo4d_bench.errors import DatasetError, RunError
+from geo4d_bench.errors import DatasetError, RunError, WorkerError
 from geo4d_bench.model.batch import frames_of_window
 from geo4d_bench.model.generators import load_generator, presets
 from geo4d_bench.model.layered.priors import hand_clouds
@@ -114,6 +117,26 @@ def test_batches_are_the_same_from_any_number_of_processes(tiny_dataset: Tiny) -
     later = make_batch(windows, 2, seed=5, step=4)
     assert torch.equal(later["points"], taken[0][1]["points"])
     assert not later["points"][~later["valid"]].any()
+
+
+def die(step: int) -> dict[str, torch.Tensor]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def refuse(step: int) -> dict[str, torch.Tensor]:
+    raise DatasetError(f"step {step}: no")
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [(die, WorkerError, "ended one of 1 worker processes"), (refuse, DatasetError, "^step 3: no$")],
+)
+def test_a_process_that_fails_is_the_same_sentence_as_here(
+    make: Callable[[int], dict[str, torch.Tensor]], error: type[Exception], said: str
+) -> None:
+    with closing(batches(make, start=3, workers=1)) as stream, pytest.raises(error, match=said):
+        next(stream)
 
 
 def test_a_preset_of_another_size_is_refused(tiny_dataset: Tiny, tmp_path: Path) -> None:
