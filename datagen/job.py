@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field
 
 from geo4d_bench.dataset.checks import shared_faults
 from geo4d_bench.dataset.manifest import (
@@ -20,11 +22,21 @@ from geo4d_bench.dataset.manifest import (
     write_manifest,
 )
 from geo4d_bench.dataset.rescan import rescan as rescan_files
-from geo4d_bench.dataset.schema import EPISODES, HANDS, MANIFEST, SCENES, episode_name
-from geo4d_bench.errors import ConfigError, DatasetError
+from geo4d_bench.dataset.schema import (
+    EPISODES,
+    HANDS,
+    MANIFEST,
+    SCENES,
+    Pixels,
+    episode_name,
+    require_storable,
+)
+from geo4d_bench.errors import DatasetError
 from geo4d_bench.io import LEFTOVERS, held
+from geo4d_bench.options import Count, Positive, Processes, check_ranges
 from geo4d_bench.pool import run_jobs
 from geo4d_bench.runs import differences
+from geo4d_bench.seeding import Seed
 
 J = TypeVar("J")
 
@@ -35,28 +47,32 @@ class DatagenConfig:
 
     task: str = "store_cereal"
     """Task id; 'geo4d-bench tasks' lists them."""
-    episodes: int = 50
+    episodes: Count = 50
     """Number of episodes the dataset shall have; each is a successful demonstration."""
     split: Literal["train", "eval"] = "train"
     """Seeds of the two splits never meet."""
     rig: str = "hemisphere16"
     """Cameras: hemisphere16, random16 (drawn anew for every episode), orbit or a YAML file."""
-    height: int = 64
+    height: Pixels = 64
     """Image height in pixels."""
-    width: int = 80
+    width: Pixels = 80
     """Image width in pixels."""
-    video_hz: float = 5.0
+    video_hz: Positive = 5.0
     """Rendered frames a second; divides the control rate."""
-    seed: int = 0
+    seed: Seed = 0
     """Another seed gives other episodes."""
-    workers: int = 2
+    workers: Processes = 2
     """Processes; the result does not depend on their number."""
     cluster: str | None = None
     """Address of a Ray cluster ('auto' finds one here) whose CPUs work instead; all nodes must see the same files."""
-    disturbed_share: float = 0.3
+    disturbed_share: Annotated[float, Field(ge=0, le=1)] = 0.3
     """Share of the episodes in which the hand or object is disturbed once and the expert recovers."""
     out: Path | None = None
     """Folder; default data/<task>, or data/<task>_eval for the eval split."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        require_storable(self.height, self.width)
 
 
 @dataclass(frozen=True)
@@ -136,7 +152,7 @@ def make_missing(
         with tqdm(total=done + len(jobs), initial=done, unit="episode", desc=folder.name) as bar:
             for name in run_jobs(work, jobs, workers, cluster):
                 require_here(folder, name)
-                manifest = rescan(folder, manifest)
+                manifest = rescan(folder, manifest, made=name)
                 bar.update()
     finally:
         # After Ctrl-C or an error too: another worker may have finished an episode meanwhile.
@@ -152,9 +168,6 @@ def settings_of(config: DatagenConfig) -> Settings:
     from geo4d_bench.rendering.renderer import MAX_DEPTH_M
     from geo4d_bench.tasks.rigs import make_rig
 
-    require_at_least(config, episodes=1, height=8, width=8, workers=1, seed=0)
-    if not 0.0 <= config.disturbed_share <= 1.0:
-        raise ConfigError(f"--disturbed-share {config.disturbed_share:g}: expected a share from 0 to 1")
     spec = tasks.spec(config.task)
     frame_steps(1, spec.control_hz, config.video_hz)
     return Settings(
@@ -185,14 +198,6 @@ def require_opengl() -> None:
     opengl.require_opengl()
 
 
-def require_at_least(config: Any, **least: int) -> None:
-    """ConfigError where an option that is not None is less than it may be."""
-    for name, low in least.items():
-        value = getattr(config, name)
-        if value is not None and value < low:
-            raise ConfigError(f"--{name} {value}: expected {low} or more")
-
-
 def open_folder(folder: Path, settings: Settings) -> Manifest:
     """The folder's manifest, made where the folder is new and rebuilt from the files where it is damaged.
 
@@ -217,9 +222,10 @@ def open_folder(folder: Path, settings: Settings) -> Manifest:
     return rescan(folder, manifest, all_damaged=True)
 
 
-def rescan(folder: Path, manifest: Manifest, *, all_damaged: bool = False) -> Manifest:
+def rescan(folder: Path, manifest: Manifest, *, all_damaged: bool = False, made: str = "") -> Manifest:
     """Write the manifest anew for the episode files that are there now, and name on stderr those that were damaged
-    since; with ``all_damaged`` also those that an earlier call has named."""
+    since; with ``all_damaged`` also those that an earlier call has named. DatasetError where the file that was ``made``
+    just now is damaged."""
     from geo4d_bench.datagen.worker import require_own_seed
 
     new, damaged = rescan_files(folder, manifest)
@@ -227,6 +233,11 @@ def rescan(folder: Path, manifest: Manifest, *, all_damaged: bool = False) -> Ma
     for file, why in damaged:
         if all_damaged or file in known:
             print(f"{folder / EPISODES / file}: {why}; to be made again", file=sys.stderr)
+    if made in dict(damaged):
+        raise DatasetError(
+            f"{folder / EPISODES / made} was made now, but cannot be read back: {dict(damaged)[made]}; if another --out, on "
+            "another disk, ends likewise, these settings cannot be stored"
+        )
     for entry in new.episodes:
         if entry.file not in known:
             require_own_seed(folder, entry, manifest.settings)

@@ -11,13 +11,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from geo4d_bench.datagen.job import DatagenResult, make_missing, open_folder, require_at_least, require_opengl
+from geo4d_bench.datagen.job import DatagenResult, make_missing, open_folder, require_opengl
 from geo4d_bench.dataset.checks import shared_faults, shared_files
 from geo4d_bench.dataset.manifest import EpisodeEntry, Settings, file_sha256, read_manifest
 from geo4d_bench.dataset.reader import EpisodeFile
-from geo4d_bench.dataset.schema import EPISODES, SCENES
+from geo4d_bench.dataset.schema import EPISODES, SCENES, Pixels, require_storable
 from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.io import held, write_atomic
+from geo4d_bench.options import Positive, Processes, check_ranges
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,19 @@ class RenderConfig:
     """Folder of the new dataset, whole in itself."""
     rig: str | None = None
     """Cameras: hemisphere16, random16, orbit or a YAML file; default those of the dataset."""
-    height: int | None = None
+    height: Pixels | None = None
     """Image height in pixels; default the dataset's."""
-    width: int | None = None
+    width: Pixels | None = None
     """Image width in pixels; default the dataset's."""
-    video_hz: float | None = None
+    video_hz: Positive | None = None
     """Rendered frames a second; divides the control rate; default the dataset's."""
-    workers: int = 2
+    workers: Processes = 2
     """Processes; the result does not depend on their number."""
     cluster: str | None = None
     """Address of a Ray cluster ('auto' finds one here) whose CPUs work instead; all nodes must see the same files."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class RenderResult(DatagenResult):
@@ -115,7 +119,6 @@ def _settings(config: RenderConfig, source: Settings) -> Settings:
     from geo4d_bench.fingerprint import commit, fingerprint
     from geo4d_bench.tasks.rigs import make_rig
 
-    require_at_least(config, height=8, width=8, workers=1)
     options = {name: getattr(config, name) for name in ("height", "width", "video_hz")}
     changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if config.rig is not None:
@@ -123,6 +126,7 @@ def _settings(config: RenderConfig, source: Settings) -> Settings:
     changes |= {"fingerprint": fingerprint(), "commit": commit(), "rendered_from": source.fingerprint}
     settings = dataclasses.replace(source, **changes)
     frame_steps(1, settings.control_hz, settings.video_hz)
+    require_storable(settings.height, settings.width)
     return settings
 
 

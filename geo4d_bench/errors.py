@@ -40,12 +40,20 @@ class CheckpointError(Geo4DError):
     """A checkpoint folder that is missing, incomplete or made for another configuration."""
 
 
+class TrainingError(Geo4DError):
+    """A training that cannot go on, because its loss or its weights are not finite any more."""
+
+
 class SceneError(Geo4DError):
     """A scene that cannot be sampled, packed, loaded or rendered as asked."""
 
 
 class PolicyError(Geo4DError):
     """A policy whose output breaks the protocol (shapes, finiteness, arms)."""
+
+
+class ActionError(PolicyError):
+    """An action that no robot can carry out (shape, finiteness, range); the message names arm and step."""
 
 
 class LedgerError(Geo4DError):

@@ -8,18 +8,39 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
+from pydantic import Field, TypeAdapter, ValidationError
 
 from geo4d_bench.errors import ConfigError
 
 T = TypeVar("T")
 
 
-def require_at_least(config: Any, least: int, *names: str) -> None:
-    """ConfigError unless these numbers of a config dataclass are at least ``least``."""
-    for name in names:
-        value = getattr(config, name)
-        if value < least:
-            raise ConfigError(f"--{name.replace('_', '-')} is {value}, expected at least {least}")
+Count = Annotated[int, Field(ge=1, le=10**6)]
+"""Of episodes, windows and the like."""
+Steps = Annotated[int, Field(ge=1, le=10**9)]
+Processes = Annotated[int, Field(ge=1, le=1024)]
+"""Or threads."""
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+_EXPECTED = {
+    "greater_than": "more than {gt:g}", "greater_than_equal": "at least {ge}", "less_than_equal": "at most {le}",
+    "finite_number": "a finite number",
+}  # fmt: skip
+
+
+def check_ranges(config: Any) -> None:
+    """ConfigError for the first number of a config dataclass that is outside the range that its type names."""
+    kinds = get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if type(value) not in (int, float):
+            continue
+        try:
+            TypeAdapter(kinds[field.name]).validate_python(value)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            expected = _EXPECTED[fault["type"]].format(**fault.get("ctx", {}))
+            raise ConfigError(f"--{field.name.replace('_', '-')} is {value}, expected {expected}") from None
 
 
 def listing(what: str, names: Iterable[str]) -> str:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 
 Split = Literal["train", "eval"]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""What every command takes as ``--seed``: what every library's generator takes too. The seeds of single episodes, which
+``datagen`` counts in blocks of a million for each seed, then stay whole numbers even where a reader makes float64 of
+them."""
 
 
 def derive_seed(task: str, split: str, seed: int, stream: str) -> int:

@@ -16,6 +16,7 @@ from geo4d_bench.geometry.hand import hand_mask
 from geo4d_bench.geometry.se3 import inverse
 from geo4d_bench.model.generators import Device
 from geo4d_bench.model.types import FirstFrames
+from geo4d_bench.options import Steps
 from geo4d_bench.policies.protocol import ActionChunk, Observation, PlanOptions, Policy, PolicyFactory, TaskInfo
 from geo4d_bench.policies.video_policy import VideoOptions, VideoPolicy
 from geo4d_bench.seeding import derive_seed
@@ -38,13 +39,8 @@ class TrainedOptions(PlanOptions):
 class GeneratorOptions(TrainedOptions, VideoOptions):
     """Options of a policy that plans by a generator's video."""
 
-    steps: int | None = None
+    steps: Steps | None = None
     """Sampling steps; the checkpoint's own number where not given."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.steps is not None and self.steps < 1:
-            raise ConfigError(f"--steps is {self.steps}, expected at least 1 sampling step")
 
 
 class TrainedPolicy(Policy):

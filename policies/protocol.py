@@ -16,10 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from geo4d_bench.dataset.sensors import SensorName
-from geo4d_bench.errors import ConfigError, PolicyError
+from geo4d_bench.errors import ActionError
 from geo4d_bench.geometry.hand import HandModel
-from geo4d_bench.geometry.se3 import Array
+from geo4d_bench.geometry.se3 import Array, unfit_pose
 from geo4d_bench.model.types import Video4D
+from geo4d_bench.options import Count, check_ranges
+
+LONGEST_S = 100.0
+"""Between two waypoints of a plan."""
 
 
 @dataclass(frozen=True)
@@ -81,25 +85,30 @@ class ActionChunk:
     opening_m: dict[str, Array]
     dt_s: float
 
-    def check(self, arms: Sequence[str]) -> None:
-        """PolicyError unless every arm has N finite rigid poses and N finite openings, N >= 1."""
-        if not self.dt_s > 0:
-            raise PolicyError(f"action chunk: dt_s is {self.dt_s}, expected seconds > 0")
+    def check(self, arms: Sequence[str], control_step: int = 0) -> None:
+        """ActionError, which names ``control_step``, unless every arm has N rigid poses and N finite openings, N >= 1."""
+        at = f"action chunk of control step {control_step}"
+        if not 0 < self.dt_s <= LONGEST_S:
+            raise ActionError(f"{at}: dt_s is {self.dt_s}, expected seconds > 0, at most {LONGEST_S:g}")
         lengths = set()
         for arm in arms:
             if arm not in self.T_world_ee or arm not in self.opening_m:
-                raise PolicyError(f"action chunk: arm '{arm}' is missing; the task's arms are {', '.join(arms)}")
-            T, o = np.asarray(self.T_world_ee[arm]), np.asarray(self.opening_m[arm])
+                raise ActionError(f"{at}: arm '{arm}' is missing; the task's arms are {', '.join(arms)}")
+            try:
+                T, o = (np.asarray(x[arm], dtype=np.float64) for x in (self.T_world_ee, self.opening_m))
+            except (TypeError, ValueError) as error:
+                raise ActionError(f"{at}: arm '{arm}' has poses or openings that are no numbers ({error})") from None
             if T.ndim != 3 or T.shape[1:] != (4, 4) or o.shape != (len(T),) or len(T) == 0:
-                raise PolicyError(f"action chunk: {arm} has poses {T.shape}, openings {o.shape}; not (N, 4, 4), (N,)")
-            if not (np.isfinite(T).all() and np.isfinite(o).all()):
-                raise PolicyError(f"action chunk: {arm} has values that are not finite")
-            R = T[:, :3, :3]
-            if not np.allclose(R @ R.transpose(0, 2, 1), np.eye(3), atol=1e-4) or np.any(np.linalg.det(R) < 0):
-                raise PolicyError(f"action chunk: {arm} has a rotation that is not orthonormal")
+                raise ActionError(f"{at}: arm '{arm}' has poses {T.shape}, openings {o.shape}; not (N, 4, 4), (N,)")
+            if fault := unfit_pose(T):
+                raise ActionError(f"{at}: arm '{arm}' has {fault[1]} at waypoint {fault[0]}")
+            if not np.isfinite(o).all():
+                raise ActionError(
+                    f"{at}: arm '{arm}' has openings that are not finite at waypoint {np.isfinite(o).argmin()}"
+                )
             lengths.add(len(T))
         if len(lengths) > 1:
-            raise PolicyError(f"action chunk: arms have chunks of different lengths {sorted(lengths)}")
+            raise ActionError(f"{at}: arms have chunks of different lengths {sorted(lengths)}")
 
 
 @dataclass(frozen=True)
@@ -138,12 +147,11 @@ class NoOptions:
 class PlanOptions:
     """Options of a policy that plans several waypoints at once."""
 
-    execute: int = 4
+    execute: Count = 4
     """Waypoints of each plan that are carried out before the next one."""
 
     def __post_init__(self) -> None:
-        if self.execute < 1:
-            raise ConfigError(f"--execute is {self.execute}, expected at least 1 waypoint of each plan")
+        check_ranges(self)
 
 
 class Policy(ABC):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
-from geo4d_bench.errors import ConfigError
+from geo4d_bench.errors import ActionError, ConfigError
 from geo4d_bench.geometry.se3 import pose
 from geo4d_bench.tasks import Command, Task, make
 
@@ -18,6 +18,8 @@ Action = npt.NDArray[np.float64]
 
 REACH_M = 2.0  # end-effector positions lie within this of the world's origin, along each axis
 MAX_OPENING_M = 0.08
+NUMBERS = ("x", "y", "z", "rotation x", "rotation y", "rotation z", "opening")
+SLACK = 1e-3  # what is observed may be commanded, and fingers overshoot a little
 
 
 class TaskEnv(gymnasium.Env[Observation, Action]):
@@ -67,7 +69,7 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         spec = self._task.spec
-        rows = dict(zip(spec.arms, np.asarray(action, dtype=np.float64).reshape(len(spec.arms), 7), strict=True))
+        rows = self._rows(action)
         targets = {arm: pose(Rotation.from_rotvec(row[3:6]).as_matrix(), row[:3]) for arm, row in rows.items()}
         before = self._task.success()["task"]
         self._task.step(Command(targets, {arm: float(row[6]) for arm, row in rows.items()}))
@@ -76,6 +78,27 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
         terminated = success or self._task.failure() is not None
         truncated = not terminated and self._steps >= spec.max_seconds * spec.control_hz
         return self._observe(), float(success and not before), terminated, truncated, self._info()
+
+    def _rows(self, action: Action) -> dict[str, Action]:
+        """(7,) of each arm; ActionError where an action is not of ``action_space``."""
+        arms, space = self._task.spec.arms, self.action_space
+        try:
+            rows = np.asarray(action, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ActionError(f"step {self._steps}: an action of numbers was expected, got {error}") from None
+        if rows.shape != space.shape:
+            raise ActionError(
+                f"step {self._steps}: an action has shape {rows.shape}, expected {space.shape}: 7 numbers for each of "
+                f"the arms {', '.join(arms)}"
+            )
+        wrong = ~((rows >= space.low - SLACK) & (rows <= space.high + SLACK))  # NaN too
+        if wrong.any():
+            at = int(wrong.argmax())
+            raise ActionError(
+                f"step {self._steps}: {NUMBERS[at % 7]} of arm '{arms[at // 7]}' is {rows[at]:g}, expected "
+                f"{space.low[at]:g} to {space.high[at]:g}"
+            )
+        return dict(zip(arms, rows.reshape(len(arms), 7), strict=True))
 
     def _observe(self) -> Observation:
         openings = self._task.openings()

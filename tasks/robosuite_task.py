@@ -13,8 +13,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from geo4d_bench import seeding
-from geo4d_bench.errors import SceneError
-from geo4d_bench.geometry.se3 import Array, pose
+from geo4d_bench.errors import ActionError, SceneError
+from geo4d_bench.geometry.se3 import Array, pose, unfit_pose
 from geo4d_bench.tasks.base import ArmSetup, Command, Expert, Spawn, TaskSpec
 from geo4d_bench.tasks.disturbance import Push
 from geo4d_bench.tasks.reactive import ArmState, SceneState
@@ -113,18 +113,27 @@ class RobosuiteTask(ABC):
         raise SceneError(f"{self.spec.key}: no start for {split} seed {seed} in {SPAWN_TRIES} tries ({why})")
 
     def step(self, command: Command) -> None:
-        """One control step (1 / control_hz seconds) towards absolute targets."""
+        """One control step (1 / control_hz seconds) towards absolute targets; ActionError where they are none."""
         self._sim.control_step(self.action(command), self._pushes)
         self._pushes = tuple(replace(push, steps=push.steps - 1) for push in self._pushes if push.steps > 1)
         self.update_phases(self._done)
 
     def action(self, command: Command) -> Array:
         """(7 x arms,) what the controller is given, as stored in datasets: for each arm position (3) and rotation
-        vector (3) of the grip site in the world, gripper (+1 close, -1 open)."""
+        vector (3) of the grip site in the world, gripper (+1 close, -1 open). ActionError where that is not possible.
+        """
         rows: list[Array] = []
         for arm in self.spec.arms:
-            T = np.asarray(command.T_world_ee[arm], dtype=np.float64)
-            close = command.opening_m[arm] < self.spec.closed_below_m
+            at = f"control step {round(self.data.time * self.spec.control_hz)}, arm '{arm}'"
+            try:
+                T, opening = np.asarray(command.T_world_ee[arm], dtype=np.float64), float(command.opening_m[arm])
+            except (KeyError, TypeError, ValueError) as error:
+                raise ActionError(f"{at}: expected a pose and an opening, numbers, got {error!r}") from None
+            if T.shape != (4, 4) or not np.isfinite(opening):
+                raise ActionError(f"{at}: expected a pose (4, 4) and a finite opening, got {T.shape} and {opening}")
+            if fault := unfit_pose(T[None]):
+                raise ActionError(f"{at}: the target has {fault[1]}")
+            close = opening < self.spec.closed_below_m
             rows += [T[:3, 3], Rotation.from_matrix(T[:3, :3]).as_rotvec(), np.array([1.0 if close else -1.0])]
         return np.concatenate(rows)
 

@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from tyro.conf import Positional
 
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.io import atomic
 from geo4d_bench.model.generators import Device
+from geo4d_bench.options import Count, Processes, check_ranges
 
 WARM_UP = 2
 What = Literal["render", "rollout", "generate", "track", "load", "train", "preset"]
@@ -40,8 +42,8 @@ class BenchConfig:
     """What to measure."""
     out: Path = Path("runs/bench")
     """Folder of bench.csv; rows of other measurements in it are kept."""
-    repeats: int = 7
-    """Measurements of each number, after a warm-up; their median is reported."""
+    repeats: Annotated[int, Field(ge=5, le=10**6)] = 7
+    """Measurements of each number, after a warm-up; their median is reported, and of fewer than 5 it says little."""
     task: str = "store_cereal"
     """Task whose scene, data and checkpoint are used."""
     data: Path | None = None
@@ -52,22 +54,19 @@ class BenchConfig:
     """Generator of generate; runs/<task>/layered_nano where not given."""
     preset: str = "layered_small"
     """Preset (or FILE.json) that preset trains and generates with, untrained."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Windows in a training step of preset."""
     tracker: str = "point_cloud"
     """What track measures."""
     device: Device = "cpu"
     """Where preset and generate run."""
-    busy: int | None = None
+    busy: Processes | None = None
     """Measure, for train, how it runs beside so many programs that keep a processor busy each."""
 
     def __post_init__(self) -> None:
-        if self.repeats < 5:
-            raise ConfigError(f"--repeats is {self.repeats}, expected at least 5: a median of fewer says little")
-        if self.busy is not None and (self.what != "train" or self.busy < 1):
-            raise ConfigError(f"--busy is of 'bench train' and at least 1, got {self.busy} for 'bench {self.what}'")
-        if self.batch_size < 1:
-            raise ConfigError(f"--batch-size is {self.batch_size}, expected at least 1")
+        check_ranges(self)
+        if self.busy is not None and self.what != "train":
+            raise ConfigError(f"--busy is of 'bench train', got {self.busy} for 'bench {self.what}'")
 
 
 @dataclass(frozen=True)

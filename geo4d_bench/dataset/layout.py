@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from geo4d_bench.dataset.schema import CHUNK_BYTES
 from geo4d_bench.errors import DatasetError
 
 DIGEST = "simulated_sha256"
@@ -24,7 +25,6 @@ _FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32001: "blosc", 32015: 
 _RATIOS = {1: 1100, 32001: 1100, 32015: 33_000}
 """How many times smaller plain images get at best: deflate 1030, LZ4 (in Blosc) 255, Zstd 32768 (128 KiB become 4
 bytes). An array that is packed more is refused."""
-_CHUNK_BYTES = 2**28
 _OBJECTS, _DEPTH, _RANK = 10_000, 4, 4
 
 ARRAYS: dict[str, tuple[tuple[str | int, ...], str]] = {
@@ -147,7 +147,7 @@ def _array(path: str, oid: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
         raise DatasetError(f"{path} has shape {shape}, expected {_RANK} axes at most")
     declared = math.prod(shape) * dtype.itemsize
     ratio = max((_RATIOS.get(code, 1) for code in filters), default=1)
-    if layout == h5py.h5d.CHUNKED and math.prod(plist.get_chunk()) * dtype.itemsize > _CHUNK_BYTES:
+    if layout == h5py.h5d.CHUNKED and math.prod(plist.get_chunk()) * dtype.itemsize > CHUNK_BYTES:
         raise DatasetError(f"{path} has chunks of shape {plist.get_chunk()}, larger than any image")
     if declared > ratio * oid.get_storage_size():
         raise DatasetError(f"{path} declares shape {shape}, but has only {oid.get_storage_size()} bytes in the file")

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema, TypeAdapter, ValidationError
 from pydantic_core import core_schema, from_json
 
-from geo4d_bench.dataset.schema import MANIFEST, SCHEMA_VERSION
+from geo4d_bench.dataset.schema import MANIFEST, MAX_SIDE, SCHEMA_VERSION
 from geo4d_bench.errors import ConfigError, DatasetError, explain
 from geo4d_bench.geometry.camera import Camera, ViewSplit
 from geo4d_bench.geometry.rig import AnyRig, DrawnRig, Rig, Shell
@@ -30,9 +30,9 @@ _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, regex_engine="python-r
 _Name = Annotated[str, Field(pattern=r"\A(?!\.{1,2}\Z)[^\0/\\]{1,200}\Z")]
 _Text = Annotated[str, Field(pattern=r"\A[^\0]*\Z")]
 _Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\Z")]
-_Seed = Annotated[int, Field(ge=0, le=2**63)]
+_Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # of an episode: an int64 in its file
 _Count = Annotated[int, Field(ge=0, le=10**9)]
-_Pixels = Annotated[int, Field(ge=1, le=2**14)]
+_Pixels = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 _Hz = Annotated[float, Field(ge=1e-3, le=1e5)]
 _Number = Annotated[float, Field(ge=-1e6, le=1e6)]
 _Four = tuple[_Number, _Number, _Number, _Number]

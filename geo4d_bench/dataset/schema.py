@@ -7,7 +7,11 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from geo4d_bench.errors import ConfigError
 
 SCHEMA_VERSION = 1
 
@@ -22,6 +26,21 @@ IMAGES = ("rgb", "depth", "seg")
 
 CHUNK_FRAMES = 8
 """Frames of a camera that are compressed together."""
+CHUNK_BYTES = 2**28
+"""The most that they may take unpacked: whoever reads a frame unpacks them all."""
+MAX_SIDE = 2**14
+"""Pixels along an image's side; OpenGL draws no more on most machines."""
+Pixels = Annotated[int, Field(ge=8, le=MAX_SIDE)]
+
+
+def require_storable(height: int, width: int) -> None:
+    """ConfigError where images of so many pixels are larger than a reader accepts."""
+    most = CHUNK_BYTES // (3 * CHUNK_FRAMES)
+    if height * width > most:
+        raise ConfigError(
+            f"--height {height} --width {width}: {height * width:,} pixels in an image, expected at most {most:,} (as "
+            f"3344 x 3344 has); give smaller images"
+        )
 
 
 def codec() -> dict[str, Any]:

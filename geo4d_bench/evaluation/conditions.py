@@ -29,7 +29,7 @@ def run(config: ConditionsConfig) -> str:
 
     Raises:
         DatasetError: no dataset, or one of the train split.
-        ConfigError: ``windows`` below 1, or a folder that is not empty.
+        ConfigError: a folder that is not empty.
     """
     from safetensors.numpy import save
     from tqdm import tqdm

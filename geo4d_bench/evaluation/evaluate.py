@@ -34,7 +34,7 @@ from geo4d_bench.fingerprint import commit, fingerprint
 from geo4d_bench.geometry.camera import ViewSplit
 from geo4d_bench.io import held
 from geo4d_bench.model.types import Video4D
-from geo4d_bench.options import listing, with_help
+from geo4d_bench.options import Count, Processes, listing, with_help
 from geo4d_bench.pool import one_thread, run_jobs
 from geo4d_bench.runs import claim, run_id
 
@@ -55,9 +55,9 @@ class EvaluateConfig(CheckpointOptions):
     """What follows the gripper through the videos."""
     segmenter: str | None = None
     """What labels the gripper's parts in generated and true videos; their own labels where not given."""
-    second_views: int = 1
+    second_views: Count = 1
     """Views that are generated beside the reference in one pass; scores are means over the pairs with it."""
-    workers: int = 2
+    workers: Processes = 2
     """Processes; the rows do not depend on it."""
     cluster: str | None = None
     """Score on a Ray cluster instead of local processes: its address, or auto; see datagen."""

@@ -15,6 +15,7 @@ from geo4d_bench.evaluation.window_film import write_film
 from geo4d_bench.geometry.camera import ViewSplit
 from geo4d_bench.io import atomic
 from geo4d_bench.model.types import Video4D
+from geo4d_bench.options import Count
 
 if TYPE_CHECKING:
     from geo4d_bench.dataset.types import Window
@@ -26,7 +27,7 @@ class GenerateConfig(CheckpointOptions):
 
     views: ViewSplit = "novel"
     """Which cameras the windows are seen from."""
-    windows: int = 4
+    windows: Count = 4
     """How many windows: the first ones of 'evaluate' with the same seed."""
     out: Path | None = None
     """Where to write; <checkpoint>/generated where not given."""
@@ -38,7 +39,7 @@ def run(config: GenerateConfig) -> str:
 
     Raises:
         CheckpointError, DatasetError: a folder is missing, damaged, or the dataset is of the train split.
-        ConfigError: ``windows`` below 1, or images of another size than the checkpoint's.
+        ConfigError: images of another size than the checkpoint's.
     """
     from tqdm import tqdm
 

@@ -12,7 +12,8 @@ import numpy as np
 from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.geometry.camera import ViewSplit
-from geo4d_bench.seeding import generator
+from geo4d_bench.options import Count, check_ranges
+from geo4d_bench.seeding import Seed, generator
 
 if TYPE_CHECKING:
     from geo4d_bench.dataset.reader import Dataset
@@ -30,10 +31,13 @@ class HeldOutOptions:
     """A dataset of the eval split, rendered from seen and novel cameras."""
     views: ViewChoice = "both"
     """Which cameras the windows are seen from."""
-    windows: int = 64
+    windows: Count = 64
     """Windows of each choice of views."""
-    seed: int = 0
+    seed: Seed = 0
     """Chooses the windows, with one seed the same ones for every command, and the generator's noise."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     @property
     def splits(self) -> tuple[ViewSplit, ...]:
@@ -49,13 +53,10 @@ class HeldOutOptions:
         """The dataset.
 
         Raises:
-            ConfigError: ``windows`` below 1.
             DatasetError: it is not there, damaged, or of the train split and that is not allowed.
         """
         from geo4d_bench.dataset.reader import Dataset
 
-        if self.windows < 1:
-            raise ConfigError(f"--windows is {self.windows}, expected 1 or more")
         dataset = Dataset(self.data)
         settings = dataset.manifest.settings
         if settings.split != "eval" and not allow_train_data:

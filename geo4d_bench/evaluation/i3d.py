@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from geo4d_bench.errors import CheckpointError, ConfigError
+from geo4d_bench.model.checkpoint import read_tensors
 
 CLASSES = 400
 MIN_FRAMES = 9
@@ -97,12 +96,7 @@ class I3D(nn.Sequential):
         """
         if not weights.is_file():
             raise CheckpointError(f"{weights}: no such file; docs/metrics.md says how to make it")
-        try:
-            tensors = load_file(weights)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{weights}: not a whole safetensors file ({error}); docs/metrics.md says how"
-            ) from None
+        tensors = read_tensors(weights, "convert or copy it again (docs/metrics.md)")
         network = cls().eval()
         expected, got = (
             {name: tensor for name, tensor in found.items() if not name.endswith("num_batches_tracked")}

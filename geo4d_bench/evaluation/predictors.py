@@ -12,6 +12,7 @@ from geo4d_bench.errors import ConfigError
 from geo4d_bench.evaluation.held_out import HeldOutOptions
 from geo4d_bench.geometry.camera import ViewSplit
 from geo4d_bench.model.generators import Device
+from geo4d_bench.options import Steps
 from geo4d_bench.seeding import derive_seed
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class CheckpointOptions(HeldOutOptions):
 
     checkpoint: Path | None = None
     """The checkpoint folder; runs/<task of the data>/layered_nano where not given."""
-    steps: int | None = None
+    steps: Steps | None = None
     """Sampling steps; the checkpoint's own number where not given."""
     device: Device = "cpu"
     """Where the checkpoint generates. On a GPU (cuda) two runs may differ by rounding."""
@@ -51,7 +52,7 @@ class CheckpointPredictor:
 
     Raises:
         CheckpointError: the folder is missing, incomplete or of another version.
-        ConfigError: there is no such device, ``steps`` is below 1, or given to a checkpoint that samples nothing.
+        ConfigError: there is no such device, or ``steps`` is given to a checkpoint that samples nothing.
     """
 
     def __init__(
@@ -65,8 +66,6 @@ class CheckpointPredictor:
         from geo4d_bench.model.checkpoint import checkpoint_sha256
         from geo4d_bench.model.generators import load_generator
 
-        if steps is not None and steps < 1:
-            raise ConfigError(f"--steps is {steps}, expected at least 1")
         self.sha256 = checkpoint_sha256(folder)
         self._generator, self._seed = load_generator(folder, device), seed
         config = self._generator.config

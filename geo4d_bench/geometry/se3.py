@@ -11,6 +11,9 @@ from scipy.spatial.transform import Rotation, Slerp
 Array = npt.NDArray[np.float64]
 Float = TypeVar("Float", bound=np.floating[Any])
 
+FURTHEST_M = 100.0
+"""No target of a robot lies further from the world's origin, along any axis."""
+
 
 def pose(rotation: npt.ArrayLike | None = None, translation: npt.ArrayLike = (0.0, 0.0, 0.0)) -> Array:
     """The (4, 4) pose with a (3, 3) rotation (identity where None) and a (3,) translation in metres."""
@@ -19,6 +22,21 @@ def pose(rotation: npt.ArrayLike | None = None, translation: npt.ArrayLike = (0.
         T[:3, :3] = rotation
     T[:3, 3] = translation
     return T
+
+
+def unfit_pose(poses: Array) -> tuple[int, str] | None:
+    """Index of the first of some poses (N, 4, 4) that no robot can be sent to, and what it has; None where all are
+    fit."""
+    finite = np.isfinite(poses).all((1, 2))
+    if not finite.all():
+        return int(finite.argmin()), "values that are not finite"
+    R = poses[:, :3, :3]
+    rigid = np.isclose(R @ R.transpose(0, 2, 1), np.eye(3), atol=1e-4).all((1, 2)) & (np.linalg.det(R) > 0)
+    near = (np.abs(poses[:, :3, 3]) <= FURTHEST_M).all(1)
+    for fit, has in ((rigid, "a rotation that is not orthonormal"), (near, f"a position beyond {FURTHEST_M:g} m")):
+        if not fit.all():
+            return int(fit.argmin()), has
+    return None
 
 
 def inverse(T: npt.ArrayLike) -> Array:

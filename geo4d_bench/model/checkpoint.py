@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,13 +51,34 @@ def load_weights(folder: Path, module: nn.Module) -> None:
         ) from None
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; CheckpointError where it is cut off."""
+def read_tensors(path: Path, advice: str = "train or copy it again") -> dict[str, Tensor]:
+    """The tensors of a safetensors file; CheckpointError where it is cut off, something else, or not finite."""
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error}); train or copy it again") from None
+        what = disguise(path) or f"not a whole safetensors file ({error}); {advice}"
+        raise CheckpointError(f"{path}: {what}") from None
+    if name := not_finite(tensors):
+        raise CheckpointError(f"{path}: '{name}' has values that are not finite; {advice}")
     return tensors
+
+
+def disguise(path: Path) -> str:
+    """What a file is that passes for weights, and what to do; empty where it is nothing well known."""
+    with path.open("rb") as file:
+        head = file.read(64).lstrip().lower()
+    if head.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the file itself; run 'git lfs pull' where it was cloned"
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return (
+            "a web page, not the file itself; download the file by its direct link, logged in where that is asked for"
+        )
+    return ""
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Name of the first tensor that has a value that is not finite; None where all are."""
+    return next((name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()), None)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -14,10 +14,12 @@ import tyro
 from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.fingerprint import fingerprint
-from geo4d_bench.options import listing, option, require_at_least, with_help
+from geo4d_bench.dataset.schema import Pixels
+from geo4d_bench.options import Count, Processes, check_ranges, listing, option, with_help
 from geo4d_bench.rollout.ledger import RunColumns
 from geo4d_bench.rollout.views import Views, resolve
 from geo4d_bench.runs import run_id
+from geo4d_bench.seeding import Seed
 
 if TYPE_CHECKING:
     from geo4d_bench.policies import PolicyFactory
@@ -36,19 +38,19 @@ class RolloutConfig:
     """Where the pair of cameras of each episode is taken from: seen, novel, random16, orbit or a rig's .yaml file."""
     rig: str = "hemisphere16"
     """Rig that seen and novel refer to: the one that the policy was trained on."""
-    episodes: int = 20
+    episodes: Count = 20
     """Number of episodes; more than last time adds the missing ones."""
-    seed: int = 1000
+    seed: Seed = 1000
     """Seed of the first episode; the following ones count up."""
     sensor: SensorName | None = None
     """How the depth that the policy sees is measured; as in its checkpoint's training where not given."""
-    height: int = 64
+    height: Pixels = 64
     """Images' height in pixels, where the checkpoint does not fix it."""
-    width: int = 80
+    width: Pixels = 80
     """Images' width in pixels, where the checkpoint does not fix it."""
-    workers: int = 2
+    workers: Processes = 2
     """Processes; the rows do not depend on it."""
-    side_by_side: int = 1
+    side_by_side: Count = 1
     """Episodes in each process that share a pass of the generator, for a GPU. The last bits of a plan depend on it."""
     cluster: str | None = None
     """Play on a Ray cluster instead of local processes: its address, or auto; see datagen."""
@@ -60,8 +62,7 @@ class RolloutConfig:
     """Folder of the results; runs/<task>/rollout_<policy>_<views> where not given."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "episodes", "height", "width", "workers", "side_by_side")
-        require_at_least(self, 0, "seed")
+        check_ranges(self)
 
     @property
     def folder(self) -> Path:

@@ -105,7 +105,7 @@ class Simulator:
     def execute(
         self, chunk: ActionChunk, horizon: dict[str, Array] | None = None, after_step: Callable[[], None] | None = None
     ) -> None:
-        """Carry out a chunk, or as much of it as there is before the episode ends; PolicyError where it is unfit.
+        """Carry out a chunk, or as much of it as there is before the episode ends; ActionError where it is unfit.
 
         Args:
             chunk: what the policy asks for.
@@ -114,7 +114,7 @@ class Simulator:
             after_step: called after every control step.
         """
         spec = self.task.spec
-        chunk.check(spec.arms)
+        chunk.check(spec.arms, self.control_steps)
         self.record.plan_step.append(self.control_steps)
         self.record.plans.append(chunk)
         self.record.horizons.append(horizon or chunk.T_world_ee)

@@ -6,6 +6,7 @@ carry such labels; for others, a segmenter finds them.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from geo4d_bench.dataset.manifest import file_sha256
-from geo4d_bench.errors import CheckpointError, ConfigError, DatasetError
+from geo4d_bench.errors import CheckpointError, DatasetError, TrainingError
 from geo4d_bench.geometry.hand import HandModel
 from geo4d_bench.geometry.se3 import Array
 from geo4d_bench.model.types import Video4D
+from geo4d_bench.options import Steps, check_ranges
+from geo4d_bench.seeding import Seed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -101,10 +104,13 @@ class SegmenterConfig:
 
     data: Path
     """Dataset folder, as 'geo4d-bench datagen' makes it."""
-    steps: int = 400
+    steps: Steps = 400
     """Optimiser steps, of 4 pairs of images each."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the network's first weights and of what it is shown."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ def run(config: SegmenterConfig) -> Trained:
 
     Raises:
         DatasetError: no dataset there, or one of the eval split.
-        ConfigError: ``steps`` below 1.
+        TrainingError: the loss is not finite.
     """
     import torch
     import torch.nn.functional as F
@@ -135,8 +141,6 @@ def run(config: SegmenterConfig) -> Trained:
     from geo4d_bench.model.batch import true_video
     from geo4d_bench.model.checkpoint import write_tensors
 
-    if config.steps < 1:
-        raise ConfigError(f"--steps is {config.steps}, expected at least 1")
     dataset = Dataset(config.data)
     if dataset.manifest.settings.split != "train":
         raise DatasetError(f"{config.data}: its episodes are of the eval split, which tests what was trained on others")
@@ -153,11 +157,16 @@ def run(config: SegmenterConfig) -> Trained:
     net = network(classes)
     weight = torch.ones(classes)
     weight[0] = NO_PART_WEIGHT
-    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, config.steps)
-    for _ in tqdm(range(config.steps), desc="segmenter", unit="step"):
+    optimizer = torch.optim.AdamW(net.parameters(), lr=RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, config.steps)
+    for step in tqdm(range(config.steps), desc="segmenter", unit="step"):
         x, labels = batch("seen", 4)
         loss = F.cross_entropy(net(x + NOISE * torch.randn_like(x)), labels, weight)
+        if not math.isfinite(loss.item()):
+            raise TrainingError(
+                f"segmenter: the loss is {loss.item():g} at step {step + 1} (learning rate {RATE:g}, 4 pairs of images a "
+                f"batch); nothing was written: look for the cause with 'geo4d-bench verify {config.data}'"
+            )
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -175,6 +184,7 @@ def run(config: SegmenterConfig) -> Trained:
 
 
 DT_S = 0.4
+RATE = 3e-3
 NOISE = 0.05
 """Standard deviation of what is added to colours (-1 to 1) and points (metres): generated video is not sharp."""
 

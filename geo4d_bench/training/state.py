@@ -58,23 +58,22 @@ class Average:
         return averaged.eval()
 
 
-def save_state(
-    folder: Path,
-    progress: Progress,
-    module: nn.Module,
-    average: Average,
-    optimizers: Optimizers,
-    fit: dict[str, Tensor],
-) -> None:
-    """Write ``trainer.safetensors``: weights, averages, the optimisers' moments, the state ``fit`` of the autoencoder's
-    fitting, and progress as metadata."""
+def state_tensors(
+    module: nn.Module, average: Average, optimizers: Optimizers, fit: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """What :func:`save_state` writes, the training's own tensors: weights, averages, the optimisers' moments, and the
+    state ``fit`` of the autoencoder's fitting."""
     parts = {
         "weights": module.state_dict(),
         "average": {k: average.weights[k] for k in average.trained},
         "optimizer": optimizers.state(),
         "fit": fit,
     }
-    tensors = {f"{part}/{k}": v for part, values in parts.items() for k, v in values.items()}
+    return {f"{part}/{k}": v for part, values in parts.items() for k, v in values.items()}
+
+
+def save_state(folder: Path, progress: Progress, tensors: dict[str, Tensor]) -> None:
+    """Write ``trainer.safetensors``: :func:`state_tensors`, and progress as metadata."""
     p = progress
     meta = {"step": f"{p.step}", "trained_s": repr(p.trained_s), "finished": f"{p.finished:d}", "fitted": f"{p.fitted}"}
     write_tensors(folder / STATE_NAME, tensors, meta)
@@ -92,9 +91,9 @@ def load_state(
             meta = file.metadata()
         progress = Progress(int(meta["step"]), float(meta["trained_s"]), meta["finished"] == "1", int(meta["fitted"]))
     except Exception as error:  # safetensors raises its own type for cut-off files
-        raise CheckpointError(f"{path}: not a whole training state ({error}); remove it to start anew") from None
+        raise CheckpointError(f"{path}: not a whole training state ({error}); choose another --out") from None
     parts: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "optimizer": {}, "fit": fit}
-    tensors = read_tensors(path)
+    tensors = read_tensors(path, "choose another --out")
     try:
         for key, value in tensors.items():
             part, _, name = key.partition("/")

@@ -10,14 +10,17 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
 
 from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.io import held
 from geo4d_bench.model.config import AblationName, GeneratorConfig
 from geo4d_bench.model.generators import find_config, presets
-from geo4d_bench.options import listing, with_help
+from geo4d_bench.options import Count, Positive, Processes, Steps, check_ranges, listing, with_help
+from geo4d_bench.seeding import Seed
 
 if TYPE_CHECKING:
     from geo4d_bench.dataset.reader import Dataset
@@ -45,47 +48,37 @@ class TrainConfig:
     """How the cameras measure depth, of first frames and of targets: perfect, stereo or estimated (docs/sensors.md)."""
     pretrained: str | None = None
     """Stable Video Diffusion to start from, for the preset svd: a folder in diffusers' layout or a hub id."""
-    autoencoder_steps: int | None = None
+    autoencoder_steps: Steps | None = None
     """Steps that fit the preset svd's autoencoder of pointmaps, none by default. They come before --minutes or --steps
     and count towards neither; stopped, they go on from where they were."""
-    steps: int | None = None
+    steps: Steps | None = None
     """Budget (1000 where neither this nor --minutes is given). Learning rate and end follow it."""
-    minutes: float | None = None
+    minutes: Positive | None = None
     """Budget in time instead of steps: what is trained then depends on the machine and on what else runs there."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Windows a step, of all processes together."""
-    learning_rate: float | None = None
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     """Highest learning rate, after the warm-up; 1.5e-3 where not given, 1e-5 from pretrained weights."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides weights, windows and noise."""
     out: Path | None = None
     """Checkpoint folder; runs/TASK/PRESET by default (PRESET_calibrated, PRESET_stereo, PRESET-ABLATION), TASK being
     the dataset's folder name, PRESET that of a file without its ending."""
-    threads: int | None = None
+    threads: Processes | None = None
     """CPU threads; all by default."""
-    workers: int = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Processes that read windows ahead of the step, for a GPU; 0 is a thread of this process, enough on a CPU."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto = bf16 where the GPU or processor computes in it, else fp32."""
-    val_windows: int = 12
+    val_windows: Annotated[int, Field(ge=0, le=10**6)] = 12
     """Held-out windows that the hand error is measured on."""
-    n_validations: int = 10
+    n_validations: Count = 10
     """How often within the budget the hand error is measured, pictures are drawn and a checkpoint is written."""
 
     def __post_init__(self) -> None:
         if self.minutes is not None and self.steps is not None:
             raise ConfigError("train: --minutes and --steps are both given; give one of them")
-        if self.minutes is not None and not self.minutes > 0:
-            raise ConfigError(f"train: --minutes is {self.minutes}, expected more than 0")
-        for option, count in (("--steps", self.steps), ("--autoencoder-steps", self.autoencoder_steps)):
-            if count is not None and count < 1:
-                raise ConfigError(f"train: {option} is {count}, expected at least 1")
-        positive = (self.batch_size, self.n_validations, 1 if self.threads is None else self.threads)
-        if min(positive) < 1 or min(self.val_windows, self.workers) < 0 or not self.highest_rate > 0:
-            raise ConfigError(
-                "train: --batch-size, --n-validations, --threads, --learning-rate must be positive, --val-windows, "
-                "--workers not negative"
-            )
+        check_ranges(self)
 
     @property
     def highest_rate(self) -> float:
@@ -147,6 +140,7 @@ def run(config: TrainConfig) -> TrainResult:
         ConfigError: the preset's file is missing or says something impossible.  UnknownNameError: no such preset.
         DatasetError: no dataset, one of the eval split, or its images have another size than the preset's.
         CheckpointError: the folder holds another training, or cannot be written.
+        TrainingError: the loss, or a weight, is not finite any more; the folder keeps the last good checkpoint.
         BusyError: another command is writing the folder.
         KeyboardInterrupt: stopped by Ctrl-C, after saving.
     """

@@ -15,7 +15,7 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pandas as pd
 import torch
@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from geo4d_bench.dataset.types import Window
-from geo4d_bench.errors import CheckpointError, ConfigError
+from geo4d_bench.errors import CheckpointError, ConfigError, TrainingError
 from geo4d_bench.interrupt import StopRequest
 from geo4d_bench.io import write_atomic
 from geo4d_bench.model.base import Generator
 from geo4d_bench.model.batch import batch_from_windows, frames_of_window, true_video
-from geo4d_bench.model.checkpoint import WEIGHTS_NAME, save_checkpoint
+from geo4d_bench.model.checkpoint import WEIGHTS_NAME, not_finite, save_checkpoint
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.distributed import mean_over_processes
 from geo4d_bench.runs import claim
@@ -40,7 +40,7 @@ from geo4d_bench.training.device import computes_in_bf16, peak_mib
 from geo4d_bench.training.optimizer import Optimizers
 from geo4d_bench.training.pace import Pace
 from geo4d_bench.training.pictures import draw_samples, training_chart
-from geo4d_bench.training.state import STATE_NAME, Average, Progress, load_state, save_state
+from geo4d_bench.training.state import STATE_NAME, Average, Progress, load_state, save_state, state_tensors
 from geo4d_bench.training.validation import copy_error_cm, hand_error_cm
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ class Trainer:
         stopped = self.progress.fitted < self.autoencoder_steps
         if not stopped:
             self.fit_state.clear()
+        self._require_finite()
         if self.first:
             write_atomic(self.folder / AUTOENCODER_LOG_NAME, _csv(self.fit_rows))
             self._save_state()
@@ -152,7 +153,10 @@ class Trainer:
                 self.rows.append(row)
                 # One clock decides, and one stop request is all processes': otherwise some would wait for others.
                 self.progress.trained_s, stopped = self._agree(before + time.perf_counter() - started, stop.received)
-                if int(self.share * config.n_validations) > validated:
+                due = int(self.share * config.n_validations) > validated
+                if due or stopped or self.share >= 1.0:
+                    self._require_finite()
+                if due:
                     validated = int(self.share * config.n_validations)
                     if self.first:
                         self._validate(row)
@@ -187,8 +191,27 @@ class Trainer:
         self._save_state()
 
     def _save_state(self) -> None:
-        save_state(self.folder, self.progress, self.generator, self.average, self.optimizers, self.fit_state)
+        save_state(self.folder, self.progress, self._state())
         self.saved = True
+
+    def _state(self) -> dict[str, Tensor]:
+        return state_tensors(self.generator, self.average, self.optimizers, self.fit_state)
+
+    def _require_finite(self) -> None:
+        """TrainingError, in all processes, before anything is saved that no training could go on from."""
+        if name := not_finite(self._state()):
+            self._end(f"'{name}' is not finite any more after step {self.progress.step}")
+
+    def _end(self, why: str) -> NoReturn:
+        c, state = self.config, self.folder / STATE_NAME
+        kept = (
+            f"{self.folder} keeps the last checkpoint, from before that" if state.exists() else "no checkpoint was kept"
+        )
+        raise TrainingError(
+            f"train: {why} (learning rate {c.highest_rate:g}, {c.batch_size} windows a batch); {kept}; train in another "
+            f"--out with a smaller --learning-rate, and if that ends likewise look for the cause in the data: "
+            f"geo4d-bench verify {c.data}"
+        )
 
     def _step(self, stream: Iterator[dict[str, Tensor]]) -> dict[str, str]:
         started = time.perf_counter()
@@ -210,6 +233,12 @@ class Trainer:
         names = ["loss", *parts]
         means = mean_over_processes(torch.tensor([float(total.detach()), *parts.values()], device=device)).tolist()
         values = dict(zip(names, means, strict=True)) | {"gradient": float(norm), "rate": rate}
+        if not math.isfinite(values["loss"] + values["gradient"]):
+            of = [k for k, v in batch.items() if not torch.isfinite(v).all()]
+            given = f", whose batch has values that are not finite in {', '.join(of)}," if of else ""
+            self._end(
+                f"step {self.progress.step}{given} gives a loss of {values['loss']:g} and a gradient of {float(norm):g}"
+            )
         took = time.perf_counter() - started  # a GPU has finished the step: the numbers above waited for it
         row = {"step": str(self.progress.step), "seconds": f"{self.progress.trained_s + took:.2f}"}
         row |= {k: f"{v:.6g}" for k, v in values.items()}

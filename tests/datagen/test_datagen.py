@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geo4d_bench.datagen.job import DatagenConfig, make_dataset, run, settings_of
+from geo4d_bench.datagen.job import DatagenConfig, make_dataset, make_missing, run
 from geo4d_bench.datagen.render import frame_steps
 from geo4d_bench.datagen.worker import episode_seeds, is_disturbed
-from geo4d_bench.dataset.manifest import read_manifest
+from geo4d_bench.dataset.manifest import Manifest, read_manifest
 from geo4d_bench.dataset.reader import Dataset
+from geo4d_bench.dataset.schema import episode_name
 from geo4d_bench.errors import ConfigError, DatasetError, UnknownNameError
 
 
@@ -94,17 +95,24 @@ def test_seeds_of_episodes_never_meet() -> None:
         assert sum(is_disturbed(i, share) for i in range(100)) == round(100 * share)
 
 
-def test_wrong_options_are_refused(tmp_path: Path) -> None:
-    for options, sentence in (
-        ({"episodes": 0}, "--episodes 0"),
-        ({"workers": 0}, "--workers 0"),
-        ({"disturbed_share": 1.5}, "--disturbed-share 1.5"),
-        ({"video_hz": 3.0}, "video_hz=3 does not divide the control rate"),
+def test_an_episode_that_cannot_be_read_back_is_an_error(tiny_dataset: Any, tmp_path: Path) -> None:
+    settings = read_manifest(tiny_dataset.train).settings
+
+    def work(job: int) -> str:
+        path = tmp_path / "episodes" / episode_name(job)
+        path.parent.mkdir()
+        path.write_bytes((tiny_dataset.train / "episodes" / path.name).read_bytes()[:50_000])
+        return path.name
+
+    with pytest.raises(
+        DatasetError, match=r"ep_000000.hdf5 was made now, but cannot be read back: .*; if another --out"
     ):
-        with pytest.raises(ConfigError, match=sentence):
-            settings_of(DatagenConfig(**options)) if "episodes" not in options else run(  # type: ignore[arg-type]
-                DatagenConfig(out=tmp_path / "x", **options)  # type: ignore[arg-type]
-            )
+        make_missing(tmp_path, Manifest(settings), work, [0], 1, None)
+
+
+def test_wrong_options_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="video_hz=3 does not divide the control rate"):
+        run(DatagenConfig(out=tmp_path / "x", video_hz=3.0))
     with pytest.raises(UnknownNameError, match="did you mean 'store_cereal'"):
         run(DatagenConfig(task="store_cereel", out=tmp_path / "x"))
     with pytest.raises(UnknownNameError, match="did you mean 'hemisphere16'"):

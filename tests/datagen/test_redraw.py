@@ -113,7 +113,7 @@ def test_a_changed_source_and_wrong_options_are_named(tmp_path: Path, tiny_datas
         run(RenderConfig(source, tmp_path / "a", workers=1))
     with pytest.raises(ConfigError, match="is the dataset itself"):
         run(RenderConfig(source, source))
-    with pytest.raises(ConfigError, match="--width 4: expected 8 or more"):
+    with pytest.raises(ConfigError, match="--width is 4, expected at least 8"):
         run(RenderConfig(source, tmp_path / "b", width=4))
     with pytest.raises(ConfigError, match="does not divide the control rate"):
         run(RenderConfig(source, tmp_path / "b", video_hz=3.0))

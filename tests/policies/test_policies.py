@@ -10,7 +10,7 @@ import pytest
 from synthetic_hand import MAX_OPENING_M, Scene, box_hand, downward, render
 
 from geo4d_bench import policies
-from geo4d_bench.errors import CheckpointError, ConfigError, PolicyError, UnknownNameError
+from geo4d_bench.errors import ActionError, CheckpointError, ConfigError, PolicyError, UnknownNameError
 from geo4d_bench.geometry.camera import depth_to_points
 from geo4d_bench.geometry.se3 import inverse, pose_error, transform
 from geo4d_bench.model.generators import presets
@@ -390,6 +390,8 @@ def test_policies_of_two_factories_do_not_share_a_call(checkpoint: Path) -> None
 GOOD = ActionChunk({"right": PATH[:2]}, {"right": OPENINGS[:2]}, 0.4)
 SKEWED = PATH[:2] @ np.diag([1.0, 1.1, 1.0, 1.0])
 MIRRORED = PATH[:2] @ np.diag([1.0, -1.0, 1.0, 1.0])
+FAR = np.zeros((2, 4, 4))
+FAR[1, 0, 3] = 1e6
 
 
 @pytest.mark.parametrize(
@@ -404,9 +406,12 @@ MIRRORED = PATH[:2] @ np.diag([1.0, -1.0, 1.0, 1.0])
         (ActionChunk({"right": SKEWED}, {"right": OPENINGS[:2]}, 0.4), "not orthonormal"),
         (ActionChunk({"right": MIRRORED}, {"right": OPENINGS[:2]}, 0.4), "not orthonormal"),
         (ActionChunk({"right": PATH[:2]}, {"right": OPENINGS[:2]}, 0.0), "dt_s"),
+        (ActionChunk({"right": PATH[:2]}, {"right": OPENINGS[:2]}, np.inf), "dt_s"),
+        (ActionChunk({"right": PATH[:2] + FAR}, {"right": OPENINGS[:2]}, 0.4), "beyond 100 m at waypoint 1"),
+        (ActionChunk({"right": PATH[:2]}, {"right": np.array(["open"])}, 0.4), "no numbers"),
     ],
 )
 def test_unfit_chunks_are_refused(chunk: ActionChunk, complaint: str) -> None:
     GOOD.check(TASK.arms)
-    with pytest.raises(PolicyError, match=complaint):
-        chunk.check(TASK.arms)
+    with pytest.raises(ActionError, match=f"^action chunk of control step 8: .*{complaint}"):
+        chunk.check(TASK.arms, 8)

@@ -12,7 +12,9 @@ from gymnasium.utils.env_checker import check_env
 from scipy.spatial.transform import Rotation
 
 import geo4d_bench.tasks  # noqa: F401  registers the id
-from geo4d_bench.errors import ConfigError
+from geo4d_bench.errors import ActionError, ConfigError
+from geo4d_bench.geometry.se3 import pose
+from geo4d_bench.tasks import Command, Task
 from geo4d_bench.tasks.gym_env import TaskEnv
 
 
@@ -77,3 +79,47 @@ def test_an_idle_episode_is_cut_off(env: gymnasium.Env[Any, Any]) -> None:
 def test_an_unknown_split_is_refused(env: gymnasium.Env[Any, Any]) -> None:
     with pytest.raises(ConfigError, match="'train' or 'eval', got 'test'"):
         env.reset(options={"split": "test"})
+
+
+HERE = np.array([0.0, 0.0, 1.2, np.pi, 0.0, 0.0, 0.04])
+
+
+@pytest.mark.parametrize(
+    ("action", "complaint"),
+    [
+        (np.full(7, np.nan), "x of arm 'right' is nan, expected -2 to 2"),
+        (np.where(np.arange(7) == 4, np.inf, HERE), "rotation y of arm 'right' is inf, expected -3.14159 to 3.14159"),
+        (HERE + np.eye(7)[2], "z of arm 'right' is 2.2, expected -2 to 2"),
+        (HERE * [1, 1, 1, 1, 1, 1, -1], "opening of arm 'right' is -0.04, expected 0 to 0.08"),
+        (HERE[:6], r"shape \(6,\), expected \(7,\)"),
+        (HERE[None], r"shape \(1, 7\), expected \(7,\)"),
+        (["up"] * 7, "could not convert string to float"),
+        (None, r"shape \(\), expected \(7,\)"),
+    ],
+)
+def test_an_action_that_is_none_is_named_and_changes_nothing(task: Task, action: Any, complaint: str) -> None:
+    inner = TaskEnv("store_cereal", task)
+    inner.reset(seed=0)
+    inner.step(HERE.astype(np.float32))  # whose pi is more than float64's
+    before = task.physics_state()
+    with pytest.raises(ActionError, match=f"^step 1: .*{complaint}"):
+        inner.step(action)
+    assert np.array_equal(task.physics_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("target", "opening", "complaint"),
+    [
+        (np.full((4, 4), np.nan), 0.04, "values that are not finite"),
+        (pose(2.0 * np.eye(3)), 0.04, "a rotation that is not orthonormal"),
+        (pose(None, (0.0, 1e9, 0.0)), 0.04, "a position beyond 100 m"),
+        (np.eye(3), 0.04, r"got \(3, 3\) and 0.04"),
+        (np.eye(4), np.nan, r"got \(4, 4\) and nan"),
+        (np.eye(4), "open", "could not convert string to float"),
+    ],
+)
+def test_a_target_that_no_robot_can_be_sent_to_is_named(task: Task, target: Any, opening: Any, complaint: str) -> None:
+    task.reset(0, "train")
+    task.step(task.expert().command())
+    with pytest.raises(ActionError, match=f"^control step 1, arm 'right': .*{complaint}"):
+        task.step(Command({"right": target}, {"right": opening}))

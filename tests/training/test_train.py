@@ -19,10 +19,11 @@ from safetensors.torch import load_file
 from synthetic_windows import window
 
 from geo4d_bench.dataset.types import Window
-from geo4d_bench.errors import CheckpointError, ConfigError, DatasetError, RunError
+from geo4d_bench.errors import CheckpointError, ConfigError, DatasetError, RunError, TrainingError
 from geo4d_bench.model.batch import true_video
 from geo4d_bench.model.generators import find_config, load_generator, presets
 from geo4d_bench.training.data import AUXILIARY_WINDOWS, make_batch
+from geo4d_bench.training.optimizer import Optimizers
 from geo4d_bench.training.train import TrainConfig, TrainResult, train
 from geo4d_bench.training.validation import copy_error_cm, hand_centres
 
@@ -233,6 +234,69 @@ def test_a_cut_off_state_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(CheckpointError, match=r"trainer.safetensors: not a whole training state"):
         run(config(tmp_path))
+
+
+class Spoilt(Made):
+    """Made-up windows, those after ``good`` with a NaN in the array ``name``."""
+
+    def __init__(self, good: int, name: str) -> None:
+        super().__init__()
+        self.good, self.name = good, name
+
+    def sample(self, rng: np.random.Generator) -> Window:
+        found = super().sample(rng)
+        spoilt = np.full_like(getattr(found, self.name), np.nan)
+        return dataclasses.replace(found, **{self.name: spoilt}) if self.made > self.good else found
+
+
+@pytest.mark.parametrize(
+    ("preset", "spoilt", "complaint"),
+    [
+        ("layered_debug", "T_n_ee", "step 3, whose batch has values that are not finite in first_hand, "),
+        ("layered_debug", "weights", "step 3 gives a loss of nan and a gradient of nan"),
+        ("unet_debug", "weights", "step 3 gives a loss of nan and a gradient of nan"),
+    ],
+)
+def test_a_loss_that_is_not_finite_ends_the_training_at_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str, spoilt: str, complaint: str
+) -> None:
+    def go(out: str, source: Made) -> TrainResult:
+        return train(config(tmp_path / out, preset=preset, steps=4, batch_size=2), presets().get(preset), source, None)
+
+    steps, step = 0, Optimizers.step
+
+    def blow_up(self: Optimizers) -> None:
+        nonlocal steps
+        steps += 1
+        step(self)
+        if steps == 2:
+            self.all[0].param_groups[0]["params"][0].data.fill_(math.nan)
+
+    with monkeypatch.context() as patch, pytest.raises(TrainingError) as caught:
+        if spoilt == "weights":
+            patch.setattr(Optimizers, "step", blow_up)
+        go("parts", Made() if spoilt == "weights" else Spoilt(32 + 2 * 2 * (1 + AUXILIARY_WINDOWS), spoilt))
+    for part in (complaint, "learning rate 0.0015, 2 windows a batch", "keeps the last checkpoint", "verify"):
+        assert part in str(caught.value)
+    with safe_open(tmp_path / "parts" / "trainer.safetensors", "pt") as file:
+        assert file.metadata()["step"] == "2"
+    load_generator(tmp_path / "parts")
+    go("parts", Made())
+    go("whole", Made())
+    whole, parts = (load_file(tmp_path / out / "trainer.safetensors") for out in ("whole", "parts"))
+    assert all(np.array_equal(whole[k], parts[k]) for k in whole.keys() | parts.keys())
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def overflow(self: Optimizers) -> None:
+        self.all[0].param_groups[0]["params"][0].data.fill_(math.inf)
+
+    monkeypatch.setattr(Optimizers, "step", overflow)
+    with pytest.raises(
+        TrainingError, match=r"'weights/.*' is not finite any more after step 1 .*no checkpoint was kept"
+    ):
+        run(config(tmp_path, steps=1))
+    assert {p.name for p in tmp_path.iterdir()} == {"run.json"}
 
 
 def test_contradictory_options() -> None:

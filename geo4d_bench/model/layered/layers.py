@@ -244,5 +244,6 @@ def _sample(c: LayeredConfig, first: Tensor, grid: Tensor, mode: str) -> Tensor:
     b, v, n, _, f, area = grid.shape
     image = from_patches(first, c.patch, c.height, c.width)[:, :, 0].permute(0, 1, 4, 2, 3).flatten(0, 1)
     places = grid.permute(0, 1, 4, 2, 5, 3).reshape(b * v, f * n, area, 2)
+    places = places.nan_to_num()  # torch's backward pass crashes the process at a NaN
     sampled = F.grid_sample(image, places, mode, "border", align_corners=True)
     return sampled.view(b, v, -1, f, n, area).permute(0, 1, 4, 2, 3, 5)

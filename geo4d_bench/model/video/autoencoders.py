@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLTemporalDecoder
 from torch import Tensor, nn
 
+from geo4d_bench.errors import TrainingError
 from geo4d_bench.model.checkpoint import load_optimizer_state, optimizer_state
 
 RGB, POINTS = 0, 1
@@ -72,6 +74,9 @@ class Autoencoders(nn.Module):
 
         Returns:
             For every step ``loss`` and ``l1``, the mean distance before it.
+
+        Raises:
+            TrainingError: the loss is not finite.
         """
         autoencoder: Any = self.streams[POINTS].requires_grad_(True)
         log_scale = nn.Parameter(torch.zeros((), device=next(self.parameters()).device))
@@ -94,6 +99,13 @@ class Autoencoders(nn.Module):
             loss = total / log_scale.exp() + log_scale
             loss.backward()  # type: ignore[no-untyped-call]
             rows.append({"loss": float(loss.detach()), "l1": float(total)})
+            if not math.isfinite(rows[-1]["loss"]):
+                step = int(optimizer.state[log_scale].get("step", 0)) + 1
+                raise TrainingError(
+                    f"the autoencoder's loss is {rows[-1]['loss']:g} at step {step} (learning rate {_LEARNING_RATE:g}, "
+                    f"{len(points)} videos a batch), so that it is not fitted any further: look for the cause in the "
+                    "data with 'geo4d-bench verify', and in the pretrained weights"
+                )
             optimizer.step()
         autoencoder.disable_gradient_checkpointing()
         autoencoder.requires_grad_(False)
