@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from geo4d_bench.errors import CheckpointError
-from geo4d_bench.io import atomic
+from geo4d_bench.io import atomic, check_file
 from geo4d_bench.model.config import GeneratorConfig
 
 CONFIG_NAME = "config.json"
@@ -42,8 +42,11 @@ def save_checkpoint(folder: Path, config: GeneratorConfig, weights: dict[str, Te
 def load_weights(folder: Path, module: nn.Module) -> None:
     """Fill a module from ``model.safetensors``; CheckpointError where names, shapes or bytes don't fit."""
     path = existing(folder, WEIGHTS_NAME)
+    tensors = read_tensors(path)
+    if broken := next((name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()), None):
+        raise CheckpointError(f"{path}: '{broken}' has values that are not finite; train or copy it again")
     try:
-        module.load_state_dict(read_tensors(path))
+        module.load_state_dict(tensors)
     except RuntimeError as error:
         first = textwrap.shorten(str(error).splitlines()[1], 200)
         raise CheckpointError(
@@ -54,6 +57,7 @@ def load_weights(folder: Path, module: nn.Module) -> None:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file; CheckpointError where it is cut off."""
     try:
+        check_file(path)
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error}); train or copy it again") from None

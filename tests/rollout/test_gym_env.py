@@ -197,11 +197,11 @@ def test_arguments_are_refused_before_anything_is_built(
 
 @pytest.mark.parametrize("options", [{"split": "test"}, {"spilt": "eval"}])
 def test_options_of_reset_are_refused(env: gymnasium.Env[Any, Any], options: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match="'train' or 'eval', got .*(test|spilt)"):
+    with pytest.raises(ConfigError, match=r"'train' or 'eval', got .*(test|spilt)"):
         env.reset(options=options)
 
 
-@pytest.mark.parametrize(("action", "words"), [([np.nan] * 7, "step 1.*arm 'right'"), ([0.0] * 6, r"\(7,\)")])
+@pytest.mark.parametrize(("action", "words"), [([np.nan] * 7, r"step 1.*arm 'right'"), ([0.0] * 6, r"\(7,\)")])
 def test_an_action_that_is_none_is_refused(env: gymnasium.Env[Any, Any], action: list[float], words: str) -> None:
     observation, _ = env.reset(seed=0)
     env.step(hold(observation))
