@@ -32,8 +32,7 @@ class WindowStore:
         self._table, self._arrays, self._run_id = folder / "windows.csv", folder / "features.safetensors", run_id
         self._rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
         self._features: dict[tuple[str, int], Features] = {}
-        if self._table.exists():
-            self._read()
+        self._read()
 
     def __contains__(self, key: object) -> bool:
         return key in self._rows
@@ -74,6 +73,8 @@ class WindowStore:
         advice = "delete it to score anew"
         try:
             table = read_table(self._table, dtype={"run_id": str}, float_precision="round_trip")
+        except FileNotFoundError:
+            return
         except ValueError as error:
             raise DatasetError(f"{self._table}: not a table of this program ({error}); {advice}") from None
         if "run_id" not in table:

@@ -149,7 +149,10 @@ class Ledger:
         except FileNotFoundError:
             return Contents((), None)
         whole, _, torn = text.rpartition("\n")
-        header, *lines = list(csv.reader(io.StringIO(whole))) or [list(COLUMNS)]
+        try:
+            header, *lines = list(csv.reader(io.StringIO(whole))) or [[]]
+        except csv.Error as error:
+            raise LedgerError(f"{self.path}: no episode ledger ({error}); use another --out, or delete it") from None
         if tuple(header) != COLUMNS:
             raise LedgerError(
                 f"{self.path}: these are not the columns of an episode ledger "

@@ -370,7 +370,7 @@ def read_ledger(folder: Path) -> str:
     from geo4d_bench.rollout import leaderboard
 
     board = leaderboard.run(leaderboard.LeaderboardConfig((folder / "rollout",), folder / "leaderboard.csv"))
-    return (folder / "leaderboard.csv").read_text() + repr(board.notes())
+    return (folder / "leaderboard.csv").read_text() + repr(board.notes()).replace(str(folder), "")
 
 
 def read_windows(folder: Path) -> str:
