@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,10 +96,10 @@ def _evaluation(page: Page, path: Path, runs: Path) -> dict[str, Any]:
         "strips": [],
     }
     by_frame = folder / "gripper_error_by_frame.csv"
-    if by_frame.is_file():
+    with suppress(FileNotFoundError), _named(by_frame):
+        frames = _table(by_frame, "gripper_cm")
         picture = page.picture(f"gripper_error_{tag}.png")
-        with _named(by_frame):
-            figures.gripper_error_chart(_table(by_frame, "gripper_cm"), picture)
+        figures.gripper_error_chart(frames, picture)
         found["gripper_error"] = picture.name
     for views in ("seen", "novel"):
         if (folder / f"generated_{views}.png").is_file():

@@ -477,7 +477,7 @@ READERS: dict[str, Reader] = {
             "report/training_log.csv": (*ANY, *CSV),
             "report/1.npz": (*ANY, *ZIP, member_huge),
         },
-        values=TEXT_VALUES | {missing},
+        values=TEXT_VALUES | {missing, link_to_itself},
     ),
     "tables": Reader(
         read_tables,
@@ -527,7 +527,14 @@ def main(folder: Path, files: int, seed: int, first: int) -> int:
             continue
         damaged = folder / "damaged"
         shutil.rmtree(damaged, ignore_errors=True)
-        shutil.copytree(whole, damaged, symlinks=True)
+        damaged.mkdir()
+        for entry in whole.iterdir():  # a copy of what is damaged, links to the rest
+            if entry.name != Path(file).parts[0]:
+                (damaged / entry.name).symlink_to(entry)
+            elif entry.is_dir():
+                shutil.copytree(entry, damaged / entry.name)
+            else:
+                shutil.copyfile(entry, damaged / entry.name)
         damage(damaged / file, np.random.default_rng([6, seed, number]))
         code, said = _read(name, READERS[name], damaged, folder, expected.get(name))
         allowed = damage in READERS[name].values and not READERS[name].summed
