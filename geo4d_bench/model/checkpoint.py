@@ -42,9 +42,7 @@ def save_checkpoint(folder: Path, config: GeneratorConfig, weights: dict[str, Te
 def load_weights(folder: Path, module: nn.Module) -> None:
     """Fill a module from ``model.safetensors``; CheckpointError where names, shapes or bytes don't fit."""
     path = existing(folder, WEIGHTS_NAME)
-    tensors = read_tensors(path)
-    if broken := next((name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()), None):
-        raise CheckpointError(f"{path}: '{broken}' has values that are not finite; train or copy it again")
+    tensors = read_weights(path)
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
@@ -61,6 +59,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error}); train or copy it again") from None
+    return tensors
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a network that is used; CheckpointError as :func:`read_tensors`, and where one is not finite."""
+    tensors = read_tensors(path)
+    if broken := next((name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()), None):
+        raise CheckpointError(f"{path}: '{broken}' has values that are not finite; train or copy it again")
     return tensors
 
 

@@ -27,7 +27,7 @@ from geo4d_bench.evaluation.statistics import wilson
 from geo4d_bench.evaluation.summary import with_interval
 from geo4d_bench.io import read_table, write_atomic
 from geo4d_bench.rollout.leaderboard import failed_after, phase_counts
-from geo4d_bench.rollout.ledger import Ledger
+from geo4d_bench.rollout.ledger import EpisodeRow, Ledger
 
 _BLOCK = re.compile(r"(<!-- (success|metrics [^\n]*)\n(.*?)-->\n).*?(<!-- end -->)", re.DOTALL)
 COLUMNS = {
@@ -117,12 +117,19 @@ def _files(page: Path, pattern: str) -> list[Path]:
 
 
 def _name(path: Path) -> str:
-    row = Ledger(path).read().rows[0]
+    row = _rows(path)[0]
     return f"`{row.task}`, `{row.policy}`"
 
 
-def _success(path: Path) -> list[str]:
+def _rows(path: Path) -> tuple[EpisodeRow, ...]:
     rows = Ledger(path).read().rows
+    if not rows:
+        raise ConfigError(f"{path}: holds no episode")
+    return rows
+
+
+def _success(path: Path) -> list[str]:
+    rows = _rows(path)
     n, k = len(rows), sum(row.success for row in rows)
     low, high = wilson(k, n)
     return [f"{k} / {n}", f"{low:.2f} to {high:.2f}", phase_counts(failed_after(rows)) or "-"]

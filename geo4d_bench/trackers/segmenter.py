@@ -72,10 +72,10 @@ class TrainedSegmenter(Segmenter):
 
     def __init__(self, hand: HandModel, task: str) -> None:
         super().__init__(hand, task)
-        from geo4d_bench.model.checkpoint import read_tensors
+        from geo4d_bench.model.checkpoint import read_weights
 
         path = _weights(task)
-        weights = read_tensors(path)
+        weights = read_weights(path)
         try:
             self._network = network(len(weights["head.bias"]))
             self._network.load_state_dict(weights)
