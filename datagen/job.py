@@ -22,17 +22,9 @@ from geo4d_bench.dataset.manifest import (
     write_manifest,
 )
 from geo4d_bench.dataset.rescan import rescan as rescan_files
-from geo4d_bench.dataset.schema import (
-    EPISODES,
-    HANDS,
-    MANIFEST,
-    SCENES,
-    Pixels,
-    episode_name,
-    require_storable,
-)
+from geo4d_bench.dataset.schema import EPISODES, MANIFEST, Pixels, episode_name, require_storable
 from geo4d_bench.errors import DatasetError
-from geo4d_bench.io import LEFTOVERS, held
+from geo4d_bench.io import held
 from geo4d_bench.options import Count, Positive, Processes, check_ranges
 from geo4d_bench.pool import run_jobs
 from geo4d_bench.runs import differences
@@ -216,9 +208,6 @@ def open_folder(folder: Path, settings: Settings) -> Manifest:
         manifest = Manifest(settings)
     if differing := _differences(manifest.settings, settings):
         raise DatasetError(f"{folder} was made with other settings: {differing}; choose another --out or delete it")
-    for place in (folder, folder / EPISODES, folder / SCENES, folder / HANDS):
-        for part in place.glob(LEFTOVERS):  # of a call that was killed
-            part.unlink(missing_ok=True)
     return rescan(folder, manifest, all_damaged=True)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from geo4d_bench.errors import RunError
 from geo4d_bench.fingerprint import commit
-from geo4d_bench.io import write_atomic
+from geo4d_bench.io import read_json, write_atomic
 
 
 def run_id(settings: dict[str, Any]) -> str:
@@ -50,7 +50,7 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / "run.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except FileNotFoundError:
         return None
     except ValueError as error:

@@ -32,7 +32,8 @@ def register(task: type[Task]) -> None:
     TASKS.register(task.spec.id, task)
     gymnasium.register(
         id=f"geo4d/{task.__name__}-{task.spec.version}",
-        entry_point="geo4d_bench.tasks.gym_env:TaskEnv",
+        entry_point="geo4d_bench.rollout.gym_env:TaskEnv",
+        max_episode_steps=round(task.spec.max_seconds * task.spec.control_hz),
         kwargs={"task": task.spec.id},
     )
 

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from geo4d_bench.errors import ConfigError, explain
 from geo4d_bench.geometry.camera import Camera, ViewSplit, look_at
 from geo4d_bench.geometry.rig import AnyRig, DrawnRig, Point, Rig, Shell, on_sphere, point
+from geo4d_bench.io import read_file
 
 _Fovy = Annotated[float, Field(ge=1, le=150)]
 _Azimuth = Annotated[float, Field(ge=-360, le=360)]
@@ -61,13 +62,13 @@ def load_rig(path: Path, workspace: Sequence[float]) -> AnyRig:
     """
     where, target = f"rig file {path}", point(workspace)
     try:
-        text = json.dumps(yaml.safe_load(path.read_text(encoding="utf-8")), default=str)
+        text = json.dumps(yaml.safe_load(read_file(path).decode()), default=str)
         file = _File.model_validate_json(text)
     except OSError as e:
         raise ConfigError(f"{where} cannot be read: {e.strerror}; give the path of a YAML file") from e
     except ValidationError as e:
         raise ConfigError(f"{where}: {explain(e)}") from None
-    except (yaml.YAMLError, ValueError, TypeError) as e:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as e:
         raise ConfigError(f"{where} is not YAML: {' '.join(str(e).split())}") from e
     forms = [form for form in (file.cameras, file.shell, file.ring) if form is not None]
     if len(forms) != 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +12,7 @@ import tyro
 from geo4d_bench.dataset.checks import dataset_faults
 from geo4d_bench.dataset.reader import Dataset
 from geo4d_bench.errors import ConfigError, DatasetError
+from geo4d_bench.io import remove_leftovers
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def run(config: ExportConfig) -> ExportResult:
         raise ConfigError(f"rig {dataset.rig.name} has no seen camera; name those to write with --cameras")
     if config.out.exists():
         raise ConfigError(f"--out {config.out} exists already; delete it or choose another")
+    remove_leftovers(config.out.parent, f".{glob.escape(config.out.stem)}.*.part{glob.escape(config.out.suffix)}")
     # Hashes and structure: what is copied into another format can no longer be checked there.
     faults = list(dataset_faults(config.data, dataset.manifest, images=False))
     if faults:

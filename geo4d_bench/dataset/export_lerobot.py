@@ -50,7 +50,7 @@ def write(dataset: Dataset, cameras: tuple[str, ...], out: Path) -> int:
     episodes = np.split(np.arange(lengths.sum()), np.cumsum(lengths)[:-1])
     stats = [{name: _stats(values[of]) for name, values in table.items()} for of in episodes]
     whole = {name: _stats(values) for name, values in table.items()}
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    part = out.with_name(f".{out.stem}.{os.getpid()}.part{out.suffix}")
     try:
         (part / "meta").mkdir(parents=True)
         for camera in cameras:

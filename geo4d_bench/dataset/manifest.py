@@ -16,13 +16,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema, TypeAdapter, ValidationError
-from pydantic_core import core_schema, from_json
+from pydantic_core import core_schema
 
 from geo4d_bench.dataset.schema import MANIFEST, MAX_SIDE, SCHEMA_VERSION
 from geo4d_bench.errors import ConfigError, DatasetError, explain
 from geo4d_bench.geometry.camera import Camera, ViewSplit
 from geo4d_bench.geometry.rig import AnyRig, DrawnRig, Rig, Shell
-from geo4d_bench.io import atomic
+from geo4d_bench.io import atomic, read_json
 
 _LARGEST_BYTES = 2**28
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, regex_engine="python-re")
@@ -178,7 +178,7 @@ def read_manifest(folder: Path) -> Manifest:
         if path.stat().st_size > _LARGEST_BYTES:
             raise ValueError(f"{path.stat().st_size} bytes")
         content = path.read_bytes()
-        version = from_json(content)["schema_version"]
+        version = read_json(path)["schema_version"]
         if version != SCHEMA_VERSION:
             raise DatasetError(f"{path}: schema version {version}, expected {SCHEMA_VERSION}; make the dataset again")
         manifest = TypeAdapter(Manifest).validate_json(content, strict=True)

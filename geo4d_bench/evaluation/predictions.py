@@ -21,6 +21,7 @@ from geo4d_bench.errors import DatasetError
 from geo4d_bench.evaluation.held_out import HeldOut, HeldOutOptions
 from geo4d_bench.geometry.camera import ViewSplit
 from geo4d_bench.geometry.se3 import transform
+from geo4d_bench.io import check_file, read_json
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.types import Video4D
 
@@ -221,7 +222,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DatasetError(f"{path}: no such file; {advice}")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
     except ValueError as error:
         raise DatasetError(f"{path}: not JSON ({error}); {advice}") from None
     if not isinstance(manifest, dict):
@@ -234,6 +235,7 @@ def _read(path: Path) -> dict[str, npt.NDArray[Any]]:
     from safetensors.numpy import load_file
 
     try:
+        check_file(path)
         return dict(load_file(path))
     except FileNotFoundError:
         raise DatasetError("missing; every window must be predicted") from None

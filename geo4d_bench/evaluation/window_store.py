@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geo4d_bench.errors import DatasetError
-from geo4d_bench.io import write_atomic
+from geo4d_bench.io import check_file, read_table, write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,8 +32,7 @@ class WindowStore:
         self._table, self._arrays, self._run_id = folder / "windows.csv", folder / "features.safetensors", run_id
         self._rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
         self._features: dict[tuple[str, int], Features] = {}
-        if self._table.is_file():
-            self._read()
+        self._read()
 
     def __contains__(self, key: object) -> bool:
         return key in self._rows
@@ -68,14 +67,15 @@ class WindowStore:
         return np.stack([self._features[views, i][name] for i in windows]).astype(np.float64)
 
     def _read(self) -> None:
-        import pandas as pd
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         advice = "delete it to score anew"
         try:
-            table = pd.read_csv(self._table, dtype={"run_id": str}, float_precision="round_trip")
-        except ValueError as error:  # pandas' parser and empty-file errors are ValueErrors
+            table = read_table(self._table, dtype={"run_id": str}, float_precision="round_trip")
+        except FileNotFoundError:
+            return
+        except ValueError as error:
             raise DatasetError(f"{self._table}: not a table of this program ({error}); {advice}") from None
         if "run_id" not in table:
             raise DatasetError(f"{self._table}: has no column 'run_id'; {advice}")
@@ -84,18 +84,22 @@ class WindowStore:
                 f"{self._table}: holds another evaluation, of other options, data, weights or code; give another "
                 f"--out, or delete {self._table.parent}"
             )
-        if not self._arrays.is_file():
-            return
         try:
+            check_file(self._arrays)
             for name, array in load_file(self._arrays).items():
                 views, window, rest = name.split("/", 2)
                 self._features.setdefault((views, int(window)), {})[rest] = array
-        except (SafetensorError, ValueError) as error:
+        except FileNotFoundError:
+            return
+        except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a dtype that numpy lacks
             raise DatasetError(f"{self._arrays}: not features of this program ({error}); {advice}") from None
-        for (views, window), group in table.groupby(["views", "window"], sort=False):
-            key = str(views), int(str(window))
-            if len(group) == len(SOURCES) and key in self._features:
-                self._rows[key] = [{str(k): v for k, v in row.items()} for row in group.to_dict("records")]
+        try:
+            for (views, window), group in table.groupby(["views", "window"], sort=False):
+                key = str(views), int(str(window))
+                if sorted(group["source"]) == sorted(SOURCES) and key in self._features:
+                    self._rows[key] = [{str(k): v for k, v in row.items()} for row in group.to_dict("records")]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DatasetError(f"{self._table}: not a table of this program ({error}); {advice}") from None
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from geo4d_bench.errors import CheckpointError
-from geo4d_bench.io import atomic
+from geo4d_bench.io import atomic, check_file
 from geo4d_bench.model.config import GeneratorConfig
 
 CONFIG_NAME = "config.json"
@@ -42,8 +42,9 @@ def save_checkpoint(folder: Path, config: GeneratorConfig, weights: dict[str, Te
 def load_weights(folder: Path, module: nn.Module) -> None:
     """Fill a module from ``model.safetensors``; CheckpointError where names, shapes or bytes don't fit."""
     path = existing(folder, WEIGHTS_NAME)
+    tensors = read_tensors(path)
     try:
-        module.load_state_dict(read_tensors(path))
+        module.load_state_dict(tensors)
     except RuntimeError as error:
         first = textwrap.shorten(str(error).splitlines()[1], 200)
         raise CheckpointError(
@@ -54,6 +55,7 @@ def load_weights(folder: Path, module: nn.Module) -> None:
 def read_tensors(path: Path, advice: str = "train or copy it again") -> dict[str, Tensor]:
     """The tensors of a safetensors file; CheckpointError where it is cut off, something else, or not finite."""
     try:
+        check_file(path)
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
         what = disguise(path) or f"not a whole safetensors file ({error}); {advice}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from geo4d_bench.errors import CheckpointError, ConfigError
+from geo4d_bench.io import read_json
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.registry import Registry
 
@@ -43,7 +43,7 @@ def find_config(name: str) -> GeneratorConfig:
 
 def _read_config(path: Path) -> GeneratorConfig:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:

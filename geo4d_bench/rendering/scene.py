@@ -22,6 +22,7 @@ import numpy.typing as npt
 from geo4d_bench.errors import SceneError
 from geo4d_bench.geometry.hand import PART_NAMES
 from geo4d_bench.geometry.se3 import Array, pose
+from geo4d_bench.io import read_zip
 from geo4d_bench.rendering.meshes import SHARE_WITHIN_ERROR, mesh_asset, texture_asset
 
 FORMAT = 1
@@ -137,13 +138,12 @@ def load_scene(source: Path | bytes) -> Scene:
     """Load a packed scene from a zip's path or bytes; SceneError where it is missing, cut off or another format."""
     where = "scene" if isinstance(source, bytes) else str(source)
     try:
-        with zipfile.ZipFile(io.BytesIO(source) if isinstance(source, bytes) else source) as archive:
-            files = {name: archive.read(name) for name in archive.namelist()}
+        files = read_zip(source)
         meta = json.loads(files.pop("scene.json"))
         if meta["format"] != FORMAT:
             raise SceneError(f"{where}: scene format {meta['format']}, expected {FORMAT}; make the dataset again")
         model = mujoco.MjModel.from_xml_string(files.pop("scene.xml").decode(), files)
-    except (OSError, KeyError, zipfile.BadZipFile, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, mujoco.FatalError) as error:
         raise SceneError(f"{where}: not a whole scene file ({error}); copy or make the dataset again") from error
     labels = np.array(meta["geom_label"], dtype=np.uint8)
     if len(labels) != model.ngeom:

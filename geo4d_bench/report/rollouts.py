@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from geo4d_bench import policies
 from geo4d_bench.errors import LedgerError
+from geo4d_bench.io import read_npz
 from geo4d_bench.report import figures
 from geo4d_bench.report.sections import Gap, Page
 from geo4d_bench.rollout import leaderboard
@@ -180,10 +180,10 @@ def _latest_run(rows: dict[EpisodeRow, Path], policy: str, views: str) -> list[E
 def _read_trajectory(path: Path) -> dict[str, tuple[figures.Floats, list[figures.Floats]]]:
     """By arm, the executed path and each plan from where it began, see :func:`~.figures.trajectory_chart`."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            arms = [name.split("/")[0] for name in arrays.files if name.endswith("/T_world_ee")]
-            return {arm: _arm_paths(arm, arrays) for arm in arms}
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        arrays = read_npz(path)
+        arms = [name.split("/")[0] for name in arrays if name.endswith("/T_world_ee")]
+        return {arm: _arm_paths(arm, arrays) for arm in arms}
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise LedgerError(f"{path}: not a trajectory of a rollout ({error}); run that rollout again") from None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ from geo4d_bench.dataset.reader import Dataset, EpisodeFile
 from geo4d_bench.errors import DatasetError, SceneError
 from geo4d_bench.evaluation.summary import shown
 from geo4d_bench.geometry.hand import part_image
-from geo4d_bench.io import write_atomic
+from geo4d_bench.io import read_table, write_atomic
 from geo4d_bench.report import figures
 from geo4d_bench.report.pictures import contact_sheet
 from geo4d_bench.training.pictures import training_chart
@@ -56,47 +58,54 @@ def add_evaluations(page: Page, runs: Path) -> None:
     """For every ``metrics.csv``: the error over time, the table, and an example of each choice of views."""
     page.values["evaluations"] = evaluations = []
     for path in sorted(runs.rglob("metrics.csv")):
-        folder = path.parent
-        name = _name(folder.parent if folder.name == "evaluation" else folder, runs)
-        tag = name.replace("/", "_")
-        metrics = _table(path, "gripper_cm")
-        cells = [shown(row) for _, row in metrics.iterrows()]
-        rows = [
-            {"views": row["views"], "source": str(row["source"]).replace("_", " "), "cells": list(each.values())}
-            for (_, row), each in zip(metrics.iterrows(), cells, strict=True)
-        ]
-        note = _of_what(metrics) + (
-            f"{int(metrics['windows'].max())} windows from {int(metrics['episodes'].max())} demonstrations of the "
-            f"{metrics['split'].iloc[0]} split a row; in small print 95 % intervals from a bootstrap over "
-            "demonstrations. A pixel that the generator leaves invalid counts as AbsRel 1 and as wrong for d1; missing "
-            "is the share of such pixels, extra that of the pixels without a true surface at which it shows one. "
-            "AbsRel m by paper_compat scores invalid pixels as the paper's released code does. PSNR of equal frames "
-            "is infinite. 'Moved' counts only pixels that show another surface than in the first frame, PSNR then over "
-            "the whole video. Fréchet distances are of sets of that many videos: compare equal numbers only."
-        )
-        found: dict[str, Any] = {
-            "name": name,
-            "columns": list(cells[0]),
-            "rows": rows,
-            "note": note,
-            "gripper_error": None,
-            "strips": [],
-        }
-        by_frame = folder / "gripper_error_by_frame.csv"
-        if by_frame.is_file():
-            picture = page.picture(f"gripper_error_{tag}.png")
-            figures.gripper_error_chart(_table(by_frame, "gripper_cm"), picture)
-            found["gripper_error"] = picture.name
-        for views in ("seen", "novel"):
-            if (folder / f"generated_{views}.png").is_file():
-                picture = page.picture(f"generated_{views}_{tag}.png")
-                write_atomic(picture, (folder / f"generated_{views}.png").read_bytes())
-                found["strips"].append({"file": picture.name, "caption": f"{views} views, the median window."})
-        evaluations.append(found)
+        with _named(path):
+            evaluations.append(_evaluation(page, path, runs))
     if not evaluations:
         page.absent["evaluation"] = Gap(
             "an evaluation of generated video", f"geo4d-bench evaluate --data data/{page.task}_eval"
         )
+
+
+def _evaluation(page: Page, path: Path, runs: Path) -> dict[str, Any]:
+    """What the template shows of one ``metrics.csv``."""
+    folder = path.parent
+    name = _name(folder.parent if folder.name == "evaluation" else folder, runs)
+    tag = name.replace("/", "_")
+    metrics = _table(path, "gripper_cm")
+    cells = [shown(row) for _, row in metrics.iterrows()]
+    rows = [
+        {"views": row["views"], "source": str(row["source"]).replace("_", " "), "cells": list(each.values())}
+        for (_, row), each in zip(metrics.iterrows(), cells, strict=True)
+    ]
+    note = _of_what(metrics) + (
+        f"{int(metrics['windows'].max())} windows from {int(metrics['episodes'].max())} demonstrations of the "
+        f"{metrics['split'].iloc[0]} split a row; in small print 95 % intervals from a bootstrap over "
+        "demonstrations. A pixel that the generator leaves invalid counts as AbsRel 1 and as wrong for d1; missing "
+        "is the share of such pixels, extra that of the pixels without a true surface at which it shows one. "
+        "AbsRel m by paper_compat scores invalid pixels as the paper's released code does. PSNR of equal frames "
+        "is infinite. 'Moved' counts only pixels that show another surface than in the first frame, PSNR then over "
+        "the whole video. Fréchet distances are of sets of that many videos: compare equal numbers only."
+    )
+    found: dict[str, Any] = {
+        "name": name,
+        "columns": list(cells[0]),
+        "rows": rows,
+        "note": note,
+        "gripper_error": None,
+        "strips": [],
+    }
+    by_frame = folder / "gripper_error_by_frame.csv"
+    with suppress(FileNotFoundError), _named(by_frame):
+        frames = _table(by_frame, "gripper_cm")
+        picture = page.picture(f"gripper_error_{tag}.png")
+        figures.gripper_error_chart(frames, picture)
+        found["gripper_error"] = picture.name
+    for views in ("seen", "novel"):
+        if (folder / f"generated_{views}.png").is_file():
+            picture = page.picture(f"generated_{views}_{tag}.png")
+            write_atomic(picture, (folder / f"generated_{views}.png").read_bytes())
+            found["strips"].append({"file": picture.name, "caption": f"{views} views, the median window."})
+    return found
 
 
 def _of_what(metrics: pd.DataFrame) -> str:
@@ -115,9 +124,10 @@ def add_trainings(page: Page, runs: Path) -> None:
             continue
         name = _name(path.parent, runs)
         picture = page.picture(f"training_{name.replace('/', '_')}.png")
-        floor = float(log["copy_cm"].iloc[-1]) if "copy_cm" in log else None
-        training_chart(log, floor, picture)
-        minutes, steps = log["seconds"].iloc[-1] / 60, int(log["step"].iloc[-1])
+        with _named(path):
+            floor = float(log["copy_cm"].iloc[-1]) if "copy_cm" in log else None
+            training_chart(log, floor, picture)
+            minutes, steps = log["seconds"].iloc[-1] / 60, int(log["step"].iloc[-1])
         caption = f"{name}: {steps} steps in {minutes:.1f} minutes."
         trainings.append({"file": picture.name, "caption": caption})
     if not trainings:
@@ -185,12 +195,17 @@ def _name(folder: Path, runs: Path) -> str:
 
 
 def _table(path: Path, column: str) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path)
-    except ValueError as error:
-        raise DatasetError(f"{path}: not a readable table ({error}); run the command that wrote it again") from None
-    if column not in table:
-        raise DatasetError(f"{path}: has no column '{column}'; run the command that wrote it again")
+    with _named(path):
+        table = read_table(path)
+        if column not in table:
+            raise ValueError(f"it has no column '{column}'")
     return table
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Makes a DatasetError of what a damaged table raises."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        raise DatasetError(f"{path}: not a readable table ({error}); run the command that wrote it again") from None

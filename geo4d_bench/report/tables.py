@@ -25,9 +25,9 @@ from tyro.conf import Positional
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.evaluation.statistics import wilson
 from geo4d_bench.evaluation.summary import with_interval
-from geo4d_bench.io import write_atomic
+from geo4d_bench.io import read_table, write_atomic
 from geo4d_bench.rollout.leaderboard import failed_after, phase_counts
-from geo4d_bench.rollout.ledger import Ledger
+from geo4d_bench.rollout.ledger import EpisodeRow, Ledger
 
 _BLOCK = re.compile(r"(<!-- (success|metrics [^\n]*)\n(.*?)-->\n).*?(<!-- end -->)", re.DOTALL)
 COLUMNS = {
@@ -77,7 +77,10 @@ def run(config: TablesConfig) -> Tables:
     """Make a page's tables; ConfigError where a file or a column is missing."""
     if not config.page.is_file():
         raise ConfigError(f"{config.page}: no such page")
-    before = config.page.read_text(encoding="utf-8")
+    try:
+        before = config.page.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise ConfigError(f"{config.page}: not a page of UTF-8 ({error})") from None
     after, count = _BLOCK.subn(lambda block: f"{block[1]}{_table(block[2], block[3], config.page)}\n{block[4]}", before)
     stale = before != after
     if stale and not config.check:
@@ -114,29 +117,40 @@ def _files(page: Path, pattern: str) -> list[Path]:
 
 
 def _name(path: Path) -> str:
-    row = Ledger(path).read().rows[0]
+    row = _rows(path)[0]
     return f"`{row.task}`, `{row.policy}`"
 
 
-def _success(path: Path) -> list[str]:
+def _rows(path: Path) -> tuple[EpisodeRow, ...]:
     rows = Ledger(path).read().rows
+    if not rows:
+        raise ConfigError(f"{path}: holds no episode")
+    return rows
+
+
+def _success(path: Path) -> list[str]:
+    rows = _rows(path)
     n, k = len(rows), sum(row.success for row in rows)
     low, high = wilson(k, n)
     return [f"{k} / {n}", f"{low:.2f} to {high:.2f}", phase_counts(failed_after(rows)) or "-"]
 
 
 def _metrics(path: Path, which: Sequence[str], columns: Sequence[str]) -> list[str]:
-    import pandas as pd
-
     views, source = which
-    table = pd.read_csv(path)
-    table = table[(table["views"] == views) & (table["source"] == source)]
+    try:
+        table = read_table(path)
+        table = table[(table["views"] == views) & (table["source"] == source)]
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{path}: not the metrics of an evaluation ({error}); run it again") from None
     if len(table) != 1:
         raise ConfigError(f"{path}: {len(table)} rows of {views} {source}, expected one")
     cells = []
     for name in columns:
         _, digits, unit = COLUMNS[name]
-        value, interval = with_interval(table.iloc[0], name, digits)
+        try:
+            value, interval = with_interval(table.iloc[0], name, digits)
+        except ValueError as error:
+            raise ConfigError(f"{path}: column {name} holds no number ({error}); run the evaluation again") from None
         cells.append(value and f"{value}{unit}" + (f" ({interval})" if interval else ""))
     return cells
 

@@ -198,16 +198,18 @@ def write(board: Leaderboard) -> None:
 def _unfinished(rows: dict[EpisodeRow, Path]) -> Iterator[str]:
     """Of the ledgers that lie beside their rollout's ``run.json``, which says how many episodes it was to have."""
     for path in sorted(set(rows.values())):
-        try:
-            config = read_run(path.parent) or {}
-            first, episodes = int(config["options"]["seed"]), int(config["options"]["episodes"])
-        except (RunError, ValueError, KeyError, TypeError):
+        config = read_run(path.parent)
+        if config is None:
             continue
-        there = [row for row, source in rows.items() if source == path and row.run_id == config.get("run_id")]
-        missing = set(range(first, first + episodes)) - {row.seed for row in there}
-        if there and missing:
+        options = config.get("options")
+        first, episodes = (options.get(name) if isinstance(options, dict) else None for name in ("seed", "episodes"))
+        if type(first) is not int or type(episodes) is not int or "run_id" not in config:
+            raise RunError(f"{path.parent / 'run.json'}: does not say which episodes it is of; run that rollout again")
+        there = [row for row, source in rows.items() if source == path and row.run_id == config["run_id"]]
+        missing = episodes - len({row.seed for row in there if first <= row.seed < first + episodes})
+        if there and missing > 0:
             yield (
-                f"NOT COMPLETE: {there[0].title} on {there[0].views} views lacks {len(missing)} of {episodes} "
+                f"NOT COMPLETE: {there[0].title} on {there[0].views} views lacks {missing} of {episodes} "
                 f"episodes, and those that take long are missing first; run the same rollout again ({path.parent})"
             )
 

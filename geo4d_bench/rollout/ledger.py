@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from geo4d_bench.errors import LedgerError
-from geo4d_bench.io import write_atomic
+from geo4d_bench.io import read_file, write_atomic
 
 Status = Literal["success", "failure", "timeout", "crash"]
 WALL_TIME_COLUMNS = ("wall_s", "generate_ms", "track_ms")
@@ -145,11 +145,14 @@ class Ledger:
         LedgerError where the columns are others, a value cannot be read, or an episode stands there twice.
         """
         try:
-            text = self.path.read_bytes().decode("utf-8", errors="replace")
+            text = read_file(self.path).decode("utf-8", errors="replace")
         except FileNotFoundError:
             return Contents((), None)
         whole, _, torn = text.rpartition("\n")
-        header, *lines = list(csv.reader(io.StringIO(whole))) or [list(COLUMNS)]
+        try:
+            header, *lines = list(csv.reader(io.StringIO(whole))) or [[]]
+        except csv.Error as error:
+            raise LedgerError(f"{self.path}: no episode ledger ({error}); use another --out, or delete it") from None
         if tuple(header) != COLUMNS:
             raise LedgerError(
                 f"{self.path}: these are not the columns of an episode ledger "

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from geo4d_bench.errors import CheckpointError
+from geo4d_bench.io import check_file
 from geo4d_bench.model.checkpoint import read_tensors, write_tensors
 from geo4d_bench.training.optimizer import Optimizers
 
@@ -28,6 +29,11 @@ class Progress:
     trained_s: float = 0.0
     finished: bool = False
     fitted: int = 0
+
+    def metadata(self) -> dict[str, str]:
+        """As a safetensors file has it."""
+        texts = {"step": f"{self.step}", "trained_s": repr(self.trained_s), "finished": f"{self.finished:d}"}
+        return texts | {"fitted": f"{self.fitted}"}
 
 
 class Average:
@@ -74,9 +80,14 @@ def state_tensors(
 
 def save_state(folder: Path, progress: Progress, tensors: dict[str, Tensor]) -> None:
     """Write ``trainer.safetensors``: :func:`state_tensors`, and progress as metadata."""
-    p = progress
-    meta = {"step": f"{p.step}", "trained_s": repr(p.trained_s), "finished": f"{p.finished:d}", "fitted": f"{p.fitted}"}
-    write_tensors(folder / STATE_NAME, tensors, meta)
+    write_tensors(folder / STATE_NAME, tensors, progress.metadata())
+
+
+def save_beginning(folder: Path) -> None:
+    """Write the state of a training that has not come far enough to save anything, where there is no other: killed
+    while it writes its first checkpoint, it begins anew."""
+    if not (folder / STATE_NAME).exists():
+        save_state(folder, Progress(), {})
 
 
 def load_state(
@@ -84,7 +95,9 @@ def load_state(
 ) -> Progress | None:
     """Fill module, average, optimisers and ``fit`` from :func:`save_state`'s file; None where there is none."""
     path = folder / STATE_NAME
-    if not path.exists():
+    try:
+        check_file(path)
+    except FileNotFoundError:
         return None
     try:
         with safe_open(path, framework="pt") as file:
@@ -94,6 +107,8 @@ def load_state(
         raise CheckpointError(f"{path}: not a whole training state ({error}); choose another --out") from None
     parts: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "optimizer": {}, "fit": fit}
     tensors = read_tensors(path, "choose another --out")
+    if progress == Progress() and not tensors:
+        return progress
     try:
         for key, value in tensors.items():
             part, _, name = key.partition("/")

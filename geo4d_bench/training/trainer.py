@@ -27,7 +27,7 @@ from tqdm import tqdm
 from geo4d_bench.dataset.types import Window
 from geo4d_bench.errors import CheckpointError, ConfigError, TrainingError
 from geo4d_bench.interrupt import StopRequest
-from geo4d_bench.io import write_atomic
+from geo4d_bench.io import read_table, write_atomic
 from geo4d_bench.model.base import Generator
 from geo4d_bench.model.batch import batch_from_windows, frames_of_window, true_video
 from geo4d_bench.model.checkpoint import WEIGHTS_NAME, not_finite, save_checkpoint
@@ -40,7 +40,15 @@ from geo4d_bench.training.device import computes_in_bf16, peak_mib
 from geo4d_bench.training.optimizer import Optimizers
 from geo4d_bench.training.pace import Pace
 from geo4d_bench.training.pictures import draw_samples, training_chart
-from geo4d_bench.training.state import STATE_NAME, Average, Progress, load_state, save_state, state_tensors
+from geo4d_bench.training.state import (
+    STATE_NAME,
+    Average,
+    Progress,
+    load_state,
+    save_beginning,
+    save_state,
+    state_tensors,
+)
 from geo4d_bench.training.validation import copy_error_cm, hand_error_cm
 
 if TYPE_CHECKING:
@@ -92,7 +100,7 @@ class Trainer:
             raise CheckpointError(f"{self.folder}: holds a checkpoint that cannot be resumed; choose another --out")
         self.progress = progress or Progress()
         self.fit_rows = _rows(self.folder / AUTOENCODER_LOG_NAME)[: self.progress.fitted]
-        self.rows = [r for r in _rows(self.folder / LOG_NAME) if int(r["step"]) <= self.progress.step]
+        self.rows = _rows(self.folder / LOG_NAME, self.progress.step)
 
     @property
     def share(self) -> float:
@@ -186,6 +194,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Checkpoint (averaged weights), log, and the state to resume from."""
+        save_beginning(self.folder)
         save_checkpoint(self.folder, self.generator.config, self.average.weights)
         write_atomic(self.folder / LOG_NAME, _csv(self.rows))
         self._save_state()
@@ -280,11 +289,17 @@ def _accelerator() -> Accelerator:
     return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[patient, in_place])
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    """What :func:`_csv` wrote; none where there is no such file."""
-    if not path.exists():
+def _rows(path: Path, until: int | None = None) -> list[dict[str, str]]:
+    """What :func:`_csv` wrote, up to a step; none where there is no such file. CheckpointError where it is damaged."""
+    try:
+        table = read_table(path, dtype=str, keep_default_na=False)
+        table.replace("", "nan").astype(float)
+        table = table if until is None else table[table["step"].astype(int) <= until]
+    except FileNotFoundError:
         return []
-    rows: Any = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: not a log of this program ({error}); remove it to go on without") from None
+    rows: Any = table.to_dict("records")
     return list(rows)
 
 

@@ -16,10 +16,10 @@ from geo4d_bench.geometry.se3 import Array, inverse, pose
 from geo4d_bench.policies.protocol import Observation
 from geo4d_bench.rendering.renderer import Renderer
 from geo4d_bench.rendering.scene import Scene, load_scene, pack_scene
+from geo4d_bench.rollout.gym_env import TaskEnv
 from geo4d_bench.tasks import Task
 from geo4d_bench.tasks.base import Command, Spawn
 from geo4d_bench.tasks.disturbance import Push
-from geo4d_bench.tasks.gym_env import TaskEnv
 from geo4d_bench.tasks.rigs import make_rig
 from geo4d_bench.tasks.robosuite_task import RobosuiteTask
 
