@@ -44,7 +44,7 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
         spec = self._task.spec
         low = np.tile([-REACH_M] * 3 + [-np.pi] * 3 + [0.0], len(spec.arms))
         high = np.tile([REACH_M] * 3 + [np.pi] * 3 + [MAX_OPENING_M], len(spec.arms))
-        self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float64)
+        self.action_space: gymnasium.spaces.Box = gymnasium.spaces.Box(low, high, dtype=np.float64)  # type: ignore[assignment]
         parts = {"position": (3, REACH_M), "rotvec": (3, np.pi), "opening": (1, 2 * MAX_OPENING_M)}
         self.observation_space: gymnasium.spaces.Dict = gymnasium.spaces.Dict(  # type: ignore[assignment]
             {
