@@ -224,8 +224,8 @@ def rescan(folder: Path, manifest: Manifest, *, all_damaged: bool = False, made:
             print(f"{folder / EPISODES / file}: {why}; to be made again", file=sys.stderr)
     if made in dict(damaged):
         raise DatasetError(
-            f"{folder / EPISODES / made} was made now, but cannot be read back: {dict(damaged)[made]}; if another --out, on "
-            "another disk, ends likewise, these settings cannot be stored"
+            f"{folder / EPISODES / made} was made now, but cannot be read back: {dict(damaged)[made]}; if another "
+            "--out on another disk ends likewise, these settings cannot be stored"
         )
     for entry in new.episodes:
         if entry.file not in known:

@@ -86,7 +86,7 @@ class ActionChunk:
     dt_s: float
 
     def check(self, arms: Sequence[str], control_step: int = 0) -> None:
-        """ActionError, which names ``control_step``, unless every arm has N rigid poses and N finite openings, N >= 1."""
+        """ActionError, which names the step, unless every arm has N rigid poses and N finite openings, N >= 1."""
         at = f"action chunk of control step {control_step}"
         if not 0 < self.dt_s <= LONGEST_S:
             raise ActionError(f"{at}: dt_s is {self.dt_s}, expected seconds > 0, at most {LONGEST_S:g}")

@@ -70,11 +70,9 @@ def disguise(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(64).lstrip().lower()
     if head.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS, not the file itself; run 'git lfs pull' where it was cloned"
+        return "is a pointer of Git LFS, not the file itself; run 'git lfs pull' where it was cloned"
     if head.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return (
-            "a web page, not the file itself; download the file by its direct link, logged in where that is asked for"
-        )
+        return "is a web page, not the file itself; download the file by its direct link, logged in where needed"
     return ""
 
 

@@ -16,6 +16,18 @@ ROUNDING = 32 * float(np.finfo(np.float32).eps)
 _GL_CAM = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenGL's camera has y up and looks along -z
 
 
+def require_drawable(height: int, width: int) -> None:
+    """SceneError where the current OpenGL context draws no images that large."""
+    from OpenGL import GL  # after mujoco, which chooses the platform
+
+    largest = int(GL.glGetIntegerv(GL.GL_MAX_RENDERBUFFER_SIZE))
+    if max(height, width) > largest:
+        raise SceneError(
+            f"images of {height} x {width} pixels: this machine's OpenGL draws at most {largest} along a side; give "
+            "smaller ones"
+        )
+
+
 def read_camera() -> tuple[Array, Array]:
     """T_world_cam (4, 4), OpenCV axes, and K (3, 3) of the last draw in the current OpenGL context (14 us on Mesa)."""
     from OpenGL import GL  # after mujoco, which chooses the platform

@@ -22,7 +22,7 @@ from geo4d_bench.errors import SceneError
 from geo4d_bench.geometry.camera import Camera
 from geo4d_bench.geometry.se3 import Array
 from geo4d_bench.rendering.opengl import no_context
-from geo4d_bench.rendering.readback import check_camera
+from geo4d_bench.rendering.readback import check_camera, require_drawable
 from geo4d_bench.rendering.scene import Scene
 
 MAX_DEPTH_M = 2.0
@@ -81,7 +81,7 @@ class Renderer(AbstractContextManager["Renderer"]):
         max_depth_m: depth beyond this is NaN.
 
     Raises:
-        SceneError: no OpenGL context can be made on this machine.
+        SceneError: no OpenGL context can be made on this machine, or it draws no images that large.
     """
 
     def __init__(
@@ -100,12 +100,16 @@ class Renderer(AbstractContextManager["Renderer"]):
             # Exit handlers run last in, first out: this one before MuJoCo's, which is registered by now and ends EGL.
             atexit.register(self._finalizer)
             self._gl.make_current()
+            require_drawable(self.height, self.width)
             # The context copies these from the model; another renderer may share the model.
             visual.offheight, visual.offwidth = self.height, self.width
             model.vis.quality.offsamples = 4 if quality else 0
             self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
             owned.callback(self._context.free)
             owned.callback(self._gl.make_current)  # in which the context is freed
+        except SceneError:
+            self.close()
+            raise
         except Exception as error:
             self.close()
             raise no_context(error) from error

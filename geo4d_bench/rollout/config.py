@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from geo4d_bench.dataset.schema import Pixels
 from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.fingerprint import fingerprint
-from geo4d_bench.dataset.schema import Pixels
 from geo4d_bench.options import Count, Processes, check_ranges, listing, option, with_help
 from geo4d_bench.rollout.ledger import RunColumns
 from geo4d_bench.rollout.views import Views, resolve

@@ -164,8 +164,8 @@ def run(config: SegmenterConfig) -> Trained:
         loss = F.cross_entropy(net(x + NOISE * torch.randn_like(x)), labels, weight)
         if not math.isfinite(loss.item()):
             raise TrainingError(
-                f"segmenter: the loss is {loss.item():g} at step {step + 1} (learning rate {RATE:g}, 4 pairs of images a "
-                f"batch); nothing was written: look for the cause with 'geo4d-bench verify {config.data}'"
+                f"the loss is {loss.item():g} at step {step + 1} (learning rate {RATE:g}, 4 pairs of images a batch); "
+                f"nothing was written: look for the cause with 'geo4d-bench verify {config.data}'"
             )
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

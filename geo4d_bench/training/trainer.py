@@ -213,12 +213,10 @@ class Trainer:
 
     def _end(self, why: str) -> NoReturn:
         c, state = self.config, self.folder / STATE_NAME
-        kept = (
-            f"{self.folder} keeps the last checkpoint, from before that" if state.exists() else "no checkpoint was kept"
-        )
+        kept = f"{self.folder} keeps the last good checkpoint" if state.exists() else "no checkpoint was kept"
         raise TrainingError(
-            f"train: {why} (learning rate {c.highest_rate:g}, {c.batch_size} windows a batch); {kept}; train in another "
-            f"--out with a smaller --learning-rate, and if that ends likewise look for the cause in the data: "
+            f"train: {why} (learning rate {c.highest_rate:g}, {c.batch_size} windows a batch); {kept}; train in "
+            "another --out with a smaller --learning-rate, and if that ends likewise look for the cause in the data: "
             f"geo4d-bench verify {c.data}"
         )
 

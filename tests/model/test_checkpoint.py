@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from synthetic_windows import window
 
 from geo4d_bench.errors import CheckpointError, ConfigError, UnknownNameError
@@ -71,6 +72,29 @@ def test_cut_off_weights(folder: Path, share: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        load_generator(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        (b"<!DOCTYPE html>", "is a web page, not the file"),
+    ],
+)
+def test_what_passes_for_weights_is_named(folder: Path, content: bytes, message: str) -> None:
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"model.safetensors: {message}"):
+        load_generator(folder)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(folder: Path, value: float) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors["predictor.camera.out.bias"][0] = value
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match=r"'predictor.camera.out.bias' has values that are not finite; train or"):
         load_generator(folder)
 
 

@@ -272,11 +272,12 @@ def test_a_loss_that_is_not_finite_ends_the_training_at_the_last_checkpoint(
         if steps == 2:
             self.all[0].param_groups[0]["params"][0].data.fill_(math.nan)
 
-    with monkeypatch.context() as patch, pytest.raises(TrainingError) as caught:
-        if spoilt == "weights":
-            patch.setattr(Optimizers, "step", blow_up)
-        go("parts", Made() if spoilt == "weights" else Spoilt(32 + 2 * 2 * (1 + AUXILIARY_WINDOWS), spoilt))
-    for part in (complaint, "learning rate 0.0015, 2 windows a batch", "keeps the last checkpoint", "verify"):
+    source = Made() if spoilt == "weights" else Spoilt(32 + 2 * 2 * (1 + AUXILIARY_WINDOWS), spoilt)
+    with monkeypatch.context() as patch:
+        patch.setattr(Optimizers, "step", blow_up if spoilt == "weights" else step)
+        with pytest.raises(TrainingError) as caught:
+            go("parts", source)
+    for part in (complaint, "learning rate 0.0015, 2 windows a batch", "keeps the last good checkpoint", "verify"):
         assert part in str(caught.value)
     with safe_open(tmp_path / "parts" / "trainer.safetensors", "pt") as file:
         assert file.metadata()["step"] == "2"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -18,6 +21,7 @@ from diffusers import (
     UNetSpatioTemporalConditionModel,
 )
 from PIL import Image
+from safetensors.torch import load_file, save
 from small_svd import save_small_svd
 from synthetic_windows import window
 from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
@@ -43,7 +47,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "svd"))
+    return Path(shutil.copytree(whole, tmp_path / "svd", copy_function=os.link))
 
 
 def test_the_networks_are_those_of_the_folder(whole: Path) -> None:
@@ -105,40 +109,128 @@ def test_the_image_embedding_is_the_pipelines(whole: Path, height: int, width: i
     torch.testing.assert_close(embedding(first), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("missing", [
-    "unet/config.json", "vae/config.json", "image_encoder/model.safetensors", "scheduler/scheduler_config.json",
-    "feature_extractor/preprocessor_config.json", "unet/diffusion_pytorch_model.safetensors",
-])  # fmt: skip
-def test_what_is_missing_is_named(folder: Path, missing: str) -> None:
-    (folder / missing).unlink()
-    part, file = missing.split("/")
-    with pytest.raises(CheckpointError, match=rf"{part} cannot be read \(.*{file}.*; .* folder in diffusers' layout"):
+UNET, VAE = (f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae"))
+CLIP, CONFIG_FILE, PICTURES = "image_encoder/model.safetensors", "unet/config.json", "feature_extractor"
+
+
+def rewrite(path: Path, content: bytes) -> None:
+    """In place of a hard link to the session's file."""
+    path.unlink()
+    path.write_bytes(content)
+
+
+def edit(path: Path, **changed: object) -> None:
+    """Other tensors or JSON values; None takes one out."""
+    if path.suffix == ".json":
+        rewrite(path, json.dumps(json.loads(path.read_text()) | changed).encode())
+    else:
+        tensors = load_file(path) | {name.replace("__", "."): tensor for name, tensor in changed.items()}
+        rewrite(path, save({name: tensor for name, tensor in tensors.items() if tensor is not None}, {"format": "pt"}))
+
+
+def halve(folder: Path, keep: bool = False) -> None:
+    """All weights in half precision under the hub's names, in place of or beside the others, which are then spoilt."""
+    for path in (folder / name for name in (UNET, VAE, CLIP)):
+        half = {name: t.half() if t.is_floating_point() else t for name, t in load_file(path).items()}
+        path.with_suffix(".fp16.safetensors").write_bytes(save(half, {"format": "pt"}))
+        path.unlink()
+        if keep:
+            path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+
+
+def shard(folder: Path) -> None:
+    kinds = (UNetSpatioTemporalConditionModel, AutoencoderKLTemporalDecoder, CLIPVisionModelWithProjection)
+    for name, kind, size in zip(("unet", "vae", "image_encoder"), kinds, ("1MB", "1MB", "50KB"), strict=True):
+        network = kind.from_pretrained(folder, subfolder=name)
+        shutil.rmtree(folder / name)
+        network.save_pretrained(folder / name, max_shard_size=size)
+
+
+FORMS: dict[str, Callable[[Path], object]] = {
+    "fp16 alone": halve, "fp16 beside pointers": lambda f: halve(f, keep=True), "sharded": shard,
+    "SVD-XT": lambda f: edit(f / CONFIG_FILE, num_frames=25), "fp16 too": lambda f: (f / "vae" / "x.fp16.bin").touch(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_every_form_of_the_folder_loads(folder: Path, whole: Path, form: Callable[[Path], object]) -> None:
+    form(folder)
+    found = VideoGenerator.from_pretrained(folder, CONFIG).state_dict()
+    for part, name in ((UNET, "network.conv_in.weight"), (VAE, "codec.streams.0.quant_conv.weight")):
+        stored = load_file(whole / part)[name.split(".", 3 if "streams" in name else 1)[-1]]
+        assert torch.equal(found[name], stored) or torch.equal(found[name], stored.half().float())
+        assert found[name].dtype == torch.float32
+
+
+POINTER, PAGE = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", b"\n<!DOCTYPE html><html>"
+BIASES = torch.zeros(32)
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no U-Net config": (lambda f: (f / CONFIG_FILE).unlink(), "unet cannot be read .*config.json.*; give"),
+    "no VAE config": (lambda f: (f / "vae/config.json").unlink(), "vae cannot be read .*config.json"),
+    "no scheduler": (lambda f: (f / "scheduler/scheduler_config.json").unlink(), "scheduler cannot be read"),
+    "no picture config": (lambda f: (f / PICTURES / "preprocessor_config.json").unlink(), f"{PICTURES} cannot be"),
+    "no CLIP": (lambda f: (f / CLIP).unlink(), "no file named model.safetensors"),
+    "no folder": (lambda f: shutil.rmtree(f / "image_encoder"), "no folder 'image_encoder'; a checkpoint"),
+    "pickled": (lambda f: (f / UNET).rename((f / UNET).with_suffix(".bin")), "pickled and never read; convert it: p"),
+    "a shard missing": (lambda f: (shard(f), next((f / "unet").glob("*-00002*")).unlink()), "unet cannot .*-00002-of"),
+    "cut off": (lambda f: rewrite(f / VAE, (f / VAE).read_bytes()[:-9]), f"{VAE}: not a whole .*; copy it again"),
+    "empty": (lambda f: rewrite(f / UNET, b""), f"{UNET}: not a whole safetensors file"),
+    "pointer": (lambda f: rewrite(f / UNET, POINTER), f"{UNET}: is a pointer of Git LFS.*'git lfs pull'"),
+    "web page": (lambda f: rewrite(f / CLIP, PAGE), f"{CLIP}: is a web page"),
+    "config is a web page": (lambda f: rewrite(f / CONFIG_FILE, PAGE), f"{CONFIG_FILE}: is a web page"),
+    "config is no JSON": (lambda f: rewrite(f / CONFIG_FILE, b"{"), "config.json: is not JSON"),
+    "config is a list": (lambda f: rewrite(f / CONFIG_FILE, b"[]"), "config.json: is no object of JSON"),
+    "another config": (lambda f: edit(f / CONFIG_FILE, num_attention_heads=1), "num_attention_heads: Input"),
+    "config contradicts": (lambda f: edit(f / CONFIG_FILE, block_out_channels="x"), "unet cannot be read"),
+    "U-Net lacks one": (lambda f: edit(f / UNET, conv_in__bias=None), "of unet, 'conv_in.bias' is missing"),
+    "VAE lacks one": (lambda f: edit(f / VAE, quant_conv__bias=None), "of vae, 'quant_conv.bias' is missing"),
+    "CLIP lacks one": (lambda f: edit(f / CLIP, visual_projection__weight=None), "projection.weight' is missing"),
+    "U-Net has more": (lambda f: edit(f / UNET, lora__up=BIASES), "of unet, there is 'lora.up', which the network"),
+    "CLIP has more": (lambda f: edit(f / CLIP, lora__up=BIASES), "there is 'lora.up', which the network has not"),
+    "U-Net's shape": (lambda f: edit(f / UNET, conv_in__bias=torch.ones(3)), r"'conv_in.bias' is \(3,\), expected \(3"),
+    "CLIP's shape": (lambda f: edit(f / CLIP, visual_projection__weight=BIASES), r"weight' is \(32,\), expected \(1"),
+    "not finite": (lambda f: edit(f / UNET, conv_in__bias=BIASES / 0), "'conv_in.bias' has values that are no"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "message"), FAULTS.values(), ids=FAULTS)
+def test_what_cannot_be_loaded_is_one_sentence(folder: Path, spoil: Callable[[Path], object], message: str) -> None:
+    spoil(folder)
+    with pytest.raises(CheckpointError, match=message) as caught:
         VideoGenerator.from_pretrained(folder, CONFIG)
+    assert str(folder) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
 
 
-def test_pickled_weights_are_never_read(folder: Path) -> None:
-    (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"no file named .*safetensors .*layout with safetensors"):
-        VideoGenerator.from_pretrained(folder, CONFIG)
+def test_a_folder_too_high_or_too_low_is_told_the_right_one(folder: Path, tmp_path: Path) -> None:
+    for wrong in (tmp_path, folder / "unet", folder.parent):
+        with pytest.raises(CheckpointError, match=f"there is no folder 'scheduler'; give {folder}$"):
+            VideoGenerator.from_pretrained(wrong, CONFIG)
+    snapshot = tmp_path / "hub" / "models--owner--small" / "snapshots" / "0123"
+    snapshot.parent.mkdir(parents=True)
+    folder.rename(snapshot)
+    with pytest.raises(CheckpointError, match=f"give {snapshot}$"):
+        VideoGenerator.from_pretrained(snapshot.parents[1], CONFIG)
+    with pytest.raises(CheckpointError, match="is a file, expected a folder"):
+        VideoGenerator.from_pretrained(snapshot / UNET, CONFIG)
 
 
-def test_cut_off_weights_are_named(folder: Path) -> None:
-    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="vae cannot be read"):
-        VideoGenerator.from_pretrained(folder, CONFIG)
-
-
-def test_another_kind_of_checkpoint_is_refused(folder: Path) -> None:
-    stock = UNetSpatioTemporalConditionModel.from_pretrained(folder, subfolder="unet")
-    UNetSpatioTemporalConditionModel.from_config(dict(stock.config) | {"in_channels": 4}).save_pretrained(
-        folder / "unet"
-    )
-    with pytest.raises(CheckpointError, match="unet has in_channels = 4, expected 8"):
-        VideoGenerator.from_pretrained(folder, CONFIG)
-    file = folder / "scheduler" / "scheduler_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": "epsilon"}))
-    with pytest.raises(CheckpointError, match="has prediction_type = 'epsilon', expected"):
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (CONFIG_FILE, {"in_channels": 4}, "unet has in_channels = 4, expected 8"),
+        (
+            "scheduler/scheduler_config.json",
+            {"prediction_type": "epsilon"},
+            "has prediction_type = 'epsilon', expected",
+        ),
+    ],
+)
+def test_another_kind_of_checkpoint_is_refused(folder: Path, file: str, change: dict[str, Any], message: str) -> None:
+    edit(folder / file, **change)
+    if "in_channels" in change:
+        edit(folder / UNET, conv_in__weight=torch.zeros(32, 4, 3, 3))
+    with pytest.raises(CheckpointError, match=message):
         VideoGenerator.from_pretrained(folder, CONFIG)
 
 
