@@ -58,8 +58,12 @@ def run(config: RolloutConfig) -> Rollout:
         UnknownNameError, ConfigError, CheckpointError: see :func:`~geo4d_bench.rollout.config.prepare`.
         RunError: ``out`` holds another run.
         BusyError: another command is writing ``out``.
+        SceneError: a camera sees nothing.
     """
+    from geo4d_bench.tasks.rigs import warn_of_unseen_workspace
+
     context = prepare(config)
+    warn_of_unseen_workspace(context.views.rig, *(context.settings["image_size"] or (config.height, config.width)))
     with held(config.folder):
         return _play(context)
 
