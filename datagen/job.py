@@ -44,7 +44,7 @@ class DatagenConfig:
     split: Literal["train", "eval"] = "train"
     """Seeds of the two splits never meet."""
     rig: str = "hemisphere16"
-    """Cameras: hemisphere16, random16 (drawn anew for every episode), orbit or a YAML file."""
+    """Cameras: hemisphere16, random16 (drawn anew for every episode), orbit or a rig's file (docs/rigs.md)."""
     height: Pixels = 64
     """Image height in pixels."""
     width: Pixels = 80
@@ -104,6 +104,7 @@ def run(config: DatagenConfig) -> DatagenResult:
         DatasetError: the folder holds a dataset with other settings, or cannot be written.
         SceneError: no OpenGL draws here.
         WorkerError: the system ended a worker process.
+        SceneError: a camera sees nothing.
     """
     folder = config.out or Path("data") / (config.task if config.split == "train" else f"{config.task}_eval")
     return make_dataset(folder, settings_of(config), config.episodes, config.workers, config.cluster)
@@ -158,10 +159,12 @@ def settings_of(config: DatagenConfig) -> Settings:
     from geo4d_bench.datagen.render import frame_steps
     from geo4d_bench.fingerprint import commit, fingerprint
     from geo4d_bench.rendering.renderer import MAX_DEPTH_M
-    from geo4d_bench.tasks.rigs import make_rig
+    from geo4d_bench.tasks.rigs import make_rig, warn_of_unseen_workspace
 
     spec = tasks.spec(config.task)
     frame_steps(1, spec.control_hz, config.video_hz)
+    rig = make_rig(config.rig, spec.workspace)
+    warn_of_unseen_workspace(rig, config.height, config.width)
     return Settings(
         task=spec.id,
         version=spec.version,
@@ -172,7 +175,7 @@ def settings_of(config: DatagenConfig) -> Settings:
         objects=spec.objects,
         control_hz=spec.control_hz,
         video_hz=config.video_hz,
-        rig=make_rig(config.rig, spec.workspace),
+        rig=rig,
         height=config.height,
         width=config.width,
         max_depth_m=MAX_DEPTH_M,
@@ -206,7 +209,10 @@ def open_folder(folder: Path, settings: Settings) -> Manifest:
     except DamagedManifestError as error:
         print(str(error).replace("run the same datagen command again: it is", "it is"), file=sys.stderr)
         manifest = Manifest(settings)
-    if differing := _differences(manifest.settings, settings):
+    differing = _differences(manifest.settings, settings)
+    if differing and not manifest.episodes and not any((folder / EPISODES).glob("ep_*.hdf5")):
+        manifest, differing = Manifest(settings), ""  # of a call that failed before its first episode
+    if differing:
         raise DatasetError(f"{folder} was made with other settings: {differing}; choose another --out or delete it")
     return rescan(folder, manifest, all_damaged=True)
 

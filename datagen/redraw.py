@@ -30,7 +30,7 @@ class RenderConfig:
     out: Path
     """Folder of the new dataset, whole in itself."""
     rig: str | None = None
-    """Cameras: hemisphere16, random16, orbit or a YAML file; default those of the dataset."""
+    """Cameras: hemisphere16, random16, orbit or a rig's file (docs/rigs.md); default those of the dataset."""
     height: Pixels | None = None
     """Image height in pixels; default the dataset's."""
     width: Pixels | None = None
@@ -67,6 +67,7 @@ def run(config: RenderConfig) -> RenderResult:
         ConfigError: an option is out of range.
         UnknownNameError: the rig is not known, or the dataset's task is not registered and a rig was asked for.
         DatasetError: the source is damaged, or ``out`` holds another dataset or cannot be written.
+        SceneError: a camera sees nothing.
     """
     source = read_manifest(config.data)
     if not source.episodes:
@@ -117,7 +118,7 @@ def _settings(config: RenderConfig, source: Settings) -> Settings:
     from geo4d_bench import tasks
     from geo4d_bench.datagen.render import frame_steps
     from geo4d_bench.fingerprint import commit, fingerprint
-    from geo4d_bench.tasks.rigs import make_rig
+    from geo4d_bench.tasks.rigs import make_rig, warn_of_unseen_workspace
 
     options = {name: getattr(config, name) for name in ("height", "width", "video_hz")}
     changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
@@ -127,6 +128,7 @@ def _settings(config: RenderConfig, source: Settings) -> Settings:
     settings = dataclasses.replace(source, **changes)
     frame_steps(1, settings.control_hz, settings.video_hz)
     require_storable(settings.height, settings.width)
+    warn_of_unseen_workspace(settings.rig, settings.height, settings.width)
     return settings
 
 
@@ -140,5 +142,6 @@ def _render(data: Path, out: Path, settings: Settings, entry: EpisodeEntry) -> s
             raise DatasetError(f"{path}: differs from the manifest's sha256; run 'geo4d-bench verify {data}'")
         scene = data / SCENES / f"{entry.scene}.zip"
         renderer = scene_renderer(scene, settings.height, settings.width, settings.max_depth_m)
+        renderer.require_sight(episode.trajectory.states[0], settings.cameras(entry.seed))
         render_episode(out / EPISODES / entry.file, episode.trajectory, renderer, settings, episode.attrs["notes"])
     return entry.file

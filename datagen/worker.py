@@ -36,6 +36,7 @@ def make_episode(folder: Path, settings: Settings, index: int) -> str:
 
     Raises:
         DatasetError: the expert failed with every seed of the block, or the disk is full.
+        SceneError: a camera sees nothing; found before anything is simulated.
     """
     from geo4d_bench.datagen.collect import collect
     from geo4d_bench.datagen.render import render_episode
@@ -44,6 +45,7 @@ def make_episode(folder: Path, settings: Settings, index: int) -> str:
     path = folder / EPISODES / episode_name(index)
     split: Split = "eval" if settings.split == "eval" else "train"
     disturbed = is_disturbed(index, settings.disturbed_share)
+    tools.renderer.require_sight(tools.start, settings.cameras(episode_seeds(settings.seed, index)[0]))
     failed: list[tuple[int, str]] = []
     for seed in episode_seeds(settings.seed, index):
         found = collect(tools.task, seed, split, disturbed=disturbed, scene=tools.scene_sha256)
@@ -98,6 +100,7 @@ class _Tools:
 
         self.task = tasks.make(task_id)
         self.task.reset(0, "train")
+        self.start = self.task.physics_state()
         self.packed_scene = pack_scene(self.task.scene_xml(), arms=self.task.spec.arms)
         self.scene_sha256 = hashlib.sha256(self.packed_scene).hexdigest()
         scene = load_scene(self.packed_scene)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from geo4d_bench import __version__, process
-from geo4d_bench.errors import FULL, Geo4DError
+from geo4d_bench.errors import FULL, Geo4DError, UnknownNameError
 from geo4d_bench.registry import unknown_name
 
 
@@ -56,6 +56,7 @@ COMMANDS = {
     "leaderboard": Entry("rollout.leaderboard", "LeaderboardConfig", "rank runs from their episode rows"),
     "report": Entry("report.report", "ReportConfig", "gather results and pictures on one page"),
     "tables": Entry("report.tables", "TablesConfig", "make a Markdown page's tables from the CSV files that it names"),
+    "rig import": Entry("tasks.rig_import", "RigImportConfig", "make a rig's file of calibration files"),
     "bench": Entry("bench.bench", "BenchConfig", "measure speed against references, side by side"),
 }
 
@@ -72,20 +73,23 @@ def main(argv: Sequence[str] | None = None, *, own_process: bool = False) -> int
         return 0
     # Set before anything imports mujoco: most machines that run a benchmark have no screen.
     os.environ["MUJOCO_GL"] = os.environ.get("MUJOCO_GL") or "egl"
+    name = next((" ".join(args[:words]) for words in (2, 1) if " ".join(args[:words]) in COMMANDS), args[0])
     try:
-        return _run(args[0], args[1:], own_process)
+        return _run(name, args[len(name.split(" ")) :], own_process)
     except BrokenPipeError:
         raise  # nobody reads what is printed any more
     except (Geo4DError, OSError) as error:
-        print(f"geo4d-bench {args[0]}: {_sentence(error)}", file=sys.stderr)
+        print(f"geo4d-bench {name}: {_sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = ": what was finished is kept; the same command goes on from there" if COMMANDS[args[0]].resumes else ""
+        kept = ": what was finished is kept; the same command goes on from there" if COMMANDS[name].resumes else ""
         print(f"\ninterrupted{kept}", file=sys.stderr)
         return 130
 
 
 def _run(name: str, args: list[str], own_process: bool) -> int:
+    if longer := [command for command in COMMANDS if command.startswith(f"{name} ")]:
+        raise UnknownNameError(f"there is no command '{name}'; did you mean '{longer[0]}'?")
     if name not in COMMANDS:
         raise unknown_name("command", name, sorted(COMMANDS))
     entry = COMMANDS[name]

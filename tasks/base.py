@@ -6,7 +6,13 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from geo4d_bench.geometry.se3 import Array
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from geo4d_bench.geometry.se3 import Array, pose
+
+BASE_HEIGHT_M = 0.912
+"""Of robosuite's mount."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +20,7 @@ class ArmSetup:
     """How a Panda stands in the world.
 
     Attributes:
-        base_xpos_m: (3,) its mount on the floor; the arm's own base is about 0.91 m above it.
+        base_xpos_m: (3,) its mount on the floor; the arm's own base is ``BASE_HEIGHT_M`` above it.
         home_qpos: (7,) joint angles at the start, radians.
         base_yaw_rad: which way it faces; 0 is along the world's x axis.
         noise_rad: half width of the uniform noise on each joint at the start.
@@ -24,6 +30,12 @@ class ArmSetup:
     home_qpos: tuple[float, ...]
     base_yaw_rad: float = 0.0
     noise_rad: float = 0.04
+
+    @property
+    def T_world_base(self) -> Array:
+        """(4, 4) of the arm's own base, link 0, in which robots' calibrations are given."""
+        turn = Rotation.from_euler("z", self.base_yaw_rad).as_matrix()
+        return pose(turn, np.add(self.base_xpos_m, (0.0, 0.0, BASE_HEIGHT_M)))
 
 
 @dataclass(frozen=True)

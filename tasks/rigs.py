@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from geo4d_bench.geometry.camera import Camera, ViewSplit
+from geo4d_bench.geometry.camera import Camera, ViewSplit, project
 from geo4d_bench.geometry.rig import AnyRig, DrawnRig, Point, Rig, Shell, on_sphere, point
+from geo4d_bench.geometry.se3 import Array, inverse, transform
 from geo4d_bench.registry import Registry
-from geo4d_bench.tasks.rig_file import Ring, load_rig
-
-FOVY_DEG = 48.0
+from geo4d_bench.tasks.rig_file import FOVY_DEG, Ring, load_rig
 
 # Azimuth (degrees about the world's z axis; 0 is beyond the workspace, facing the robot, +90 on its left), elevation
 # (degrees), distance from the workspace (metres) and split.
@@ -66,12 +66,12 @@ RIGS.register("orbit", lambda target: ORBIT.place("orbit", target, FOVY_DEG))
 
 
 def is_rig_file(name: str) -> bool:
-    """Whether a rig's name means a user's YAML file."""
-    return name.endswith((".yaml", ".yml"))
+    """Whether a rig's name means a user's YAML or JSON file."""
+    return Path(name).suffix.lower() in (".yaml", ".yml", ".json")
 
 
 def make_rig(name: str, workspace: Sequence[float]) -> AnyRig:
-    """The rig called ``name`` about ``workspace`` (3,) metres in the world, or the one in a ``.yaml`` file.
+    """The rig called ``name`` about ``workspace`` (3,) metres in the world, or the one in a file (.yaml, .yml, .json).
 
     Raises:
         UnknownNameError: no such rig.  ConfigError: a file that cannot be read or is not a rig.
@@ -79,3 +79,26 @@ def make_rig(name: str, workspace: Sequence[float]) -> AnyRig:
     if is_rig_file(name):
         return load_rig(Path(name), workspace)
     return RIGS.get(name)(point(workspace))
+
+
+def warn_of_unseen_workspace(rig: AnyRig, height: int, width: int) -> None:
+    """Name on stderr the fixed cameras in whose images of that size the workspace does not lie, and those whose pose
+    looks as if it were given the wrong way. Whether a camera sees anything, ``Renderer.require_sight`` finds."""
+
+    def off(camera: Camera, T_world_cam: Array) -> float:
+        """How far the workspace is from the image's middle: 1 at its edge, infinite behind the camera."""
+        pixel = project(transform(inverse(T_world_cam), np.array(rig.target)), camera.K(height, width))
+        return float(np.nan_to_num(np.abs(pixel / [(width - 1) / 2, (height - 1) / 2] - 1.0), nan=np.inf).max())
+
+    for camera in rig.cameras if isinstance(rig, Rig) else ():
+        T = camera.T_world_cam
+        found, T_inverse = off(camera, T), inverse(T)
+        if found > 0.3 > off(camera, T_inverse) and T_inverse[2, 1] < 0:  # upright, not so by chance
+            fault = "looks at the workspace if its pose is inverted: expected camera-to-world, is it world-to-camera?"
+        elif found <= 1:
+            continue
+        elif off(camera, T @ np.diag([1.0, -1.0, -1.0, 1.0])) <= 1:
+            fault = "does not look at the workspace, and would in the other 'convention', opencv or opengl"
+        else:
+            fault = "does not look at the workspace; turn it, or leave it so if that is meant"
+        print(f"warning: camera '{camera.name}' of rig '{rig.name}' {fault}", file=sys.stderr)

@@ -131,7 +131,8 @@ def _robosuite_render(xml: str, cameras: tuple[Camera, ...]) -> Callable[[np.nda
     for camera in cameras:
         T = camera.T_world_cam
         position, axes = (" ".join(map(str, v)) for v in (T[:3, 3], [*T[:3, 0], *-T[:3, 1]]))  # MuJoCo's y points up
-        name, fovy = f"bench_{camera.name}", str(np.degrees(camera.fovy_rad))
+        fovy_rad = 2.0 * np.arctan2(0.5 * HEIGHT, camera.K(HEIGHT, WIDTH)[1, 1])
+        name, fovy = f"bench_{camera.name}", str(np.degrees(fovy_rad))
         ET.SubElement(world, "camera", name=name, pos=position, xyaxes=axes, fovy=fovy)
     sim = MjSim.from_xml_string(ET.tostring(root, encoding="unicode"))
     context = MjRenderContextOffscreen(sim, device_id=-1)

@@ -116,6 +116,8 @@ def _view_faults(episode: EpisodeFile, camera: Camera, settings: Settings, image
         return
     if not np.isfinite(view["K"][()]).all():
         yield f"{group}/K has values that are not finite"
+    elif not np.allclose(view["K"][()], camera.K(*size), rtol=1e-9, atol=1e-9):
+        yield f"{group}/K differs from the manifest's rig"
     if not np.allclose(view["T_world_cam"][()], camera.T_world_cam, rtol=0, atol=1e-9):
         yield f"{group}/T_world_cam differs from the manifest's rig"
     if images:

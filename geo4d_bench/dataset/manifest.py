@@ -9,42 +9,55 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetPydanticSchema, TypeAdapter, ValidationError
 from pydantic_core import core_schema
 
 from geo4d_bench.dataset.schema import MANIFEST, MAX_SIDE, SCHEMA_VERSION
 from geo4d_bench.errors import ConfigError, DatasetError, explain
-from geo4d_bench.geometry.camera import Camera, ViewSplit
+from geo4d_bench.geometry.camera import Camera, Lens, ViewSplit
 from geo4d_bench.geometry.rig import AnyRig, DrawnRig, Rig, Shell
 from geo4d_bench.io import atomic, read_json
 
 _LARGEST_BYTES = 2**28
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, regex_engine="python-re")
 
-_Name = Annotated[str, Field(pattern=r"\A(?!\.{1,2}\Z)[^\0/\\]{1,200}\Z")]
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"(?!\.{1,2}\Z)[^\x00-\x1f\x7f/\\]+", text) or len(text.encode()) > 200:
+        raise ValueError(
+            "a name becomes part of paths: expected 1 to 200 bytes without '/', '\\' and control characters, and not "
+            f"'.' or '..', got {text!r:.80}"
+        )
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name)]
+"""Of tasks, arms, objects and cameras."""
 _Text = Annotated[str, Field(pattern=r"\A[^\0]*\Z")]
 _Sha256 = Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\Z")]
 _Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # of an episode: an int64 in its file
 _Count = Annotated[int, Field(ge=0, le=10**9)]
 _Pixels = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 _Hz = Annotated[float, Field(ge=1e-3, le=1e5)]
-_Number = Annotated[float, Field(ge=-1e6, le=1e6)]
-_Four = tuple[_Number, _Number, _Number, _Number]
+Number = Annotated[float, Field(ge=-1e6, le=1e6)]
+Four = tuple[Number, Number, Number, Number]
 
 
 class _CameraRecord(BaseModel):
     model_config = _CONFIG
 
-    name: _Name
-    T_world_cam: tuple[_Four, _Four, _Four, _Four]
-    fovy_rad: Annotated[float, Field(ge=1e-3, le=3.14)]
+    name: Name
+    T_world_cam: tuple[Four, Four, Four, Four]
+    fovy_rad: Annotated[float, Field(ge=1e-3, le=3.14)] | None = None
     split: ViewSplit
+    lens: Lens | None = None
 
 
 class _RigRecord(BaseModel):
@@ -54,8 +67,8 @@ class _RigRecord(BaseModel):
 
     per_episode: bool = False
     name: Annotated[_Text, Field(min_length=1)]
-    target: tuple[_Number, _Number, _Number]
-    cameras: tuple[_CameraRecord, ...] | None = None
+    target: tuple[Number, Number, Number]
+    cameras: Annotated[tuple[_CameraRecord, ...], Field(max_length=1000)] | None = None
     ring_offset: _Count = 0
     shell: Shell | None = None
     seen: Annotated[int, Field(ge=0, le=1000)] = 0
@@ -66,7 +79,7 @@ class _RigRecord(BaseModel):
             return DrawnRig(self.name, self.shell, self.target, self.seen, self.novel)
         if self.per_episode or self.cameras is None:
             raise ValueError("expected the rig's cameras, or the shell that they are drawn from")
-        cameras = tuple(Camera(c.name, np.array(c.T_world_cam), c.fovy_rad, c.split) for c in self.cameras)
+        cameras = tuple(Camera(c.name, np.array(c.T_world_cam), c.fovy_rad, c.split, c.lens) for c in self.cameras)
         return Rig(self.name, cameras, self.target, self.ring_offset)
 
 
@@ -95,13 +108,13 @@ class Settings:
 
     __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
 
-    task: _Name
-    version: _Name
-    split: _Name
+    task: Name
+    version: Name
+    split: Name
     language: _Text
     seed: _Seed
-    arms: tuple[_Name, ...]
-    objects: tuple[_Name, ...]
+    arms: tuple[Name, ...]
+    objects: tuple[Name, ...]
     control_hz: _Hz
     video_hz: _Hz
     rig: Annotated[AnyRig, _RIG]
@@ -196,6 +209,8 @@ def settings_json(settings: Settings) -> dict[str, Any]:
     """Settings as the file has them."""
     values = asdict(settings)
     values["rig"] = {"per_episode": isinstance(settings.rig, DrawnRig), **values["rig"]}
+    for camera in values["rig"].get("cameras", ()):
+        del camera["lens" if camera["lens"] is None else "fovy_rad"]
     plain: dict[str, Any] = json.loads(json.dumps(values, default=np.ndarray.tolist))
     return plain
 

@@ -24,7 +24,7 @@ from geo4d_bench.dataset.schema import DEPTH_SCALE_M, EPISODES, HANDS, IMAGES, S
 from geo4d_bench.dataset.types import Trajectory
 from geo4d_bench.dataset.writer import decode_depth
 from geo4d_bench.errors import ConfigError, DatasetError
-from geo4d_bench.geometry.camera import Camera
+from geo4d_bench.geometry.camera import Camera, Lens
 from geo4d_bench.geometry.hand import HandModel
 from geo4d_bench.geometry.rig import AnyRig
 from geo4d_bench.geometry.se3 import Array
@@ -252,9 +252,11 @@ def _camera(name: str, view: Any) -> Camera:
     split = attributes["split"]
     if split not in ("seen", "novel"):
         raise ValueError(f"the split of {name} is {split!r}")
-    camera = Camera(name, view["T_world_cam"][()], float(attributes["fovy_rad"]), split)
+    lens = Lens(*map(float, attributes["lens"])) if "lens" in attributes else None
+    fovy_rad = float(attributes["fovy_rad"]) if lens is None else None
+    camera = Camera(name, view["T_world_cam"][()], fovy_rad, split, lens)
     if not np.allclose(view["K"][()], camera.K(*view["depth"].shape[1:]), rtol=1e-9, atol=1e-9):
-        raise ValueError(f"fovy_rad and K of {name} contradict each other")
+        raise ValueError(f"{'fovy_rad' if lens is None else 'lens'} and K of {name} contradict each other")
     return camera
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from geo4d_bench.dataset.reader import Dataset, EpisodeFile
 from geo4d_bench.dataset.sensors import SENSORS, SensorName
 from geo4d_bench.dataset.types import Window
-from geo4d_bench.errors import ConfigError
+from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.geometry.camera import ViewSplit, depth_to_points
 from geo4d_bench.geometry.hand import NO_PART, hand_mask, part_image, scale_to_hands
 from geo4d_bench.geometry.se3 import inverse
@@ -66,7 +66,7 @@ class Windows:
         both_poses: whether view m's pose is given too: only then is its first frame scaled.
 
     Raises:
-        DatasetError: a dataset or episode cannot be read.
+        DatasetError: a dataset or episode cannot be read, or (from its windows) has a camera without any depth.
         ConfigError: fewer than two cameras, a dt_s that frames do not fall on, or no window is left.
     """
 
@@ -189,6 +189,11 @@ class Windows:
         size = len(everything) * _Images.BYTES_A_PIXEL * math.prod(self.datasets[0].size)
         room = self.remember_bytes - self._remembered_bytes
         read = file.frames(camera, everything if size <= room else frames)
+        if not np.isfinite(read.depth).any() and not np.isfinite(file.frames(camera, everything).depth).any():
+            raise DatasetError(
+                f"{file.path}: no pixel of camera '{camera}' has valid depth in any frame, so that it shows nothing; "
+                "draw the dataset from a rig without it: 'geo4d-bench render'"
+            )
         depth = self.sensor.geometry(read.depth, file.K(camera))
         parts = part_image(read.seg, file.seg_names, self.arms)
         hand_depth = None if self.sensor.metric else [d[p != NO_PART] for d, p in zip(read.depth, parts, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,11 @@ def _create_view(
     view = file.create_group(f"views/{camera.name}")
     _write_whole(view, "K", camera.K(height, width))
     _write_whole(view, "T_world_cam", np.asarray(camera.T_world_cam, dtype=np.float64))
-    view.attrs["split"], view.attrs["fovy_rad"] = _guarded(camera.split), camera.fovy_rad
+    view.attrs["split"] = _guarded(camera.split)
+    if camera.lens is None:
+        view.attrs["fovy_rad"] = camera.fovy_rad
+    else:
+        view.attrs["lens"] = astuple(camera.lens)
     images = {}
     for name in IMAGES:
         letters, dtype = ARRAYS[f"views/*/{name}"]

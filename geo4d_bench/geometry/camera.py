@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +13,8 @@ from geo4d_bench.errors import ConfigError
 from geo4d_bench.geometry.se3 import Array, pose
 
 ViewSplit = Literal["seen", "novel"]
+VERTICAL_DEG = 0.1
+"""Nearer to the vertical than this, the world's z axis gives no image a stable upper side."""
 
 
 def intrinsics(fovy_rad: float, height: int, width: int) -> Array:
@@ -23,14 +26,20 @@ def intrinsics(fovy_rad: float, height: int, width: int) -> Array:
     return np.array([[f, 0.0, (width - 1) / 2], [0.0, f, (height - 1) / 2], [0.0, 0.0, 1.0]])
 
 
-def look_at(eye: npt.ArrayLike, target: npt.ArrayLike, up: npt.ArrayLike = (0.0, 0.0, 1.0)) -> Array:
-    """T_world_cam (4, 4) of a camera at ``eye`` that looks at ``target`` with ``up`` upwards in the image."""
+def look_at(eye: npt.ArrayLike, target: npt.ArrayLike, up: npt.ArrayLike | None = None) -> Array:
+    """T_world_cam (4, 4) of a camera at ``eye`` that looks at ``target`` with ``up`` upwards in the image.
+
+    Without ``up`` it is the world's z axis, and its x axis, away from the robot, for a camera that looks straight down
+    or up (within ``VERTICAL_DEG``). ConfigError where ``up`` is parallel to the viewing direction.
+    """
     eye, target = np.asarray(eye, dtype=np.float64), np.asarray(target, dtype=np.float64)
     z = target - eye
     z /= np.linalg.norm(z)
+    if up is None:
+        up = (1.0, 0.0, 0.0) if np.hypot(z[0], z[1]) < np.sin(np.radians(VERTICAL_DEG)) else (0.0, 0.0, 1.0)
     x = np.cross(z, np.asarray(up, dtype=np.float64))
     if np.linalg.norm(x) < 1e-9:
-        raise ConfigError("look_at: the viewing direction is parallel to 'up'; give another 'up'")
+        raise ConfigError("the viewing direction is parallel to 'up'; give another 'up'")
     x /= np.linalg.norm(x)
     return pose(np.stack([x, np.cross(z, x), z], axis=1), eye)
 
@@ -64,21 +73,59 @@ def project(points_cam: npt.NDArray[np.floating[Any]], K: npt.ArrayLike) -> npt.
 
 
 @dataclass(frozen=True)
+class Lens:
+    """A calibrated pinhole. Images of any size show the largest middle part of the calibrated image that has their
+    aspect ratio: all of it where the ratio is the same.
+
+    Attributes:
+        fx, fy: focal lengths.  x0, y0: from the middle of the image to the principal point, right and down. All in
+            pixels of the calibrated image.
+        width, height: of that image; height 0 where only the width is known: as high as need be.
+    """
+
+    fx: float
+    fy: float
+    x0: float
+    y0: float
+    width: float
+    height: float
+
+    def __post_init__(self) -> None:
+        if not (all(map(math.isfinite, astuple(self))) and min(self.fx, self.fy, self.width) > 0 <= self.height):
+            raise ValueError(f"expected finite focal lengths and a size above 0, got {self}")
+
+    def K(self, height: int, width: int) -> Array:
+        """(3, 3) intrinsics of images of a size."""
+        scale = max(width / self.width, height / self.height if self.height else 0.0)
+        u, v = self.x0 * scale + (width - 1) / 2, self.y0 * scale + (height - 1) / 2
+        return np.array([[self.fx * scale, 0.0, u], [0.0, self.fy * scale, v], [0.0, 0.0, 1.0]])
+
+
+@dataclass(frozen=True)
 class Camera:
     """One fixed pinhole camera, independent of resolution.
 
     Attributes:
         name: ``cam00`` ...
         T_world_cam: (4, 4), OpenCV axes.
-        fovy_rad: vertical field of view.
+        fovy_rad: vertical field of view, square pixels, the principal point in the middle; None with a ``lens``.
         split: ``seen`` cameras may be trained on, ``novel`` ones never.
+        lens: in place of ``fovy_rad``.
     """
 
     name: str
     T_world_cam: Array
-    fovy_rad: float
+    fovy_rad: float | None
     split: ViewSplit = "seen"
+    lens: Lens | None = None
+
+    def __post_init__(self) -> None:
+        if (self.fovy_rad is None) == (self.lens is None):
+            raise ConfigError(f"camera '{self.name}': expected a vertical field of view or a lens")
 
     def K(self, height: int, width: int) -> Array:
         """(3, 3) intrinsics at a resolution."""
+        if self.lens is not None:
+            return self.lens.K(height, width)
+        assert self.fovy_rad is not None
         return intrinsics(self.fovy_rad, height, width)

@@ -58,7 +58,7 @@ def check_camera(asked: Camera, height: int, width: int) -> None:
     K = asked.K(height, width)
     widened = np.abs(np.diag(K_drawn)[:2] / np.diag(K)[:2] - 1.0).max()  # relative, of both focal lengths
     shifted_px = np.abs(K_drawn[:2, 2] - K[:2, 2]).max()
-    fovy, expected = np.degrees([2.0 * np.arctan2(0.5 * height, K_drawn[1, 1]), asked.fovy_rad])
+    fovy, expected = np.degrees(2.0 * np.arctan2(0.5 * height, [K_drawn[1, 1], K[1, 1]]))
     field = f"its field of view is {fovy:.3f} degrees high, expected {expected:.3f}"
     reach_m = 1.0 + np.linalg.norm(asked.T_world_cam[:3, 3])
     checks = (

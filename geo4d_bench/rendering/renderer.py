@@ -28,6 +28,9 @@ from geo4d_bench.rendering.scene import Scene
 MAX_DEPTH_M = 2.0
 """Depth is valid in (0, 2] m, as in the paper; cameras stand 0.7 to 1.2 m from the workspace."""
 NEAR_M, FAR_M = 0.02, 20.0
+BACKS = 0.25
+"""A camera is inside something where surfaces seen from their back cover more of its image: 0.003 at most for the
+registered rigs, 0.27 to 1 inside the robot or a table's top."""
 STILLS = 64
 """Cameras whose images of what cannot move are kept: 1 MiB each at 256 x 320."""
 
@@ -165,6 +168,28 @@ class Renderer(AbstractContextManager["Renderer"]):
         K = np.array([c.K(self.height, self.width) for c in cameras]).reshape(-1, 3, 3)
         T_world_cam = np.array([c.T_world_cam for c in cameras], dtype=np.float64).reshape(-1, 4, 4)
         return Frame(rgb, depth, labels, K, T_world_cam)
+
+    def require_sight(self, state: npt.ArrayLike | None, cameras: Sequence[Camera]) -> None:
+        """SceneError, which names the camera, where at that moment one shows nothing but the room, or stands inside
+        something: images look through the backs of surfaces, and there most of what lies before it is such."""
+        frame = self.render(state, cameras)
+        cull = mujoco.mjtRndFlag.mjRND_CULL_FACE
+        self._mjv.flags[cull] = False
+        _, nearness, _ = self._draw(_STATIC | _DYNAMIC, cameras, seg=False, check=False)
+        self._mjv.flags[cull] = True
+        solid = self._metres(nearness)
+        backs = (solid < frame.depth - 1e-3) | (np.isfinite(solid) & np.isnan(frame.depth))
+        things = (frame.seg > 0) & np.isfinite(frame.depth)
+        for camera, back, thing in zip(cameras, backs, things, strict=True):
+            inside = back.mean() > BACKS
+            if inside or not thing.any():
+                fault = (
+                    "stands inside something"
+                    if inside
+                    else f"sees nothing: no pixel shows the robot or a thing of the scene within {self.max_depth_m:g} m"
+                )
+                place = ", ".join(f"{x:.3g}" for x in camera.T_world_cam[:3, 3])
+                raise SceneError(f"camera '{camera.name}' at ({place}) {fault}; move or turn it")
 
     def close(self) -> None:
         """Free the context; may be called twice."""

@@ -35,7 +35,7 @@ class RolloutConfig:
     policy: str = "layered"
     """Policy that plays; it decides which further options there are."""
     views: str = "novel"
-    """Where the pair of cameras of each episode is taken from: seen, novel, random16, orbit or a rig's .yaml file."""
+    """Where the pair of cameras of each episode is taken from: seen, novel, random16, orbit or a rig's file."""
     rig: str = "hemisphere16"
     """Rig that seen and novel refer to: the one that the policy was trained on."""
     episodes: Count = 20
@@ -67,7 +67,9 @@ class RolloutConfig:
     @property
     def folder(self) -> Path:
         """Where results go."""
-        name = Path(self.views).stem if self.views.endswith((".yaml", ".yml")) else self.views
+        from geo4d_bench.tasks.rigs import is_rig_file
+
+        name = Path(self.views).stem if is_rig_file(self.views) else self.views
         return self.out or Path("runs") / self.task / f"rollout_{self.policy}_{name}"
 
 

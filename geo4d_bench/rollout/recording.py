@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ FILM_HZ = 5.0
 def trajectory_file(simulator: Simulator) -> bytes:
     """An episode's ``trajectories/<seed>.npz`` (S control steps, P plans of at most N waypoints, NaN-padded).
 
-    ``dt_s`` () seconds of a control step; ``camera_names``, ``T_world_cam``, ``fovy_rad`` (2,) of views n and m;
+    ``dt_s`` () seconds of a control step; ``camera_names``, ``T_world_cam``, ``fovy_rad`` (2,) of views n and m; where
+    one has a lens of its own, its ``fovy_rad`` is NaN and ``lens`` (2, 6) has its ``camera.Lens``, NaN of others;
     ``plan_step`` (P,) control step at which a plan began; ``plan_time_s`` (P, N) when its waypoints are due, from the
     episode's start; ``plan_executed`` (P,) how many of them were given to the robot. For each arm:
     ``<arm>/T_world_ee`` (S + 1, 4, 4) and ``<arm>/opening_m`` (S + 1,) reached, row 0 at the start;
@@ -37,11 +39,14 @@ def trajectory_file(simulator: Simulator) -> bytes:
         "dt_s": np.array(1.0 / spec.control_hz),
         "camera_names": np.array([camera.name for camera in simulator.cameras]),
         "T_world_cam": np.stack([camera.T_world_cam for camera in simulator.cameras]),
-        "fovy_rad": np.array([camera.fovy_rad for camera in simulator.cameras]),
+        "fovy_rad": np.array([camera.fovy_rad for camera in simulator.cameras], dtype=np.float64),
         "plan_step": np.array(record.plan_step, dtype=np.int32),
         "plan_time_s": start_s[:, None] + plan_dt_s[:, None] * np.arange(1, longest + 1),
         "plan_executed": np.array([len(chunk.T_world_ee[spec.arms[0]]) for chunk in record.plans], dtype=np.int32),
     }
+    lenses = [camera.lens for camera in simulator.cameras]
+    if any(lenses):
+        arrays["lens"] = np.array([astuple(lens) if lens else [np.nan] * 6 for lens in lenses])
     for arm in spec.arms:
         plans = np.full((len(record.plans), longest, 4, 4), np.nan, dtype=np.float32)
         for index, horizon in enumerate(record.horizons):

@@ -59,8 +59,12 @@ def run(config: RolloutConfig) -> Rollout:
         RunError: ``out`` holds another run.
         SceneError: no OpenGL draws here what the policy or the film shall see.
         BusyError: another command is writing ``out``.
+        SceneError: a camera sees nothing.
     """
+    from geo4d_bench.tasks.rigs import warn_of_unseen_workspace
+
     context = prepare(config)
+    warn_of_unseen_workspace(context.views.rig, *(context.settings["image_size"] or (config.height, config.width)))
     with held(config.folder):
         return _play(context)
 

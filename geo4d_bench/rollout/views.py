@@ -39,6 +39,11 @@ class Views:
                 f"policy was trained on (hemisphere16, for example), and this one with --views"
             )
 
+    def cameras(self, task_key: str, split: str, seed: int) -> tuple[Camera, ...]:
+        """Those that the pair of an episode is taken from."""
+        rig = self.rig.episode(task_key, split, seed)
+        return rig.cameras if self.split is None else rig.views(self.split)
+
     def pair(self, task_key: str, split: str, seed: int) -> tuple[Camera, Camera]:
         """Cameras n and m of an episode, distinct, a pure function of the arguments.
 
@@ -46,8 +51,7 @@ class Views:
         (after as many seeds as it has cameras, each was n once), and view m stands a fixed angle from n, on the side
         of the ring's middle. A rig that is drawn for every episode gives the episode's own cameras.
         """
-        rig = self.rig.episode(task_key, split, seed)
-        cameras = rig.cameras if self.split is None else rig.views(self.split)
+        rig, cameras = self.rig.episode(task_key, split, seed), self.cameras(task_key, split, seed)
         if rig.ring_offset:
             return _ring_pair(rig, seed)
         rng = generator(task_key, split, seed, "views")
@@ -67,7 +71,7 @@ def resolve(views: str, training: AnyRig) -> Views:
     least two of them, else all of its cameras.
 
     Args:
-        views: ``seen``, ``novel``, a rig's name or the path of a rig's YAML file.
+        views: ``seen``, ``novel``, a rig's name or the path of a rig's file.
         training: the rig that the policy was trained on.
 
     Raises:

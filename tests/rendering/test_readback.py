@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from geo4d_bench.errors import SceneError
-from geo4d_bench.geometry.camera import Camera, look_at
+from geo4d_bench.geometry.camera import Camera, Lens, look_at
 from geo4d_bench.geometry.se3 import Array
 from geo4d_bench.rendering.readback import ROUNDING, check_camera, read_camera
 from geo4d_bench.rendering.renderer import Renderer
@@ -50,6 +50,11 @@ def test_what_is_read_back_is_what_was_asked_for(renderer: Renderer) -> None:
         np.testing.assert_allclose(T_world_cam[:3, :3], camera.T_world_cam[:3, :3], atol=ROUNDING)
         np.testing.assert_allclose(T_world_cam[:3, 3], eye, atol=ROUNDING * (1 + np.linalg.norm(eye)))
         np.testing.assert_allclose(K, camera.K(HEIGHT, WIDTH), rtol=ROUNDING, atol=ROUNDING * WIDTH)
+    off = Camera("off", HERE.T_world_cam, None, lens=Lens(600.0, 450.0, -60.0, 35.0, 640.0, 480.0))
+    renderer.render(None, [off], seg=False, check=True)
+    np.testing.assert_allclose(read_camera()[1], off.K(HEIGHT, WIDTH), rtol=ROUNDING, atol=ROUNDING * WIDTH)
+    with pytest.raises(SceneError, match=r"'cam07' as asked: .*field of view.*; its image centre differs"):
+        check_camera(HERE, HEIGHT, WIDTH)
 
 
 def test_a_ball_is_drawn_where_the_camera_read_back_says(renderer: Renderer) -> None:

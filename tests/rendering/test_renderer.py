@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from geo4d_bench.errors import SceneError
-from geo4d_bench.geometry.camera import Camera, depth_to_points, look_at, project
+from geo4d_bench.geometry.camera import Camera, Lens, depth_to_points, look_at, project
 from geo4d_bench.geometry.se3 import inverse, transform
 from geo4d_bench.rendering.renderer import Renderer
 from geo4d_bench.rendering.scene import Scene, load_scene, pack_scene
@@ -134,6 +134,63 @@ def test_every_camera_finds_the_known_spheres(renderer: Renderer, scene: Scene) 
             v, u = np.nonzero(mask)
             assert np.hypot(u.mean() - pixel[0], v.mean() - pixel[1]) < 0.5
         assert views >= 4
+
+
+LENS = Lens(fx=150.0, fy=130.0, x0=17.3, y0=-9.4, width=160.0, height=96.0)
+
+
+def test_an_off_centre_lens_shows_known_points_where_its_intrinsics_say(renderer: Renderer, scene: Scene) -> None:
+    """Focal lengths that differ, the principal point beside the middle, and an image of another aspect ratio."""
+    cameras = [Camera(c.name, c.T_world_cam, None, lens=LENS) for c in ring(6)]
+    frame = renderer.render(None, cameras, check=True)
+    found = 0
+    for i, camera in enumerate(cameras):
+        depth, hit = analytic_depth(camera, 96, 128)
+        checked = inside(hit) & (depth < 1.99)
+        assert np.abs(frame.depth[i] - depth)[checked].max() < 1e-3
+        for name, (centre, *_) in SPHERES.items():
+            v, u = np.nonzero(frame.seg[i] == scene.seg_names.index(name))
+            pixel = project(transform(inverse(camera.T_world_cam), centre), frame.K[i])
+            if len(u) >= 12 and 6 < u.min() <= u.max() < 121 and 6 < v.min() <= v.max() < 89:
+                assert np.hypot(u.mean() - pixel[0], v.mean() - pixel[1]) < 0.5
+                found += 1
+    assert found >= 6
+
+
+def test_images_of_another_aspect_ratio_are_the_middle_of_the_calibrated_image(scene: Scene) -> None:
+    camera = Camera("wide", look_at((0.9, 0.3, 0.5), TARGET), None, lens=LENS)
+    pictures = {}
+    for size in ((96, 160), (96, 128), (80, 160), (48, 80)):
+        with Renderer(scene, *size) as made:
+            pictures[size] = made.render(None, [camera]).depth[0]
+    whole = pictures[96, 160]
+    np.testing.assert_allclose(pictures[96, 128], whole[:, 16:-16], atol=1e-3, equal_nan=True)
+    np.testing.assert_allclose(pictures[80, 160], whole[8:-8], atol=1e-3, equal_nan=True)
+    half, full = LENS.K(48, 80), LENS.K(96, 160)
+    np.testing.assert_allclose(half[:2], (full[:2] + [[0, 0, 0.5]] * 2) / 2 - [[0, 0, 0.5]] * 2)
+
+
+@pytest.mark.parametrize(
+    ("eye", "target", "fault"),
+    [
+        ((0.9, 0.3, 0.5), TARGET, None),
+        ((0.9, 0.3, 0.5), (1.8, 0.6, 0.5), "sees nothing: no pixel shows the robot or a thing of the scene within 2 m"),
+        ((0.0, 0.0, 2.9), (0.0, 0.01, 0.0), "sees nothing: .* 2 m"),
+        (tuple(BOX_CENTRE), TARGET, "stands inside something"),
+        (tuple(SPHERES["red"][0]), TARGET, "stands inside something"),
+    ],
+)
+def test_a_camera_that_sees_nothing_or_stands_inside_something_is_named(
+    renderer: Renderer, eye: tuple[float, ...], target: tuple[float, ...], fault: str | None
+) -> None:
+    cameras = [ring(1)[0], Camera("mine", look_at(eye, target), 0.9)]
+    before = renderer.render(None, cameras)
+    if fault is None:
+        renderer.require_sight(None, cameras)
+    else:
+        with pytest.raises(SceneError, match=rf"camera 'mine' at \(.*\) {fault}; move or turn it"):
+            renderer.require_sight(None, cameras)
+    assert np.array_equal(renderer.render(None, cameras).rgb, before.rgb)
 
 
 def test_labels_match_the_surface_that_is_hit(renderer: Renderer, scene: Scene) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geo4d_bench.errors import CheckpointError, ConfigError, RunError, UnknownNameError
+from geo4d_bench.errors import CheckpointError, ConfigError, RunError, SceneError, UnknownNameError
 from geo4d_bench.model.generators import presets
 from geo4d_bench.model.types import FirstFrames, Video4D
 from geo4d_bench.policies import ActionChunk, Observation, Policy, policy_class
@@ -279,3 +279,18 @@ def test_mistakes_are_told_at_once(
     with pytest.raises(error, match=hint):
         roll(tmp_path, **options)
     assert not (tmp_path / "episodes.csv").exists()
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_camera_that_sees_nothing_ends_a_rollout_before_it_plays(tmp_path: Path, drawn: bool) -> None:
+    """Of a fixed rig, also one that the first pairs do not use; of a drawn one, the episode's own."""
+    away = [f"{{name: c{i}, position: [0.4, -0.{8 - i}, 1.7]}}" for i in range(6)]
+    away.append("{name: away, position: [0.9, 0, 1.5], look_at: [0.9, 0, 5]}")
+    (rig := tmp_path / "mine.YML").write_text(
+        "shell: {azimuth_deg: [80, 90], elevation_deg: [10, 20], radius_m: [8, 9], novel: 2}"
+        if drawn
+        else f"cameras: [{', '.join(away)}]"
+    )
+    with pytest.raises(SceneError, match=f"camera '{'cam00' if drawn else 'away'}' at .* sees nothing"):
+        roll(tmp_path / "out", policy="random", views=str(rig), video=True, episodes=1)
+    assert not (tmp_path / "out" / "episodes.csv").exists()
