@@ -163,7 +163,7 @@ class Geo4D(GeneratedVideo):
     """The method of arXiv 2507.01099: the plan is tracked in generated 4D video, and comes from nowhere else."""
 
     name = "geo4d"
-    preset = "unet_nano"
+    preset = "dit_nano"
     rank = 30.0
 
 

@@ -25,6 +25,8 @@ from geo4d_bench.training.state import Average
 STEPS = (1, 2, 4, 8, 25)
 """The paper's is the last."""
 VIEWS = (2, 3, 4, 8)
+PLANS = 4
+"""Of as many episodes, in one pass."""
 BATCH = 8
 _OF_VIEWS = ("first_rgb", "first_points", "first_valid", "rays", "T_world_cam", "rgb", "points", "valid", "parts")
 """What has an axis of views in a batch."""
@@ -34,7 +36,7 @@ _PRODUCT = {"cuda": 8192, "cpu": 2048}
 
 def generate(config: BenchConfig) -> list[Measurement]:
     """Plans of the generator: against the time that the robot takes to carry out what is executed of them, by steps
-    against 25, by views against generating pair by pair."""
+    against 25, by views against generating pair by pair, of several episodes against one after the other."""
     from geo4d_bench.bench.scene import simulator_of
     from geo4d_bench.geometry.rig import Rig
     from geo4d_bench.policies import PlanOptions
@@ -64,6 +66,8 @@ def generate(config: BenchConfig) -> list[Measurement]:
     for views, took in by_views.items():
         name = f"generate {views} views in one pass, {c.frames} frames {size}"
         rows.append(compared(name, 1e3 * took, "ms", 1e3 * (views - 1) * by_views[2]))
+    together, alone = batch_seconds(generator, pairs[:PLANS], config.repeats)
+    rows.append(compared(f"generate {PLANS} plans of 1 step in one pass, {plan}", 1e3 * together, "ms", 1e3 * alone))
     return rows
 
 
@@ -164,6 +168,13 @@ def view_seconds(generator: Any, pairs: Sequence[FirstFrames], repeats: int) -> 
         first = functools.reduce(lambda first, pair: first.with_view_m_of(pair), pairs[: views - 1])
         works.append(functools.partial(generator.generate, [first], [0], 1))
     return dict(zip(VIEWS, median_seconds(repeats, *works), strict=True))
+
+
+def batch_seconds(generator: Any, firsts: Sequence[FirstFrames], repeats: int) -> tuple[float, ...]:
+    """Of one plan for each of some first frames, in one pass and one after the other."""
+    seeds = range(len(firsts))
+    works = [functools.partial(generator.generate, firsts, seeds, 1, batch) for batch in (len(firsts), 1)]
+    return median_seconds(repeats, *works)
 
 
 def gradient_seconds(preset: str, repeats: int) -> tuple[float, ...]:

@@ -20,7 +20,8 @@ GENERATORS: Registry[type[GeneratorConfig]] = Registry(
     group="geo4d_bench.generators",
     builtin={
         "layered": "geo4d_bench.model.layered.config:LayeredConfig",
-        "unet": "geo4d_bench.model.video.config:VideoConfig",
+        "unet": "geo4d_bench.model.video.config:UNetConfig",
+        "dit": "geo4d_bench.model.video.config:DiTConfig",
     },
 )
 """Config classes by their ``name``."""

@@ -48,9 +48,11 @@ class Recorder:
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, int]] = []
+        self.batches: list[int] = []
 
-    def generate(self, conditions: list[FirstFrames], seeds: list[int], steps: int) -> None:
+    def generate(self, conditions: list[FirstFrames], seeds: list[int], steps: int, batch: int = 1) -> None:
         self.asked += [(len(first.K), steps) for first in conditions]
+        self.batches.append(batch)
 
 
 def pair(k: int) -> FirstFrames:
@@ -61,12 +63,15 @@ def pair(k: int) -> FirstFrames:
     )
 
 
-def test_plans_are_measured_by_steps_and_by_views() -> None:
+def test_plans_are_measured_by_steps_by_views_and_by_episodes() -> None:
     by_steps, by_views = Recorder(), Recorder()
     assert set(bench_model.plan_seconds(by_steps, pair(2), 1)) == {1, 2, 4, 8, 25}
     assert by_steps.asked == [(2, steps) for steps in (1, 2, 4, 8, 25)] * (WARM_UP + 1)
     assert set(bench_model.view_seconds(by_views, [pair(k) for k in range(2, 9)], 1)) == {2, 3, 4, 8}
     assert by_views.asked == [(views, 1) for views in (2, 3, 4, 8)] * (WARM_UP + 1)
+    together = Recorder()
+    assert len(bench_model.batch_seconds(together, [pair(2)] * 3, 1)) == 2
+    assert together.batches == [3, 1] * (WARM_UP + 1)
 
 
 def test_a_training_step_is_measured_in_one_pass_and_in_four() -> None:

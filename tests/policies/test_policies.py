@@ -112,7 +112,7 @@ def test_a_misspelt_policy_gets_a_suggestion() -> None:
         policies.load_policy("oracel_video", TASK.id)
 
 
-@pytest.mark.parametrize(("name", "preset"), [("layered", "layered_nano"), ("geo4d", "unet_nano")])
+@pytest.mark.parametrize(("name", "preset"), [("layered", "layered_nano"), ("geo4d", "dit_nano")])
 def test_a_policy_without_a_checkpoint_says_how_to_make_one(tmp_path: Path, name: str, preset: str) -> None:
     with pytest.raises(CheckpointError, match=f"geo4d-bench train --data data/store_cereal --preset {preset}"):
         policies.load_policy(name, "store_cereal", GeneratorOptions(checkpoint=tmp_path / "nothing"))

@@ -26,9 +26,11 @@ def numberless(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("layered_debug", True, "none"),
         ("unet_debug", True, "none"),
+        ("dit_debug", True, "none"),
         *(("layered_debug", False, a) for a in ("none", "no_mv_attention", "native_frame", "no_mask", "svd_mv")),
         ("layered_debug", False, "trajectory_regression"),
         *(("unet_debug", False, a) for a in ("none", "native_frame", "no_mask", "svd_mv")),
+        *(("dit_debug", False, a) for a in ("none", "native_frame", "no_mask", "svd_mv")),
     ],
 )
 def test_a_training_step_stays_on_its_device(preset: str, calibrated: bool, ablation: Any) -> None:

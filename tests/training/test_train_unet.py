@@ -20,7 +20,6 @@ from geo4d_bench.errors import CheckpointError, ConfigError, RunError
 from geo4d_bench.model.batch import batch_from_windows, frames_of_window
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.generators import load_generator, presets
-from geo4d_bench.model.video.autoencoders import POINTS, RGB
 from geo4d_bench.model.video.generator import VideoGenerator
 from geo4d_bench.training.data import fixed_windows
 from geo4d_bench.training.optimizer import Optimizers
@@ -116,7 +115,7 @@ def test_training_saves_what_loads_and_generates_the_same(tmp_path: Path) -> Non
     result = run(tmp_path / "a", UNET_DEBUG, Made())
     assert result.steps == 4
     assert np.isfinite(result.held_out_cm)
-    assert {"latent", "rgb", "points", "valid", "parts"} < set(log(tmp_path / "a" / "training_log.csv")[0])
+    assert {"loss", "labels", "rgb", "points"} < set(log(tmp_path / "a" / "training_log.csv")[0])
     generator = load_generator(tmp_path / "a")
     assert isinstance(generator, VideoGenerator)
     assert generator.config.point_scale_m != UNET_DEBUG.point_scale_m  # measured on the data
@@ -145,7 +144,7 @@ def test_pretrained_weights_are_started_from(tmp_path: Path) -> None:
         torch.testing.assert_close(decoder[name], unet[name], rtol=0, atol=1e-5)
         assert not torch.equal(decoder[name], unet[name])
     vae = load_file(tmp_path / "svd" / "vae" / "diffusion_pytorch_model.safetensors")
-    rgb, points = (generator.codec.streams[s].state_dict()["quant_conv.weight"] for s in (RGB, POINTS))
+    rgb, points = (c.state_dict()["quant_conv.weight"] for c in (generator.codec.images, generator.codec.points))
     assert torch.equal(rgb, vae["quant_conv.weight"])
     assert not torch.equal(points, vae["quant_conv.weight"])
     assert len(log(tmp_path / "out" / "autoencoder_log.csv")) == 2

@@ -1,4 +1,4 @@
-"""Images to latents and back: two frozen autoencoders, or cells of pixels where a model is trained from scratch."""
+"""Images to latents and back: frozen autoencoders, or cells of pixels where a model is trained from scratch."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from geo4d_bench.errors import TrainingError
 from geo4d_bench.model.checkpoint import load_optimizer_state, optimizer_state
 
-RGB, POINTS = 0, 1
-"""The two streams, each with a codec of its own: colours in -1..1, and points normalised to about -1..1."""
+LABELS, RGB, POINTS = 0, 1, 2
+"""The streams, images of three channels each: part labels and validity (see ``labels.py``), colours in -1..1, and
+points normalised to about -1..1."""
 _CHUNK = 8  # images encoded together: 256 x 320 ones fill memory fast
 _LEARNING_RATE = 1e-5  # of the pointmap autoencoder's fine-tuning
 
 
 class Autoencoders(nn.Module):
-    """Stable Video Diffusion's autoencoder for RGB and a copy of it for pointmaps, both frozen.
+    """Stable Video Diffusion's autoencoder for colours and labels, and a copy of it for pointmaps, both frozen.
 
     Attributes:
         scale: the diffusion works on latents times this.
@@ -30,7 +31,7 @@ class Autoencoders(nn.Module):
 
     def __init__(self, rgb: AutoencoderKLTemporalDecoder) -> None:
         super().__init__()
-        self.streams = nn.ModuleList([rgb, copy.deepcopy(rgb)])
+        self.images, self.points = rgb, copy.deepcopy(rgb)
         self.scale = float(rgb.config["scaling_factor"])
         self.channels = int(rgb.config["latent_channels"])
         self.cell = 2 ** (len(rgb.config["block_out_channels"]) - 1)
@@ -39,14 +40,14 @@ class Autoencoders(nn.Module):
     @torch.no_grad()
     def encode(self, stream: int, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) float32 of a stream to unscaled latents (N, C, h, w), the posterior's mode."""
-        autoencoder: Any = self.streams[stream]
+        autoencoder: Any = self.points if stream == POINTS else self.images
         with torch.autocast(images.device.type, enabled=False):  # latents are what training aims at
             return torch.cat([autoencoder.encode(some).latent_dist.mode() for some in torch.split(images, _CHUNK)])
 
     @torch.no_grad()
     def decode(self, stream: int, latents: Tensor, frames: int) -> Tensor:
         """Images (N, 3, H, W) of latents (N, C, h, w), each ``frames`` of which are one video."""
-        autoencoder: Any = self.streams[stream]
+        autoencoder: Any = self.points if stream == POINTS else self.images
         return torch.cat(
             [autoencoder.decode(video, num_frames=frames).sample for video in torch.split(latents, frames)]
         )
@@ -78,7 +79,7 @@ class Autoencoders(nn.Module):
         Raises:
             TrainingError: the loss is not finite.
         """
-        autoencoder: Any = self.streams[POINTS].requires_grad_(True)
+        autoencoder: Any = self.points.requires_grad_(True)
         log_scale = nn.Parameter(torch.zeros((), device=next(self.parameters()).device))
         optimizer = torch.optim.Adam([*autoencoder.parameters(), log_scale], _LEARNING_RATE)
         if state:
@@ -135,7 +136,7 @@ def inpaint(points: Tensor, valid: Tensor) -> Tensor:
 
 
 class Pixels(nn.Module):
-    """Cells of patch x patch pixels as latents: exact both ways, for both streams; methods as of `Autoencoders`."""
+    """Cells of patch x patch pixels as latents: exact both ways, for all streams; methods as of `Autoencoders`."""
 
     scale = 1.0
 

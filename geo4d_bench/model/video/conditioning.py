@@ -1,4 +1,4 @@
-"""The video generator's image embeddings of first frames, and the segmenter of generated frames.
+"""The U-Net's image embeddings of first frames.
 
 First frames are (N, 8, H, W): colours in -1..1, normalised points in the view's own frame (0 where invalid), whether
 they are valid, and the mask of the hands (view n's; view m has none).
@@ -17,7 +17,6 @@ from geo4d_bench.model.video.config import ImageEncoderSizes
 FIRST_CHANNELS = 8
 VALID = 6  # where validity is in them
 _GRID = 4  # cells along each side that a learned embedding pools an image to
-_WIDTH = 32  # of the segmenter
 
 
 class ClipEmbedding(nn.Module):
@@ -51,27 +50,6 @@ class LearnedEmbedding(nn.Module):
     def forward(self, first: Tensor) -> Tensor:
         """(N, 8, H, W) -> (N, 1, D)."""
         return cast(Tensor, self.layers(first))[:, None]
-
-
-class PartSegmenter(nn.Module):
-    """Where a frame shows hands and where it has depth, from its colours and points.
-
-    It also sees the view's first frame, whose validity it corrects: the scene hardly changes.
-    """
-
-    def __init__(self, part_classes: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(6 + FIRST_CHANNELS, _WIDTH, 3, padding=1), nn.SiLU(),
-            nn.Conv2d(_WIDTH, _WIDTH, 3, padding=2, dilation=2), nn.SiLU(),
-            nn.Conv2d(_WIDTH, 1 + part_classes, 3, padding=1),
-        )  # fmt: skip
-
-    def forward(self, frames: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of validity (N, 1, H, W) and of the parts (N, P, H, W), from colours in -1..1 and normalised points
-        (N, 6, H, W) and from first frames (N, 8, H, W). Where there is no depth, training puts noise for points."""
-        logits = self.layers(torch.cat([frames, first], 1))
-        return logits[:, :1] + 3.0 * (2.0 * first[:, VALID : VALID + 1] - 1.0), logits[:, 1:]
 
 
 def _squeezed(images: Tensor, size: int) -> Tensor:

@@ -62,33 +62,89 @@ class ImageEncoderSizes:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoConfig(GeneratorConfig):
-    """See :class:`~geo4d_bench.model.config.GeneratorConfig`.
+    """What both backbones share, see :class:`~geo4d_bench.model.config.GeneratorConfig`.
+
+    Attributes:
+        diffusion: ``edm`` or ``rectified_flow``.  pure_noise_share: of the latter's training samples.
+        condition_dropout: share of the training samples without image embedding, and, drawn anew, without first
+            frames' latents.
+        hand_weight: added loss weight of cells on or near a hand.  hand_dilation: how near, in cells.
+        point_mean_m, point_scale_m: points p are seen as (p - mean) / scale; by default -1 to 2 m become -1 to 1.
+        patch: side in pixels of a cell, whose pixels are its latents; with an autoencoder not used.
+    """
+
+    generator = "geo4d_bench.model.video.generator:VideoGenerator"
+    policy = "geo4d"
+
+    diffusion: Literal["edm", "rectified_flow"] = "rectified_flow"
+    pure_noise_share: float = 0.7
+    condition_dropout: float = 0.0
+    hand_weight: float = 4.0
+    hand_dilation: int = 1
+    point_mean_m: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    point_scale_m: float = 1.5
+    patch: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (
+            self.patch < 1
+            or self.point_scale_m <= 0
+            or not 0.0 <= self.condition_dropout < 1.0
+            or not 0.0 <= self.pure_noise_share <= 1.0
+            or min(self.hand_weight, self.hand_dilation) < 0
+        ):
+            raise ConfigError(
+                "generator: patch must be at least 1, point_scale_m positive, condition_dropout and "
+                "pure_noise_share in 0..1, hand_weight and hand_dilation not negative"
+            )
+        if self.arms > 2:
+            raise ConfigError(f"generator: {self.arms} arms; its part labels are of at most 2")
+
+    def fitted(self, windows: Sequence[Window]) -> Self:
+        """Points keep the preset's normalisation where an autoencoder expects it."""
+        config = super().fitted(windows)
+        if not self.pixels:
+            return config
+        from geo4d_bench.model.batch import batch_from_windows, point_statistics
+
+        mean, scale = point_statistics(batch_from_windows(windows))
+        return dataclasses.replace(config, point_mean_m=mean, point_scale_m=scale)
+
+    @property
+    def pixels(self) -> bool:
+        """Whether cells of pixels are the latents, and there is neither autoencoder nor CLIP."""
+        return True
+
+    @property
+    def needs_pretrained(self) -> bool:
+        return not self.pixels
+
+    @property
+    def cell(self) -> int:
+        """Pixels along the side of a latent cell."""
+        return self.patch
+
+    @property
+    def channels(self) -> int:
+        """Channels of one image's latents."""
+        return 3 * self.patch**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig(VideoConfig):
+    """With Stable Video Diffusion's U-Net.
 
     Attributes:
         latent: ``autoencoder`` (Stable Video Diffusion's, frozen, with a frozen CLIP image encoder) or ``pixels``:
             cells of ``patch`` x ``patch`` pixels are the latents, and the image embedding is learned: for training from
             scratch.
-        diffusion: ``edm`` or ``rectified_flow``.
-        condition_dropout: share of the training samples without image embedding, and, drawn anew, without first
-            frames' latents.
-        hand_weight: added loss weight of cells on or near a hand.  hand_dilation: how near, in cells.
-        point_mean_m, point_scale_m: points p are seen as (p - mean) / scale; by default -1 to 2 m become -1 to 1.
         gradient_checkpointing: whether training computes layers anew instead of remembering them.
     """
 
     name = "unet"
-    generator = "geo4d_bench.model.video.generator:VideoGenerator"
-    policy = "geo4d"
 
-    latent: Literal["autoencoder", "pixels"] = "autoencoder"
-    diffusion: Literal["edm", "rectified_flow"] = "edm"
-    sample_steps: int = 25
-    condition_dropout: float = 0.1
-    hand_weight: float = 1.0
-    hand_dilation: int = 2
-    point_mean_m: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    point_scale_m: float = 1.5
-    patch: int = 4
+    latent: Literal["autoencoder", "pixels"] = "pixels"
     gradient_checkpointing: bool = False
     unet: UNetSizes = UNetSizes()
     autoencoder: AutoencoderSizes = AutoencoderSizes()
@@ -97,16 +153,6 @@ class VideoConfig(GeneratorConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         sizes = self.unet
-        if (
-            self.patch < 1
-            or self.point_scale_m <= 0
-            or not 0.0 <= self.condition_dropout < 1.0
-            or min(self.hand_weight, self.hand_dilation) < 0
-        ):
-            raise ConfigError(
-                "generator: patch must be at least 1, point_scale_m positive, condition_dropout in 0..1, hand_weight "
-                "and hand_dilation not negative"
-            )
         cells = self.cell * 2 ** (len(sizes.block_out_channels) - 1)
         if self.height % cells or self.width % cells:
             raise ConfigError(
@@ -131,47 +177,72 @@ class VideoConfig(GeneratorConfig):
     def presets(cls) -> dict[str, Self]:
         # diffusers normalises 32 groups of channels: with 32 channels each would be normalised by itself.
         from_scratch = cls(
-            height=64, width=80, latent="pixels", diffusion="rectified_flow", sample_steps=1, condition_dropout=0.0,
-            hand_weight=4.0, hand_dilation=1, patch=8, unet=UNetSizes(
+            height=64, width=80, unet=UNetSizes(
                 block_out_channels=(64, 128), num_attention_heads=(1, 2), layers_per_block=1, cross_attention_dim=64,
                 addition_time_embed_dim=32, cross_view_heads=1,
             ),
         )  # fmt: skip
         debug = cls(
-            height=16, width=24, frames=3, latent="pixels", diffusion="rectified_flow", sample_steps=1,
-            condition_dropout=0.0, unet=UNetSizes(
+            height=16, width=24, frames=3, patch=4, hand_weight=1.0, hand_dilation=2, unet=UNetSizes(
                 block_out_channels=(32, 64), num_attention_heads=(1, 1), layers_per_block=1, cross_attention_dim=16,
                 addition_time_embed_dim=8, cross_view_heads=1,
             ),
         )  # fmt: skip
-        papers = cls(height=256, width=320, gradient_checkpointing=True)
+        papers = cls(
+            height=256, width=320, latent="autoencoder", diffusion="edm", sample_steps=25, condition_dropout=0.1,
+            hand_weight=1.0, hand_dilation=2, gradient_checkpointing=True,
+        )  # fmt: skip
         return {"unet_debug": debug, "unet_nano": from_scratch, "svd": papers}
-
-    def fitted(self, windows: Sequence[Window]) -> Self:
-        """Points keep the preset's normalisation where an autoencoder expects it."""
-        config = super().fitted(windows)
-        if not self.pixels:
-            return config
-        from geo4d_bench.model.batch import batch_from_windows, point_statistics
-
-        mean, scale = point_statistics(batch_from_windows(windows))
-        return dataclasses.replace(config, point_mean_m=mean, point_scale_m=scale)
-
-    @property
-    def needs_pretrained(self) -> bool:
-        return not self.pixels
 
     @property
     def pixels(self) -> bool:
-        """Whether there is neither autoencoder nor CLIP."""
         return self.latent == "pixels"
 
     @property
     def cell(self) -> int:
-        """Pixels along the side of a latent cell."""
         return self.patch if self.pixels else 2 ** (len(self.autoencoder.block_out_channels) - 1)
 
     @property
     def channels(self) -> int:
-        """Channels of one image's latents."""
-        return 3 * self.patch**2 if self.pixels else self.autoencoder.latent_channels
+        return super().channels if self.pixels else self.autoencoder.latent_channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTConfig(VideoConfig):
+    """With a video transformer, for training from scratch; a token is a cell of one frame of one view.
+
+    Attributes:
+        dim: width of a token.  heads: of attention.
+        trunk_layers: shared by the views.  decoder_layers: that each view has to itself.
+    """
+
+    name = "dit"
+
+    dim: int
+    heads: int
+    trunk_layers: int
+    decoder_layers: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.height % self.patch or self.width % self.patch:
+            raise ConfigError(
+                f"generator: {self.height} x {self.width} pixels don't divide into patches of {self.patch}; "
+                "choose multiples of the patch"
+            )
+        if min(self.dim, self.heads, self.decoder_layers) < 1 or self.trunk_layers < 0 or self.dim % self.heads:
+            raise ConfigError(
+                f"generator: dim {self.dim}, heads {self.heads}, trunk_layers {self.trunk_layers}, decoder_layers "
+                f"{self.decoder_layers}; all but trunk_layers must be at least 1, and heads divide dim"
+            )
+
+    @classmethod
+    def presets(cls) -> dict[str, Self]:
+        return {
+            "dit_debug": cls(
+                height=16, width=24, frames=3, patch=4, dim=32, heads=2, trunk_layers=2, decoder_layers=2,
+            ),
+            "dit_nano": cls(height=64, width=80, patch=16, dim=256, heads=4, trunk_layers=6, decoder_layers=4),
+            "dit": cls(height=64, width=80, dim=384, heads=6, trunk_layers=6, decoder_layers=4),
+            "dit_large": cls(height=128, width=160, dim=512, heads=8, trunk_layers=8, decoder_layers=4),
+        }  # fmt: skip

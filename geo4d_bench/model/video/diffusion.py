@@ -72,8 +72,10 @@ class RectifiedFlow:
     which contains the noise. The methods are those of :class:`EDM`.
     """
 
-    pure_noise_share = 0.7
-    """Share of the training samples at t = 1, where one-step generation works; the others are logit-normal."""
+    def __init__(self, pure_noise_share: float = 0.7) -> None:
+        """``pure_noise_share`` of the training samples are at t = 1, where one-step generation works; the others'
+        levels are logit-normal."""
+        self.pure_noise_share = pure_noise_share
 
     def draw_levels(self, size: int, rng: torch.Generator) -> Tensor:
         inner = torch.sigmoid(torch.randn(size, generator=rng))
@@ -100,7 +102,6 @@ class RectifiedFlow:
 
 
 Diffusion = EDM | RectifiedFlow
-FAMILIES: dict[str, type[Diffusion]] = {"edm": EDM, "rectified_flow": RectifiedFlow}
 
 
 def expand_as(values: Tensor, x: Tensor) -> Tensor:

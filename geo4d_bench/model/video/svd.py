@@ -19,7 +19,7 @@ from torch import nn
 
 from geo4d_bench.errors import CheckpointError, ConfigError, explain
 from geo4d_bench.model.checkpoint import disguise, not_finite
-from geo4d_bench.model.video.config import AutoencoderSizes, ImageEncoderSizes, UNetSizes, VideoConfig
+from geo4d_bench.model.video.config import AutoencoderSizes, ImageEncoderSizes, UNetConfig, UNetSizes, VideoConfig
 from geo4d_bench.model.video.diffusion import EDM
 from geo4d_bench.model.video.unet import ADDED_NUMBERS, svd_unet
 
@@ -35,7 +35,7 @@ Networks = tuple[nn.Module, nn.Module | None, nn.Module | None]
 """U-Net, autoencoder and image encoder; the last two are None where latents are pixels."""
 
 
-def random_networks(c: VideoConfig) -> Networks:
+def random_networks(c: UNetConfig) -> Networks:
     """Networks of the config's sizes with random weights; ConfigError where transformers is wanted and missing."""
     unet = svd_unet(c.unet, c.channels, c.frames)
     if c.pixels:
@@ -47,7 +47,7 @@ def random_networks(c: VideoConfig) -> Networks:
     return unet, autoencoder, transformers.CLIPVisionModelWithProjection(clip)
 
 
-def load_svd(source: Path | str, config: VideoConfig) -> tuple[VideoConfig, Networks]:
+def load_svd(source: Path | str, config: VideoConfig) -> tuple[UNetConfig, Networks]:
     """``config`` with the sizes of the networks in ``source``, and these, float32, with their weights.
 
     Weights of full precision are taken where they are there, else those of ``fp16``; in one file or in shards.
@@ -56,7 +56,7 @@ def load_svd(source: Path | str, config: VideoConfig) -> tuple[VideoConfig, Netw
         CheckpointError: something is missing there, is not in safetensors, not finite, or of another kind, or not
             sampled as :class:`EDM` does.
     """
-    if config.pixels:
+    if not isinstance(config, UNetConfig) or config.pixels:
         raise CheckpointError(
             f"{source}: its networks work on latents of an autoencoder, the preset's are pixels; choose --preset svd"
         )

@@ -42,35 +42,44 @@ class DualDecoderUNet(nn.Module):
         stock: with its weights, pretrained or random.
         cross_view_heads: of ``CROSS_VIEW_HEAD_DIM`` each; 0 leaves cross-view attention out (an ablation of the paper).
         shared_decoders: one decoder's weights serve both views, as in the paper's release.
+        proprioception: numbers in a sample's proprioception, which is added to the time embedding, at first as zero.
 
     Attributes:
         gradient_checkpointing: compute layers anew in the backward pass instead of storing their activations.
     """
 
     def __init__(
-        self, stock: UNetSpatioTemporalConditionModel, cross_view_heads: int, shared_decoders: bool = False
+        self,
+        stock: UNetSpatioTemporalConditionModel,
+        cross_view_heads: int,
+        shared_decoders: bool = False,
+        proprioception: int = 4,
     ) -> None:
         super().__init__()
         self.gradient_checkpointing = False
         self.time_proj, self.time_embedding = stock.time_proj, stock.time_embedding
         self.add_time_proj, self.add_embedding = stock.add_time_proj, stock.add_embedding
         self.conv_in, self.down_blocks, self.mid_block = stock.conv_in, stock.down_blocks, stock.mid_block
+        self.proprioception = nn.Linear(proprioception, stock.time_embedding.linear_2.out_features)
+        nn.init.zeros_(self.proprioception.weight)
+        nn.init.zeros_(self.proprioception.bias)
         names = ("up_blocks", "conv_norm_out", "conv_act", "conv_out")
         decoder_n = nn.ModuleDict({name: getattr(stock, name) for name in names})
         self.decoders = nn.ModuleList([decoder_n, decoder_n if shared_decoders else copy.deepcopy(decoder_n)])
         widths = [block.resnets[0].spatial_res_block.out_channels for block in stock.up_blocks for _ in block.resnets]
         self.cross_view = nn.ModuleList(CrossView(width, cross_view_heads) for width in widths if cross_view_heads)
 
-    def forward(self, x: Tensor, level: Tensor, context: Tensor, added_time: Tensor) -> Tensor:
+    def forward(self, x: Tensor, level: Tensor, context: Tensor, added_time: Tensor, proprioception: Tensor) -> Tensor:
         """Output of all views and streams in one pass.
 
         Args:
-            x: (V, S, B, T, C, h, w) view n, then one view m or several; streams RGB and pointmap, or RGB alone, between
-                whose views attention then is; noisy latents and condition on channels.
+            x: (V, S, B, T, C, h, w) view n, then one view m or several; S streams, of which view m attends to view n in
+                the last; noisy latents and condition on channels.
                 h and w divide by 2 ** (number of down blocks - 1).
             level: (B,) the noise level, as the diffusion gives it to the network.
             context: (V, B, L, D) of each view, for cross-attention.
             added_time: (numbers,) what else the time embedding is given, the same for all.
+            proprioception: (B, numbers).
 
         Returns:
             (V, S, B, T, C', h, w).
@@ -79,6 +88,7 @@ class DualDecoderUNet(nn.Module):
         videos, dtype = views * streams * batch, self.conv_in.weight.dtype
         time = self.time_embedding(self.time_proj(level.repeat(views * streams)).to(dtype))
         time = time + self.add_embedding(self.add_time_proj(added_time).flatten().expand(videos, -1).to(dtype))
+        time = time + self.proprioception(proprioception.to(dtype)).repeat(views * streams, 1)
         contexts = context[:, None].expand(-1, streams, -1, -1, -1).flatten(0, 2)  # (N, L, D)
         condition = _Condition(
             time.repeat_interleave(frames, 0),

@@ -8,7 +8,9 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
-from geo4d_bench.model.video.diffusion import EDM, FAMILIES, Diffusion, RectifiedFlow, sample
+from geo4d_bench.model.video.diffusion import EDM, Diffusion, RectifiedFlow, sample
+
+FAMILIES = {"edm": EDM, "rectified_flow": RectifiedFlow}
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -107,6 +109,6 @@ def test_edm_levels_are_log_normal_and_told_as_a_quarter_of_the_logarithm() -> N
 
 def test_rectified_flow_trains_where_one_step_starts() -> None:
     levels = RectifiedFlow().draw_levels(10000, torch.Generator().manual_seed(0))
-    share = RectifiedFlow.pure_noise_share
+    share = RectifiedFlow().pure_noise_share
     assert float((levels == 1).float().mean()) == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / 10000))
     assert ((levels > 0) & (levels <= 1)).all()

@@ -61,7 +61,7 @@ def test_the_networks_are_those_of_the_folder(whole: Path) -> None:
         for found in [name] if shared else [f"decoders.{view}.{name}" for view in range(2)]:
             assert torch.equal(mine[found], weight), found
     vae = AutoencoderKLTemporalDecoder.from_pretrained(whole, subfolder="vae").state_dict()
-    for stream in generator.codec.streams:
+    for stream in (generator.codec.images, generator.codec.points):
         assert all(torch.equal(v, vae[k]) for k, v in stream.state_dict().items())
     clip = CLIPVisionModelWithProjection.from_pretrained(whole / "image_encoder").state_dict()
     assert all(torch.equal(v, clip[k]) for k, v in generator.embedding.encoder.state_dict().items())
@@ -72,7 +72,7 @@ def test_it_trains_generates_and_comes_back(whole: Path, tmp_path: Path) -> None
     loss = generator.loss(batch_from_windows([window(0, 64, 64)]), torch.Generator().manual_seed(0)).total
     loss.backward()
     trained = {k.split(".")[0] for k, p in generator.named_parameters() if p.grad is not None}
-    assert trained == {"network", "readout"}
+    assert trained == {"network"}
     generator.save_pretrained(tmp_path)
     again = load_generator(tmp_path)
     a, b = (g.eval().generate([frames_of_window(window(1, 64, 64))], [0], steps=2)[0] for g in (generator, again))
@@ -254,7 +254,7 @@ def test_a_hub_id_is_found_in_the_hubs_cache(whole: Path, cached: Path) -> None:
     local, hub = (VideoGenerator.from_pretrained(source, CONFIG) for source in (whole, "owner/small"))
     assert hub.config == local.config
     same = local.state_dict()
-    loaded = {k: v for k, v in hub.state_dict().items() if "cross_view" not in k and "readout" not in k}
+    loaded = {k: v for k, v in hub.state_dict().items() if "cross_view" not in k}
     assert all(torch.equal(v, same[k]) for k, v in loaded.items())
     (cached / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="owner/small: no such folder, and as a hub id its vae cannot be read"):

@@ -61,6 +61,7 @@ def inputs(views: int = 2) -> dict[str, torch.Tensor]:
     return {
         "x": x, "level": torch.tensor([0.3, -0.9], dtype=torch.float64), "context": context,
         "added_time": torch.tensor([1.5, 127.0, 0.0], dtype=torch.float64),
+        "proprioception": torch.randn(BATCH, 4, generator=rng, dtype=torch.float64),
     }  # fmt: skip
 
 
@@ -200,7 +201,8 @@ def test_the_full_model_has_as_many_parameters_as_the_paper_says() -> None:
     # Four matrices c x 512 and one bias c a layer.
     assert count(network.cross_view) == sum(c * (4 * 512 + 1) for c in [1280] * 6 + [640] * 3 + [320] * 3)
     assert round(count(network.cross_view) / 1e6, 1) == 21.6
-    assert count(network) == stock_count + count(network.decoders[1]) + count(network.cross_view)
+    own = (network.decoders[1], network.cross_view, network.proprioception)
+    assert count(network) == stock_count + sum(map(count, own))
     assert round(count(network.decoders[1]) / 1e9, 3) == 0.855
     assert round(count(network) / 1e9, 2) == 2.40
 

@@ -1,10 +1,9 @@
-"""The latent generator through its public door, from scratch and with autoencoders, on a scene of exact geometry."""
+"""The video generator through its public door, with all backbones, on a scene of exact geometry."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,9 @@ from geo4d_bench.model.types import FirstFrames
 from geo4d_bench.model.video.autoencoders import POINTS, RGB, Autoencoders, Pixels, inpaint
 from geo4d_bench.model.video.config import AutoencoderSizes, ImageEncoderSizes, VideoConfig
 from geo4d_bench.model.video.generator import VideoGenerator
+from geo4d_bench.model.video.labels import label_image, read_labels
 
-UNET_DEBUG = presets().get("unet_debug")
+UNET_DEBUG, DIT_DEBUG = presets().get("unet_debug"), presets().get("dit_debug")
 SVD = presets().get("svd")
 
 LATENT = dataclasses.replace(
@@ -34,7 +34,7 @@ LATENT = dataclasses.replace(
         projection_dim=16,
     ),
 )  # fmt: skip
-BOTH = pytest.mark.parametrize("config", [UNET_DEBUG, LATENT], ids=["pixels", "autoencoder"])
+ALL = pytest.mark.parametrize("config", [UNET_DEBUG, LATENT, DIT_DEBUG], ids=["unet", "autoencoder", "dit"])
 
 
 def build(config: VideoConfig = UNET_DEBUG, seed: int = 0) -> VideoGenerator:
@@ -76,13 +76,13 @@ def trained(batch: dict[str, torch.Tensor]) -> VideoGenerator:
     return generator.eval()
 
 
-@BOTH
+@ALL
 def test_losses_fall_and_frozen_networks_stay(batch: dict[str, torch.Tensor], config: VideoConfig) -> None:
     few = {k: v[:3] for k, v in batch.items()}
     fresh, generator = build(config), build(config)
-    train(generator, few, 18)
+    train(generator, few, 60 if config is DIT_DEBUG else 18)
     before, after = ([g.loss(few, noise(i)).parts for i in range(8)] for g in (fresh, generator))
-    for name in ("latent", "rgb", "points", "parts"):
+    for name in ("labels", "rgb", "points"):
         assert np.mean([p[name] for p in after]) < 0.8 * np.mean([p[name] for p in before]), name
     frozen = [k for k in fresh.state_dict() if k.startswith("codec.")]
     assert bool(frozen) == (not config.pixels)
@@ -90,7 +90,7 @@ def test_losses_fall_and_frozen_networks_stay(batch: dict[str, torch.Tensor], co
     assert all(torch.equal(fresh.state_dict()[k], generator.state_dict()[k]) for k in frozen)
 
 
-@BOTH
+@ALL
 def test_invalid_pixels_change_nothing(batch: dict[str, torch.Tensor], config: VideoConfig) -> None:
     generator = build(config)
     train(generator, batch, 1)
@@ -106,7 +106,7 @@ def test_invalid_pixels_change_nothing(batch: dict[str, torch.Tensor], config: V
     assert not torch.equal(generator.loss(batch, noise()).total, generator.loss(changed, noise()).total)
 
 
-@BOTH
+@ALL
 def test_the_latent_loss_of_the_truth_is_zero(
     batch: dict[str, torch.Tensor], config: VideoConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,20 +114,19 @@ def test_the_latent_loss_of_the_truth_is_zero(
     truth, known = generator._latents(*generator._targets(batch))
     wrong = torch.where(known > 0, truth, 1e3)  # what is not known may be anything
     monkeypatch.setattr(generator, "_denoise", lambda *_: wrong)
-    assert generator.loss(batch, noise()).parts["latent"] == 0.0
+    assert float(generator.loss(batch, noise()).total) == 0.0
     monkeypatch.setattr(generator, "_denoise", lambda *_: truth + 1.0)
-    parts = generator.loss(batch, noise()).parts
-    assert parts["rgb"] == pytest.approx(1.0, rel=1e-4)
-    assert parts["points"] == pytest.approx(1.0, rel=1e-4)
+    loss = generator.loss(batch, noise())
+    assert loss.parts == {name: pytest.approx(1.0, rel=1e-4) for name in ("labels", "rgb", "points")}
     # w is at least 1 in both families, and M only adds to it.
-    assert parts["latent"] >= 0.999
+    assert float(loss.total) >= 0.999
 
 
 def test_a_latent_counts_by_the_share_of_its_pixels_that_is_valid() -> None:
     valid = torch.ones(1, 1, 8, 12, dtype=torch.bool)
     valid[0, 0, 5, 6] = False
     valid[0, 0, :4, :4] = False
-    codec = Autoencoders(build(LATENT).codec.streams[0])
+    codec = Autoencoders(build(LATENT).codec.images)
     expected = torch.ones(1, 4, 2, 3)
     expected[:, :, 1, 1], expected[:, :, 0, 0] = 15 / 16, 0
     assert torch.equal(codec.known(valid), expected)
@@ -160,7 +159,7 @@ def test_latents_do_not_depend_on_the_precision_that_is_trained_in(batch: dict[s
     assert all(torch.equal(a, b) for a, b in zip(exact, mixed, strict=True))
 
 
-@BOTH
+@ALL
 def test_checkpoints_come_back_and_generate_the_same_video(config: VideoConfig, tmp_path: Path) -> None:
     generator = build(config).eval()
     with torch.no_grad():
@@ -185,9 +184,10 @@ def test_the_generator_of_a_checkpoint_is_found(tmp_path: Path) -> None:
     assert presets().get("svd") == SVD
 
 
-def test_untrained_it_copies_the_first_frame_and_shows_no_hand() -> None:
+@pytest.mark.parametrize("config", [UNET_DEBUG, DIT_DEBUG], ids=["unet", "dit"])
+def test_untrained_it_copies_the_first_frame_and_its_hand(config: VideoConfig) -> None:
     w = window(3)
-    (video,) = build(dataclasses.replace(UNET_DEBUG, calibrated=True)).generate([first(3)], [0])
+    (video,) = build(dataclasses.replace(config, calibrated=True)).generate([first(3)], [0])
     np.testing.assert_array_equal(video.rgb, np.repeat(w.rgb[:, :1], 3, axis=1))
     seen = np.isfinite(video.points).all(-1) & np.isfinite(w.points[:, :1]).all(-1)
     own = np.stack([w.points[0, 0], transform(w.T_n_m, w.points[1, 0])])
@@ -195,6 +195,8 @@ def test_untrained_it_copies_the_first_frame_and_shows_no_hand() -> None:
     # In float32, through a pose and back out of normalised units.
     assert np.abs(difference).max() < 1e-4
     assert seen.mean() > 0.5
+    np.testing.assert_array_equal(video.parts[0], np.repeat(w.hand_mask[None], 3, axis=0))
+    assert not video.parts[1].any()
 
 
 def test_generated_video_has_shapes_units_and_nan(trained: VideoGenerator) -> None:
@@ -214,12 +216,12 @@ def test_generated_video_has_shapes_units_and_nan(trained: VideoGenerator) -> No
     assert seen[video.parts > 0].all()
 
 
-@BOTH
+@ALL
 def test_a_video_is_a_function_of_condition_seed_and_steps(config: VideoConfig) -> None:
     generator = build(config).eval()
     with torch.no_grad():
-        for decoder in generator.network.decoders:
-            decoder.conv_out.weight.normal_(std=0.1)
+        for p in generator.network.decoders.parameters():
+            p.add_(0.03 * torch.randn_like(p))
     conditions = [first(30), first(31)]
     together = generator.generate(conditions, [5, 6], steps=2)
     for condition, seed, video in zip(conditions, [5, 6], together, strict=True):
@@ -233,8 +235,11 @@ def test_a_video_is_a_function_of_condition_seed_and_steps(config: VideoConfig) 
 
 
 @pytest.mark.parametrize("cross", [True, False])
-def test_view_m_sees_view_n_only_through_cross_view_attention(batch: dict[str, torch.Tensor], cross: bool) -> None:
-    generator = build(UNET_DEBUG.with_ablation("none" if cross else "no_mv_attention"))
+@pytest.mark.parametrize("config", [UNET_DEBUG, DIT_DEBUG], ids=["unet", "dit"])
+def test_view_m_sees_view_n_only_through_cross_view_attention(
+    batch: dict[str, torch.Tensor], config: VideoConfig, cross: bool
+) -> None:
+    generator = build(config.with_ablation("none" if cross else "no_mv_attention"))
     train(generator, batch, 5)
     one, other = first(0), first(1)
     swapped = dataclasses.replace(
@@ -243,7 +248,8 @@ def test_view_m_sees_view_n_only_through_cross_view_attention(batch: dict[str, t
     a, b = generator.generate([one, swapped], [3, 3])
     assert not np.array_equal(a.rgb[0], b.rgb[0])
     assert np.array_equal(a.points[1], b.points[1], equal_nan=True) == (not cross)
-    assert np.array_equal(a.rgb[1], b.rgb[1])  # the pointmap stream alone attends
+    # The U-Net's pointmap stream alone attends; a token of the transformer is of all streams.
+    assert np.array_equal(a.rgb[1], b.rgb[1]) == (config is UNET_DEBUG or not cross)
 
 
 def of_four_cameras() -> list[FirstFrames]:
@@ -265,8 +271,8 @@ def joined(pairs: list[FirstFrames]) -> FirstFrames:
     ("calibrated", "ablation"),
     [(False, "none"), (True, "none"), (False, "native_frame"), (False, "svd"), (False, "svd_mv")],
 )
-@BOTH
-def test_each_further_view_is_generated_as_if_alone_with_view_n(
+@pytest.mark.parametrize("config", [UNET_DEBUG, LATENT], ids=["unet", "autoencoder"])
+def test_each_further_view_of_the_unet_is_generated_as_if_alone_with_view_n(
     config: VideoConfig, calibrated: bool, ablation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = build(dataclasses.replace(config, calibrated=calibrated).with_ablation(ablation)).eval()
@@ -325,7 +331,7 @@ def test_poses_reach_the_calibrated_setting_alone(trained: VideoGenerator) -> No
 
 
 @pytest.mark.parametrize("arms", [1, 2])
-@BOTH
+@ALL
 def test_a_fake_batch_has_the_keys_shapes_and_dtypes_of_a_real_one(config: VideoConfig, arms: int) -> None:
     config = dataclasses.replace(config, arms=arms)
     fake = fake_batch(config, 2)
@@ -343,16 +349,17 @@ def test_gradient_checkpointing_is_the_configs(batch: dict[str, torch.Tensor]) -
 
 def test_the_pointmap_autoencoder_is_fitted_alone_and_to_valid_pixels(batch: dict[str, torch.Tensor]) -> None:
     generator, same = build(LATENT), build(LATENT)
-    before = [{k: v.clone() for k, v in s.state_dict().items()} for s in generator.codec.streams]
-    assert all(torch.equal(before[RGB][k], v) for k, v in before[POINTS].items())
+    codec = generator.codec
+    before = [{k: v.clone() for k, v in s.state_dict().items()} for s in (codec.images, codec.points)]
+    assert all(torch.equal(before[0][k], v) for k, v in before[1].items())
     rows = generator.fit_autoencoder([batch] * 4)
     assert len(rows) == 4
     assert rows[-1]["l1"] < rows[0]["l1"]
     assert rows[0]["loss"] == pytest.approx(rows[0]["l1"])  # at scale 1
-    after = [s.state_dict() for s in generator.codec.streams]
-    assert all(torch.equal(before[RGB][k], v) for k, v in after[RGB].items())
-    assert not torch.equal(before[POINTS]["quant_conv.weight"], after[POINTS]["quant_conv.weight"])
-    assert not any(p.requires_grad for p in generator.codec.parameters())
+    after = [s.state_dict() for s in (codec.images, codec.points)]
+    assert all(torch.equal(before[0][k], v) for k, v in after[0].items())
+    assert not torch.equal(before[1]["quant_conv.weight"], after[1]["quant_conv.weight"])
+    assert not any(p.requires_grad for p in codec.parameters())
     garbage = {**batch, "points": torch.where(batch["valid"][..., None], batch["points"], 50.0)}
     assert same.fit_autoencoder([garbage] * 4) == rows
     with pytest.raises(ConfigError, match="there is no autoencoder to fit"):
@@ -378,8 +385,9 @@ def test_wrong_inputs_get_one_sentence(trained: VideoGenerator) -> None:
     ("change", "message"),
     [
         ({"height": 20}, "don't divide by 8, the side of the U-Net's largest cell"),
+        ({"arms": 3}, "3 arms; its part labels are of at most 2"),
         ({"frames": 0}, "at least 1"),
-        ({"condition_dropout": 1.0}, "condition_dropout in 0..1"),
+        ({"condition_dropout": 1.0}, "condition_dropout and pure_noise_share in 0..1"),
         ({"unet": dataclasses.replace(UNET_DEBUG.unet, num_attention_heads=(1,))}, "2 block_out_channels, 1 num"),
         ({"unet": dataclasses.replace(UNET_DEBUG.unet, block_out_channels=(48, 64))}, "give multiples of 32"),
         (
@@ -393,18 +401,25 @@ def test_contradictions_are_refused(change: dict[str, Any], message: str) -> Non
         dataclasses.replace(UNET_DEBUG, **change)
 
 
-@pytest.mark.parametrize("config", [SVD, LATENT, UNET_DEBUG])
+@pytest.mark.parametrize("change", [{"width": 26}, {"heads": 3}, {"decoder_layers": 0}, {"patch": 0}])
+def test_contradictions_of_the_transformer_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"divide into patches of 4|all but trunk_layers|patch must be at least 1"):
+        dataclasses.replace(DIT_DEBUG, **change)
+
+
+@pytest.mark.parametrize("config", [SVD, LATENT, UNET_DEBUG, DIT_DEBUG])
 def test_config_travels_as_json(config: VideoConfig) -> None:
     values = json.loads(config.to_json())
-    assert values.pop("generator") == "unet"
-    assert VideoConfig.from_values(values) == config
+    assert values.pop("generator") == config.name
+    assert type(config).from_values(values) == config
 
 
+@pytest.mark.parametrize("config", [UNET_DEBUG, DIT_DEBUG], ids=["unet", "dit"])
 @pytest.mark.parametrize(
     "ablation", ["shared_decoders", "no_mask", "no_gripper_weight", "native_frame", "svd", "svd_mv"]
 )
-def test_ablations_leave_out_what_they_say(batch: dict[str, torch.Tensor], ablation: str) -> None:
-    generator = build(UNET_DEBUG.with_ablation(ablation))
+def test_ablations_leave_out_what_they_say(batch: dict[str, torch.Tensor], config: VideoConfig, ablation: str) -> None:
+    generator = build(config.with_ablation(ablation))
     losses = train(generator, batch, 5)
     assert losses[-1] < losses[0]
     one, other = first(0), first(1)
@@ -420,18 +435,18 @@ def test_ablations_leave_out_what_they_say(batch: dict[str, torch.Tensor], ablat
     elif ablation == "native_frame":
         assert np.isnan(a.points[1]).all()
         assert np.isfinite(a.points[0]).any()
-    with pytest.raises(ConfigError, match="'unet' predicts no trajectory"):
-        UNET_DEBUG.with_ablation("trajectory_regression")
+    with pytest.raises(ConfigError, match=f"'{config.name}' predicts no trajectory"):
+        config.with_ablation("trajectory_regression")
 
 
 def latent_loss(generator: VideoGenerator, batch: dict[str, torch.Tensor], denoised: torch.Tensor) -> float:
     """Of a network that takes anything for these latents."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generator, "_denoise", lambda *_: denoised)
-        return generator.loss(batch, noise()).parts["latent"]
+        return float(generator.loss(batch, noise()).total)
 
 
-@BOTH
+@ALL
 def test_without_mask_what_is_made_of_invalid_pixels_counts(
     batch: dict[str, torch.Tensor], config: VideoConfig
 ) -> None:
@@ -455,33 +470,36 @@ def test_without_gripper_weight_an_error_on_a_hand_counts_as_any_other(ablation:
 
     def error_at(cell: torch.Tensor) -> float:
         wrong = truth.clone()
-        wrong[0, 0, RGB, 0, :, cell[0], cell[1]] += 1.0
+        wrong[0, 0, generator.streams.index(RGB), 0, :, cell[0], cell[1]] += 1.0
         return latent_loss(generator, batch, wrong)
 
     on, off = error_at(shows.nonzero()[0]), error_at((1 - shows).nonzero()[0])
     assert (on == pytest.approx(off)) == (ablation == "no_gripper_weight")
-    # A read-out that says the same everywhere is wrong by another amount on hands than elsewhere.
-    logits = torch.tensor([2.0, 0.0, 0.0, 0.0])
-    says(generator, logits)
-    labels = batch["parts"].flatten().long()
-    plain = float(torch.nn.functional.cross_entropy(logits.expand(len(labels), -1), labels))
-    parts = generator.loss(batch, noise()).parts["parts"]
-    assert (parts == pytest.approx(plain, rel=1e-4)) == (ablation == "no_gripper_weight")
 
 
-@pytest.mark.parametrize(("ablation", "needed"), [("none", math.log(16 / 3)), ("no_gripper_weight", math.log(1 / 3))])
-def test_a_hand_is_shown_from_the_odds_that_its_weight_in_training_gave_it(ablation: str, needed: float) -> None:
-    """Generation takes a weight of 16 in training out of a hand's odds, and then shows hands at a third of the odds."""
-    generator = build(UNET_DEBUG.with_ablation(ablation))
-    for log_odds, part in ((needed - 0.1, 0), (needed + 0.1, 1)):
-        says(generator, torch.tensor([0.0, log_odds, -9.0, -9.0]))
-        (video,) = generator.generate([first(0)], [0])
-        assert (video.parts == part).all()
+@pytest.mark.parametrize("arms", [1, 2])
+def test_labels_come_back_from_their_image_and_a_gripper_is_shown_from_odds_of_one_to_three(arms: int) -> None:
+    rng = noise()
+    parts = torch.randint(1 + 3 * arms, (2, 5, 7), generator=rng)
+    valid = torch.rand(2, 5, 7, generator=rng) < 0.5
+    image = label_image(parts, valid)
+    assert image.shape == (2, 3, 5, 7)
+    assert image.abs().max() == 1
+    for found, true in zip(read_labels(image, arms), (parts, valid), strict=True):
+        assert torch.equal(found.long(), true.long())
+    for odds, shown in ((0.24, 0), (0.26, 1)):
+        image = torch.tensor([1.0, odds, 0.0]).view(3, 1, 1)
+        assert read_labels(image, arms)[0].item() == shown
 
 
-@torch.no_grad()
-def says(generator: VideoGenerator, logits: torch.Tensor) -> None:
-    """Make its read-out tell these logits of the parts everywhere."""
-    last = generator.readout.layers[-1]
-    last.weight.zero_()
-    last.bias[1:] = logits
+def test_proprioception_reaches_both_backbones_and_not_rgb_alone() -> None:
+    one = first(0)
+    moved = dataclasses.replace(one, p_n_ee=one.p_n_ee + 0.1)
+    for config in (UNET_DEBUG, DIT_DEBUG):
+        for ablation in ("none", "svd_mv"):
+            generator = build(config.with_ablation(ablation)).eval()
+            with torch.no_grad():
+                for p in generator.network.parameters():
+                    p.add_(0.05 * torch.randn(p.shape, generator=noise(2)))
+            a, b = generator.generate([one, moved], [3, 3])
+            assert np.array_equal(a.rgb, b.rgb) == (ablation == "svd_mv")

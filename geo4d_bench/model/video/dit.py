@@ -1,0 +1,154 @@
+"""A video transformer of several views, for training from scratch.
+
+A token is a cell of one frame of one view, all streams together. Layers attend in turn over the cells of a frame, those
+of all views in the trunk, and over the frames of a cell (as Latte does, https://arxiv.org/abs/2401.03048); their
+adaptive norms share one modulation (PixArt-alpha, https://arxiv.org/abs/2310.00426). Views n and m have decoders of
+their own; after each layer of its decoder view m attends to view n in the same frame (paper, section 3.2).
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from torch import Tensor, nn
+
+from geo4d_bench.model.blocks import attend
+from geo4d_bench.model.video.config import DiTConfig
+
+_FREQUENCIES = 64  # of the noise level's embedding
+
+
+class VideoTransformer(nn.Module):
+    """The network.
+
+    Args:
+        c: its sizes.
+        channels: of a token, those of all streams.
+        proprioception: numbers in a sample's proprioception.
+    """
+
+    def __init__(self, c: DiTConfig, channels: int, proprioception: int) -> None:
+        super().__init__()
+        cells = (c.height // c.cell) * (c.width // c.cell)
+        self.embed, self.embed_condition = nn.Linear(channels, c.dim), nn.Linear(channels, c.dim, bias=False)
+        self.frequencies = Timesteps(_FREQUENCIES, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time = TimestepEmbedding(_FREQUENCIES, c.dim)
+        self.proprioception = nn.Linear(proprioception, c.dim)
+        self.modulation = nn.Linear(c.dim, 6 * c.dim)
+        self.cell_position, self.frame_position, self.view = (
+            nn.Parameter(0.02 * torch.randn(shape))
+            for shape in ((cells, c.dim), (c.frames, 1, 1, c.dim), (2, 1, c.dim))
+        )
+        self.trunk = nn.ModuleList(Layer(c, i, c.cross_view_attention) for i in range(c.trunk_layers))
+        decoder_n = Decoder(c, channels)
+        self.decoders = nn.ModuleList([decoder_n, decoder_n if c.shared_decoders else Decoder(c, channels)])
+        self.cross_view = nn.ModuleList(CrossView(c) for _ in range(c.decoder_layers if c.cross_view_attention else 0))
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, condition: Tensor, level: Tensor, proprioception: Tensor) -> Tensor:
+        """Output of all views and streams in one pass.
+
+        Args:
+            x: (V, S, B, T, C, h, w) noisy latents of view n, then of one view m or several, in S streams.
+            condition: (V, S, B, 1, C, h, w) latents of the first frames.
+            level: (B,) the noise level, as the diffusion gives it to the network.
+            proprioception: (B, numbers).
+
+        Returns:
+            (V, S, B, T, C, h, w).
+        """
+        views, streams, batch, frames, channels, *cells = x.shape
+        view = torch.cat([self.view[:1], self.view[1:].expand(views - 1, -1, -1)])
+        tokens = self.embed(_tokens(x)) + self.embed_condition(_tokens(condition))  # (B, T, V, L, D)
+        tokens = tokens + (self.cell_position + self.frame_position + view)
+        time = self.time(self.frequencies(level).to(tokens.dtype))
+        shared = self.modulation(F.silu(time + self.proprioception(proprioception))).view(batch, 6, -1)
+        for layer in self.trunk:
+            tokens = layer(tokens, shared)
+        n, m = (part.contiguous() for part in tokens.tensor_split([1], 2))
+        decoder_n, decoder_m = (cast(Decoder, d) for d in self.decoders)
+        for i, (layer_n, layer_m) in enumerate(zip(decoder_n.layers, decoder_m.layers, strict=True)):
+            n, m = layer_n(n, shared), layer_m(m, shared)
+            if self.cross_view:
+                m = self.cross_view[i](m, n)
+        out = torch.cat([decoder_n.read(n), decoder_m.read(m)], 2)
+        return out.view(batch, frames, views, *cells, streams, channels).permute(2, 5, 0, 1, 6, 3, 4)
+
+
+class Layer(nn.Module):
+    """Attention and MLP on tokens (B, T, V, L, D), each behind an adaptive norm and before a gate.
+
+    Attention is over the L cells of a frame in layers of even number, of all views together where ``joint``, and over
+    the T frames of a cell in the others.
+    """
+
+    def __init__(self, c: DiTConfig, number: int, joint: bool = False) -> None:
+        super().__init__()
+        self.heads, self.joint, self.over_frames = c.heads, joint, number % 2 == 1
+        self.query_key_value, self.out = nn.Linear(c.dim, 3 * c.dim), nn.Linear(c.dim, c.dim)
+        self.up, self.down = nn.Linear(c.dim, 4 * c.dim), nn.Linear(4 * c.dim, c.dim)
+        # Added to the shared modulation: shift, scale and gate, of attention and of the MLP.
+        self.modulation = nn.Parameter(torch.tensor([0.0, 1.0, 1.0] * 2)[:, None].repeat(1, c.dim))
+
+    def forward(self, x: Tensor, shared: Tensor) -> Tensor:
+        """``shared`` (B, 6, D) is the modulation that all layers share."""
+        modulation = (shared + self.modulation).view(len(shared), 6, 1, 1, 1, -1)
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.unbind(1)
+        x = torch.addcmul(x, gate, self._attention(torch.addcmul(shift, _normalised(x), scale)))
+        hidden = F.gelu(self.up(torch.addcmul(mlp_shift, _normalised(x), mlp_scale)), approximate="tanh")
+        return torch.addcmul(x, mlp_gate, self.down(hidden))
+
+    def _attention(self, x: Tensor) -> Tensor:
+        batch, frames, views, cells, dim = x.shape
+        qkv, head = self.query_key_value(x), (self.heads, dim // self.heads)
+        if self.over_frames:
+            qkv = qkv.movedim(1, 3).reshape(-1, frames, 3, *head)
+        else:
+            qkv = qkv.view(-1, cells * views if self.joint else cells, 3, *head)
+        found = attend(*qkv.permute(2, 0, 3, 1, 4)).transpose(1, 2)
+        if self.over_frames:
+            found = found.reshape(batch, views, cells, frames, dim).movedim(3, 1)
+        return cast(Tensor, self.out(found.reshape(x.shape)))
+
+
+class CrossView(nn.Module):
+    """Attention of further views' tokens to view n's in the same frame, added to the former."""
+
+    def __init__(self, c: DiTConfig) -> None:
+        super().__init__()
+        self.heads = c.heads
+        self.query, self.key_value, self.out = (nn.Linear(c.dim, width * c.dim) for width in (1, 2, 1))
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, m: Tensor, n: Tensor) -> Tensor:
+        """Tokens (B, T, V, L, D) of V views and (B, T, 1, L, D) of view n -> (B, T, V, L, D)."""
+        batch, frames, views, cells, dim = m.shape
+        head = (self.heads, dim // self.heads)
+        q = self.query(_normalised(m)).view(batch * frames, views * cells, *head).transpose(1, 2)
+        k, v = self.key_value(_normalised(n)).view(batch * frames, cells, 2, *head).permute(2, 0, 3, 1, 4)
+        return m + cast(Tensor, self.out(attend(q, k, v).transpose(1, 2).reshape(m.shape)))
+
+
+class Decoder(nn.Module):
+    """One view's own layers, and what reads latents from its tokens; untrained it reads zeros."""
+
+    def __init__(self, c: DiTConfig, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(c, i) for i in range(c.decoder_layers))
+        self.read = nn.Sequential(nn.LayerNorm(c.dim), nn.Linear(c.dim, channels))
+        nn.init.zeros_(cast(nn.Linear, self.read[1]).weight)
+        nn.init.zeros_(cast(nn.Linear, self.read[1]).bias)
+
+
+def _normalised(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:])
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """(V, S, B, T, C, h, w) -> (B, T, V, h * w, S * C)."""
+    return x.permute(2, 3, 0, 5, 6, 1, 4).flatten(5).flatten(3, 4)
