@@ -91,7 +91,7 @@ class _Disk(io.FileIO):
         if self._error is not None:
             raise self._error
 
-    def __exit__(self, *failed: object) -> None:
+    def __exit__(self, *failed: Any) -> None:
         super().__exit__(*failed)
         self.check()
 

@@ -64,8 +64,8 @@ def test_a_missing_library_is_named_with_its_package(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(ctypes, "CDLL", none)
     said = str(opengl.no_context(ImportError("any")))
-    assert said.endswith("MUJOCO_GL=egl needs libEGL.so.1, which is not on this machine; on Debian: apt install libegl1 "
-                         "libgl1-mesa-dri")  # fmt: skip
+    assert "MUJOCO_GL=egl needs libEGL.so.1, which is not on this machine" in said
+    assert said.endswith("on Debian: apt install libegl1 libgl1-mesa-dri")
 
 
 def test_an_idle_gpu_is_a_warning(

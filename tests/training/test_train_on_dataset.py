@@ -6,21 +6,21 @@ import dataclasses
 import json
 import os
 import shutil
-import signal
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
 import torch
 from scipy.spatial import cKDTree
 
+from geo4d_bench.datagen.render import frame_steps
 from geo4d_bench.dataset.reader import Dataset
 from geo4d_bench.dataset.windows import Windows
-from geo4d_bench.errors import DatasetError, RunError, WorkerError
+from geo4d_bench.errors import ConfigError, DatasetError, RunError, WorkerError
 from geo4d_bench.model.batch import frames_of_window
 from geo4d_bench.model.generators import load_generator, presets
 from geo4d_bench.model.layered.priors import hand_clouds
@@ -119,21 +119,15 @@ def test_batches_are_the_same_from_any_number_of_processes(tiny_dataset: Tiny) -
     assert not later["points"][~later["valid"]].any()
 
 
-def die(step: int) -> dict[str, torch.Tensor]:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return {}
-
-
-def refuse(step: int) -> dict[str, torch.Tensor]:
-    raise DatasetError(f"step {step}: no")
-
-
 @pytest.mark.parametrize(
     ("make", "error", "said"),
-    [(die, WorkerError, "ended one of 1 worker processes"), (refuse, DatasetError, "^step 3: no$")],
+    [
+        (os._exit, WorkerError, "ended one of 1 worker processes"),
+        (partial(frame_steps, control_hz=20.0, video_hz=7.0), ConfigError, "^video_hz=7 does not divide"),
+    ],
 )
 def test_a_process_that_fails_is_the_same_sentence_as_here(
-    make: Callable[[int], dict[str, torch.Tensor]], error: type[Exception], said: str
+    make: Callable[[int], Any], error: type[Exception], said: str
 ) -> None:
     with closing(batches(make, start=3, workers=1)) as stream, pytest.raises(error, match=said):
         next(stream)
