@@ -84,7 +84,7 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
         width: int = 80,
         render_mode: str | None = None,
     ) -> None:
-        self._arguments = {
+        self._arguments: dict[str, Any] = {
             "task": task, "obs": obs, "views": views, "rig": rig, "height": height, "width": width,
             "render_mode": render_mode,
         }  # fmt: skip
