@@ -206,7 +206,7 @@ def _unfinished(rows: dict[EpisodeRow, Path]) -> Iterator[str]:
         there = [row for row, source in rows.items() if source == path and row.run_id == config.get("run_id")]
         if type(first) is not int or type(episodes) is not int or not there:
             raise RunError(
-                f"{path.parent / 'run.json'}: does not say which of the episodes beside it are missing; run that rollout "
+                f"{path.parent / 'run.json'}: does not say which of the episodes beside it are missing; run it "
                 "again, or delete it"
             )
         missing = episodes - len({row.seed for row in there if first <= row.seed < first + episodes})
