@@ -175,7 +175,7 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
         terminated = success or task.failure() is not None
         return self._observe(), float(success and not before), terminated, False, self._info()
 
-    def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> npt.NDArray[np.uint8] | None:
         """(256, 320, 3) uint8 of the present moment; None without a render mode."""
         if self.render_mode is None:
             return None
@@ -183,7 +183,8 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
             raise gymnasium.error.ResetNeeded("render: call reset first")
         T_world_cam = on_sphere(self._task_spec.workspace, *_FILM_FROM)
         camera = Camera("film", T_world_cam, float(np.radians(48.0)), "novel")
-        return self._render((camera,), film=True).rgb[0]
+        picture: npt.NDArray[np.uint8] = self._render((camera,), film=True).rgb[0]
+        return picture
 
     def close(self) -> None:
         """Free the OpenGL contexts and the simulation."""
