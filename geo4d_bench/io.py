@@ -132,7 +132,8 @@ def read_table(path: Path, **options: Any) -> pd.DataFrame:
         raise ValueError(f"rows of {lengths.pop()} cells under {len(header)} names" if lengths else "cut off")
     if len(set(header)) < len(header):
         raise ValueError("a column stands there twice")
-    return pd.read_csv(io.StringIO(text), **options)
+    table: pd.DataFrame = pd.read_csv(io.StringIO(text), **options)
+    return table
 
 
 def read_zip(source: Path | bytes, largest_bytes: int = 2**28) -> dict[str, bytes]:

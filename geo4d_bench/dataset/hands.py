@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ def load_hand(path: Path) -> HandModel:
     """Read a hand model; DatasetError where the file is missing, cut off or holds something else."""
     try:
         stored = read_npz(path)
-        arrays = {field.name: stored[field.name] for field in dataclasses.fields(HandModel)}
+        arrays: dict[str, Any] = {field.name: stored[field.name] for field in dataclasses.fields(HandModel)}
         count = len(arrays["points"])
         expected = {
             "points": ((count, 3), "f8"), "normals": ((count, 3), "f8"), "part": ((count,), "u1"),

@@ -182,6 +182,8 @@ def _read_trajectory(path: Path) -> dict[str, tuple[figures.Floats, list[figures
     try:
         arrays = read_npz(path)
         arms = [name.split("/")[0] for name in arrays if name.endswith("/T_world_ee")]
+        if not arms:
+            raise ValueError("no arm in it")
         return {arm: _arm_paths(arm, arrays) for arm in arms}
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise LedgerError(f"{path}: not a trajectory of a rollout ({error}); run that rollout again") from None

@@ -86,7 +86,7 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
         width: int = 80,
         render_mode: str | None = None,
     ) -> None:
-        self._arguments = {
+        self._arguments: dict[str, Any] = {
             "task": task, "obs": obs, "views": views, "rig": rig, "height": height, "width": width,
             "render_mode": render_mode,
         }  # fmt: skip
@@ -192,7 +192,7 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
             )
         return dict(zip(arms, rows.reshape(len(arms), 7), strict=True))
 
-    def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> npt.NDArray[np.uint8] | None:
         """(256, 320, 3) uint8 of the present moment; None without a render mode."""
         if self.render_mode is None:
             return None
@@ -200,7 +200,8 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
             raise gymnasium.error.ResetNeeded("render: call reset first")
         T_world_cam = on_sphere(self._task_spec.workspace, *_FILM_FROM)
         camera = Camera("film", T_world_cam, float(np.radians(48.0)), "novel")
-        return self._render((camera,), film=True).rgb[0]
+        picture: npt.NDArray[np.uint8] = self._render((camera,), film=True).rgb[0]
+        return picture
 
     def close(self) -> None:
         """Free the OpenGL contexts and the simulation."""

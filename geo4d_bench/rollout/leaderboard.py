@@ -203,11 +203,14 @@ def _unfinished(rows: dict[EpisodeRow, Path]) -> Iterator[str]:
             continue
         options = config.get("options")
         first, episodes = (options.get(name) if isinstance(options, dict) else None for name in ("seed", "episodes"))
-        if type(first) is not int or type(episodes) is not int or "run_id" not in config:
-            raise RunError(f"{path.parent / 'run.json'}: does not say which episodes it is of; run that rollout again")
-        there = [row for row, source in rows.items() if source == path and row.run_id == config["run_id"]]
+        there = [row for row, source in rows.items() if source == path and row.run_id == config.get("run_id")]
+        if type(first) is not int or type(episodes) is not int or not there:
+            raise RunError(
+                f"{path.parent / 'run.json'}: does not say which of the episodes beside it are missing; run it "
+                "again, or delete it"
+            )
         missing = episodes - len({row.seed for row in there if first <= row.seed < first + episodes})
-        if there and missing > 0:
+        if missing > 0:
             yield (
                 f"NOT COMPLETE: {there[0].title} on {there[0].views} views lacks {missing} of {episodes} "
                 f"episodes, and those that take long are missing first; run the same rollout again ({path.parent})"

@@ -150,7 +150,8 @@ class Ledger:
             return Contents((), None)
         whole, _, torn = text.rpartition("\n")
         try:
-            header, *lines = list(csv.reader(io.StringIO(whole))) or [[]]
+            begun = torn.startswith(COLUMNS[0])  # the heading itself is cut off
+            header, *lines = list(csv.reader(io.StringIO(whole))) or [list(COLUMNS) if begun else []]
         except csv.Error as error:
             raise LedgerError(f"{self.path}: no episode ledger ({error}); use another --out, or delete it") from None
         if tuple(header) != COLUMNS:

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import resource
 import shutil
 import struct
 import sys
@@ -545,7 +546,9 @@ def main(folder: Path, files: int, seed: int, first: int) -> int:
         what = {OTHER: "read other values without an error", WRONG: "raised"}.get(code, f"ended with {code}")
         way = getattr(damage, "__name__", damage)
         print(f"number {number}: {name}, {file}, {way}: {what} {said[-1500:]}", flush=True)
-    print(" ".join(f"{what} {count}" for what, count in sorted(counts.items())), f"in {time.monotonic() - began:.0f} s")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(" ".join(f"{what} {count}" for what, count in sorted(counts.items())), end="")
+    print(f" in {time.monotonic() - began:.0f} s, {used.ru_utime + used.ru_stime:.0f} s of CPU")
     return 1 if counts["wrong"] else 0
 
 

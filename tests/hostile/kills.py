@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import resource
 import shutil
 import sys
 import time
@@ -61,7 +62,8 @@ def main(folder: Path, seed: int, kills: dict[str, int]) -> None:
         except LostError as error:
             print(f"outcome of {command}: lost (seed {seed}) {error}", flush=True)
         else:
-            took = f"{time.monotonic() - began:.0f} s"
+            used = resource.getrusage(resource.RUSAGE_CHILDREN)
+            took = f"{time.monotonic() - began:.0f} s, {used.ru_utime + used.ru_stime:.0f} s of CPU so far"
             print(f"outcome of {command}: killed {killed} times, finished {finished} times, {took}", flush=True)
 
 
