@@ -18,8 +18,8 @@ from geo4d_bench.dataset.schema import Pixels
 from geo4d_bench.errors import ConfigError, explain
 from geo4d_bench.geometry.camera import Camera, Lens, ViewSplit, look_at
 from geo4d_bench.geometry.rig import AnyRig, DrawnRig, Point, Rig, Shell, on_sphere, point
-from geo4d_bench.io import read_file
 from geo4d_bench.geometry.se3 import Array, pose
+from geo4d_bench.io import read_file
 
 NEAREST_M, FARTHEST_M = 0.05, 10.0
 """How far from the workspace a camera may stand."""

@@ -112,7 +112,7 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
 
         arms = len(spec.arms)
         low, high = ([*[-REACH_M] * 3, *[-np.pi] * 3, 0.0] * arms, [*[REACH_M] * 3, *[np.pi] * 3, MAX_OPENING_M] * arms)
-        self.action_space = Box(np.array(low), np.array(high), dtype=np.float64)
+        self.action_space: Box = Box(np.array(low), np.array(high), dtype=np.float64)  # type: ignore[assignment]
         parts = {"position": (3, REACH_M), "rotvec": (3, np.pi), "opening": (1, 2 * MAX_OPENING_M)}
         spaces: dict[str, gymnasium.Space[Any]] = {
             f"{arm}_{part}": Box(-limit, limit, (number,), dtype=np.float64)
