@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import tyro
 
 from geo4d_bench.geometry.se3 import inverse
 from geo4d_bench.model.types import Video4D
+from geo4d_bench.options import listing
 from geo4d_bench.policies.protocol import ActionChunk, Observation, PlanOptions, Policy, TaskInfo
 from geo4d_bench.trackers import SEGMENTERS, TRACKERS
 from geo4d_bench.trackers.protocol import HandTrack
@@ -21,10 +23,12 @@ from geo4d_bench.trackers.protocol import HandTrack
 class VideoOptions(PlanOptions):
     """Options of a policy whose plan is a video."""
 
-    tracker: str = "point_cloud"
-    """What follows the grippers through the video."""
-    segmenter: str | None = None
-    """What labels the grippers' parts in the video; the video's own labels where not given."""
+    tracker: Annotated[str, tyro.conf.arg(help=listing("What follows the grippers through the video", TRACKERS))] = (
+        "point_cloud"
+    )
+    segmenter: Annotated[
+        str | None, tyro.conf.arg(help=listing("What labels the grippers in a video, in place of its own", SEGMENTERS))
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -117,10 +117,12 @@ class TrainResult:
         error = ""
         if math.isfinite(self.held_out_cm):
             error = f", held-out hand error {self.held_out_cm:.1f} cm (copying the first frame: {self.copy_cm:.1f} cm)"
+        evaluation = _eval_of(self.data)
+        first = "" if evaluation.exists() else f"geo4d-bench datagen --split eval --out {evaluation}, then "
         return (
             f"{head}: {self.steps} steps, {self.minutes:.1f} minutes{error}\n"
             f"checkpoint, log and pictures: {self.folder}\n"
-            f"next: geo4d-bench evaluate --checkpoint {self.folder} --data {_eval_of(self.data)}"
+            f"next: {first}geo4d-bench evaluate --checkpoint {self.folder} --data {evaluation}"
         )
 
 
