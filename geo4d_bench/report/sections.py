@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geo4d_bench.csv_files import read_frame
 from geo4d_bench.dataset.reader import Dataset, EpisodeFile
 from geo4d_bench.errors import DatasetError, SceneError
 from geo4d_bench.evaluation.summary import shown
@@ -59,7 +61,7 @@ def add_evaluations(page: Page, runs: Path) -> None:
         folder = path.parent
         name = _name(folder.parent if folder.name == "evaluation" else folder, runs)
         tag = name.replace("/", "_")
-        metrics = _table(path, "gripper_cm")
+        metrics = _table(path, ("views", "source"), "gripper_cm")
         cells = [shown(row) for _, row in metrics.iterrows()]
         rows = [
             {"views": row["views"], "source": str(row["source"]).replace("_", " "), "cells": list(each.values())}
@@ -85,7 +87,7 @@ def add_evaluations(page: Page, runs: Path) -> None:
         by_frame = folder / "gripper_error_by_frame.csv"
         if by_frame.is_file():
             picture = page.picture(f"gripper_error_{tag}.png")
-            figures.gripper_error_chart(_table(by_frame, "gripper_cm"), picture)
+            figures.gripper_error_chart(_table(by_frame, ("views", "source", "frame"), "gripper_cm"), picture)
             found["gripper_error"] = picture.name
         for views in ("seen", "novel"):
             if (folder / f"generated_{views}.png").is_file():
@@ -110,7 +112,7 @@ def add_trainings(page: Page, runs: Path) -> None:
     """The curves of every ``training_log.csv`` with at least two steps."""
     page.values["trainings"] = trainings = []
     for path in sorted(runs.rglob("training_log.csv")):
-        log = _table(path, "loss")
+        log = _table(path, ("step",), "loss")
         if len(log) < 2:
             continue
         name = _name(path.parent, runs)
@@ -184,13 +186,8 @@ def _name(folder: Path, runs: Path) -> str:
     return folder.relative_to(runs).as_posix() if folder != runs else runs.name
 
 
-def _table(path: Path, column: str) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path)
-    except ValueError as error:
-        raise DatasetError(f"{path}: not a readable table ({error}); run the command that wrote it again") from None
+def _table(path: Path, key: Sequence[str], column: str) -> pd.DataFrame:
+    table = read_frame(path, key)
     if column not in table:
         raise DatasetError(f"{path}: has no column '{column}'; run the command that wrote it again")
     return table

@@ -22,12 +22,13 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from geo4d_bench.csv_files import read_frame
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.evaluation.statistics import wilson
 from geo4d_bench.evaluation.summary import with_interval
 from geo4d_bench.io import write_atomic
 from geo4d_bench.rollout.leaderboard import failed_after, phase_counts
-from geo4d_bench.rollout.ledger import Ledger
+from geo4d_bench.rollout.ledger import EpisodeRow, Ledger
 
 _BLOCK = re.compile(r"(<!-- (success|metrics [^\n]*)\n(.*?)-->\n).*?(<!-- end -->)", re.DOTALL)
 COLUMNS = {
@@ -114,22 +115,26 @@ def _files(page: Path, pattern: str) -> list[Path]:
 
 
 def _name(path: Path) -> str:
-    row = Ledger(path).read().rows[0]
+    row = _rows(path)[0]
     return f"`{row.task}`, `{row.policy}`"
 
 
+def _rows(path: Path) -> tuple[EpisodeRow, ...]:
+    if not (rows := Ledger(path).rows()):
+        raise ConfigError(f"{path}: a ledger without an episode")
+    return rows
+
+
 def _success(path: Path) -> list[str]:
-    rows = Ledger(path).read().rows
+    rows = _rows(path)
     n, k = len(rows), sum(row.success for row in rows)
     low, high = wilson(k, n)
     return [f"{k} / {n}", f"{low:.2f} to {high:.2f}", phase_counts(failed_after(rows)) or "-"]
 
 
 def _metrics(path: Path, which: Sequence[str], columns: Sequence[str]) -> list[str]:
-    import pandas as pd
-
     views, source = which
-    table = pd.read_csv(path)
+    table = read_frame(path, ("views", "source"), ConfigError)
     table = table[(table["views"] == views) & (table["source"] == source)]
     if len(table) != 1:
         raise ConfigError(f"{path}: {len(table)} rows of {views} {source}, expected one")

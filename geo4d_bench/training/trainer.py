@@ -24,8 +24,9 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from geo4d_bench.csv_files import read_csv
 from geo4d_bench.dataset.types import Window
-from geo4d_bench.errors import CheckpointError, ConfigError
+from geo4d_bench.errors import CheckpointError, ConfigError, RunError
 from geo4d_bench.interrupt import StopRequest
 from geo4d_bench.io import write_atomic
 from geo4d_bench.model.base import Generator
@@ -255,8 +256,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
     """What :func:`_csv` wrote; none where there is no such file."""
     if not path.exists():
         return []
-    rows: Any = pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
-    return list(rows)
+    table = read_csv(path, lambda column, cell: True, RunError).complete(RunError)
+    return [dict(zip(table.columns, cells, strict=True)) for _, cells in table.lines]
 
 
 def _csv(rows: Sequence[dict[str, str]]) -> str:
