@@ -22,7 +22,9 @@ _CHANCE = 1e-3
 """A mistake is certain where fair coins would agree as often as windows do with less than this probability."""
 _NEARER, _CLEAR, _EQUAL = {"rgb": 0.5, "points": 0.25, "frames": 0.5}, 1 / 3, 0.05
 """A window speaks for a mistake whose distance is below this share of the truth's; half of them must be so clear for
-an error, and two so near are enough. A generator that does not know view m's pose may take it for view n's."""
+an error, and two so near are enough."""
+_HANDICAP = 2
+"""Of what there are hundreds of, one of which may be near by chance."""
 _PIXELS, _FEWEST, _WINDOWS = 600, 30, 32
 """Pixels that are looked at, how many of a view's numbers a mistake must change to be told, and windows looked at."""
 _TOLERANCE = {"rgb": 8.0, "points": 0.02}
@@ -33,11 +35,12 @@ _EXPECTED = {
     "frames": "expected frame 0 dt_s after the given first frames, and each later one dt_s after the last",
     "points": "expected metres (x, y, z) in camera n's frame (OpenCV axes) of (V, T, H, W, 3) for both views",
 }
-_FRAMES = {
+_FRAMES: dict[tuple[int, ...], dict[tuple[int, ...], str]] = {
     (0, 1, 2): {(1, -1, -1): ", as in OpenGL", (1, -1, 1): ", with y up"},
     (2, 0, 1): {(1, -1, -1): ", forward, left and up as in ROS"},
 }
 BLACK = "floats of 0 to 1, or -1 to 1, cast to integers; multiply by 255 and round first"
+OWN_FRAME = "in camera m's own frame"
 REVERSED = "in reversed order of time"
 REPEATED = "late by one: frame 0 repeats the given first frame, and should come dt_s after it"
 _UNSURE = (BLACK, REPEATED)
@@ -126,12 +129,13 @@ class Conventions:
         truth = first[v, y, x]
         off = np.abs(predicted - truth)
         there = np.isfinite(off)
-        changed = [(1, *change) for change in changes]
+        # A generator that does not know view m's pose may begin with view n's: then points are nearly like that.
+        changed = [(5 if mistake == OWN_FRAME else 1, mistake, numbers) for mistake, numbers in changes]
         changed += [(1, mistake, first[index]) for mistake, index in self._flipped]
         # What scrambles the whole picture need not be tried where most of it is right.
         if there.any() and np.quantile(off[there], 0.75) > _TOLERANCE[array]:
-            changed += [(2, mistake, first[index]) for mistake, index in self._scrambled]
-        for handicap, mistake, numbers in changed:  # of hundreds one may be near by chance
+            changed += [(_HANDICAP, mistake, first[index]) for mistake, index in self._scrambled]
+        for handicap, mistake, numbers in changed:
             near = np.abs(predicted - numbers)
             for view, name in enumerate("nm"):
                 here = there & np.isfinite(near) & (v == view)[:, None]
@@ -208,7 +212,7 @@ def _geometry(
     yield "in millimetres", 1000 * in_n
     yield "in centimetres", 100 * in_n
     yield "in the world's frame", transform(window.T_world_n, in_n)
-    yield "in camera m's own frame", transform(T_m_n, in_n)
+    yield OWN_FRAME, transform(T_m_n, in_n)
     yield "in a frame that the inverse of T_n_m leads to", np.where((view == 1)[:, None], transform(T_m_n, own), in_n)
     yield "those of the other view in camera m's frame", transform(T_m_n, other_in_n)
     distance, depth = np.linalg.norm(own, axis=-1, keepdims=True), own[:, 2:]

@@ -106,7 +106,8 @@ def check(folder: Path, dataset: Dataset, options: HeldOutOptions, labelled: boo
     """
     manifest = _read_manifest(folder)
     expected = manifest_of(dataset, options, manifest.get("calibrated") is True)
-    found, likely = [f"{MANIFEST}: {fault}" for fault in _manifest_faults(manifest, expected)], []
+    found = [f"{MANIFEST}: {fault}" for fault in _manifest_faults(manifest, expected)]
+    likely: list[str] = []
     if not found:
         held_out = HeldOut(dataset, options.splits, options.seed, FRAMES, DT_S)
         conventions = Conventions((2, FRAMES, *dataset.size, 3), len(options.keys))

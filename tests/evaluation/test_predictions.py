@@ -407,7 +407,7 @@ def test_few_windows_are_a_warning_unless_they_are_the_mistake_itself(given: lis
     bgr = [MISTAKES["BGR"][0](window, true_video(window)) for window in given]
     certain, likely = verdicts(given[:1], bgr[:1])
     assert (certain, len(likely)) == ([], 1)
-    worse = [dataclasses.replace(v, rgb=(v.rgb * 0.9 + 5).astype(np.uint8)) for v in bgr]
+    worse = [dataclasses.replace(v, rgb=np.clip(v.rgb, 2, 255) - np.uint8(2)) for v in bgr]
     certain, likely = verdicts(given[:4], worse[:4])
     assert (certain, len(likely)) == ([], 1)
     assert "in 4 of 4 windows; expected RGB" in likely[0]
