@@ -127,7 +127,8 @@ def check(folder: Path, dataset: Dataset, options: HeldOutOptions, labelled: boo
         certain, likely = conventions.verdicts()
         found += certain
     if found:
-        raise DatasetError("\n".join([*found, *likely, f"{folder}: {len(found)} faults, nothing was scored"]))
+        also = [f"warning: {text}" for text in likely]
+        raise DatasetError("\n".join([*found, *also, f"{folder}: {len(found)} faults, nothing was scored"]))
     return likely
 
 
