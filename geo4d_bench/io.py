@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import fcntl
 import io
@@ -27,7 +26,6 @@ from geo4d_bench.errors import BusyError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    import pandas as pd
 
 LEFTOVERS = ".*.part*"
 """Pattern of what :func:`atomic` leaves where a process is killed."""
@@ -100,7 +98,7 @@ def read_file(path: Path) -> bytes:
 def read_json(path: Path) -> Any:
     """The value in a JSON file; ValueError where it is cut off, nested too deep, or has a key twice or a NaN."""
     try:
-        return json.loads(read_file(path).decode(), object_pairs_hook=_each_once, parse_constant=_no_number)
+        return json.loads(read_file(path).decode("utf-8-sig"), object_pairs_hook=_each_once, parse_constant=_no_number)
     except RecursionError:
         raise ValueError("nested too deep") from None
 
@@ -115,25 +113,6 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no JSON")
-
-
-def read_table(path: Path, **options: Any) -> pd.DataFrame:
-    """A CSV file of this program's by ``pandas.read_csv`` with ``options``; ValueError where it is cut off or damaged:
-    without a last line's end, with rows of other lengths, or with a column twice."""
-    import pandas as pd
-
-    text = read_file(path).decode()
-    try:
-        header, *rows = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
-    except csv.Error as error:
-        raise ValueError(str(error)) from None
-    lengths = {len(row) for row in rows} - {len(header)}
-    if not text.endswith("\n") or "\0" in text or lengths:
-        raise ValueError(f"rows of {lengths.pop()} cells under {len(header)} names" if lengths else "cut off")
-    if len(set(header)) < len(header):
-        raise ValueError("a column stands there twice")
-    table: pd.DataFrame = pd.read_csv(io.StringIO(text), **options)
-    return table
 
 
 def read_zip(source: Path | bytes, largest_bytes: int = 2**28) -> dict[str, bytes]:

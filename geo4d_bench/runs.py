@@ -35,7 +35,7 @@ def claim(folder: Path, kind: str, results: str, settings: dict[str, Any], **opt
     if before and before["settings"] != settings and (folder / results).exists():
         raise RunError(
             f"{folder} holds another {kind}: {differences(before['settings'], settings)}; give the same options to go "
-            "on, or another --out, or delete it"
+            "on, or another --out"
         )
     content = {"run_id": run_id(settings), "settings": settings, "commit": commit(), "options": options}
     write_atomic(folder / "run.json", json.dumps(content, indent=2, default=str) + "\n")
@@ -54,7 +54,7 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise RunError(f"{path}: is not JSON ({error}); delete {folder} to start anew") from None
+        raise RunError(f"{path}: is not JSON ({error}); mend it, or give another --out to start anew") from None
     if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
         raise RunError(f"{path}: is not of this program; give another --out")
     return found

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from tyro.conf import Positional
 
+from geo4d_bench.csv_files import read_csv
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.io import atomic
 from geo4d_bench.model.generators import Device
@@ -131,7 +132,9 @@ def _write(path: Path, rows: tuple[Measurement, ...]) -> None:
     for column in ("value", "reference", "ratio"):
         table[column] = ["" if math.isnan(number) else f"{number:.5g}" for number in table[column]]
     if path.is_file():
-        kept = pd.read_csv(path, dtype=str, keep_default_na=False).reindex(columns=table.columns, fill_value="")
+        before = read_csv(path, lambda column, cell: True).complete()
+        kept = pd.DataFrame([c for _, c in before.lines], columns=list(before.columns), dtype=str)
+        kept = kept.reindex(columns=table.columns, fill_value="")
         table = pd.concat([kept[kept["command"] != rows[0].command], table])
     with atomic(path) as part:
         table.to_csv(part, index=False, encoding="utf-8")

@@ -8,6 +8,7 @@ measured by a sensor; the truth is perfect.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ import numpy as np
 from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.evaluation.held_out import HeldOut
-from geo4d_bench.evaluation.predictions import StoredPredictions, faults
+from geo4d_bench.evaluation.predictions import StoredPredictions, check
 from geo4d_bench.evaluation.predictors import CheckpointOptions, CheckpointPredictor
 from geo4d_bench.evaluation.summary import (
     arm_columns,
@@ -99,18 +100,6 @@ class Evaluation:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class Refused:
-    """Predictions that cannot be scored as they are: ``faults``, a line each."""
-
-    predictions: Path
-    faults: list[str]
-    exit_code: int = 1
-
-    def __str__(self) -> str:
-        return "\n".join([*self.faults, f"{self.predictions}: {len(self.faults)} faults, nothing was scored"])
-
-
 def config_type(args: Sequence[str]) -> type[EvaluateConfig]:
     """:class:`EvaluateConfig` with the trackers and segmenters that there are in its help."""
     from geo4d_bench.trackers import SEGMENTERS, TRACKERS
@@ -122,13 +111,14 @@ def config_type(args: Sequence[str]) -> type[EvaluateConfig]:
     )
 
 
-def run(config: EvaluateConfig) -> Evaluation | Refused:
+def run(config: EvaluateConfig) -> Evaluation:
     """Score a generator; a second call with the same settings goes on where the first was interrupted.
 
-    Predictions are checked as a whole before any of them is scored.
+    Predictions are checked as a whole before any of them is scored; what is likely wrong is a warning on stderr.
 
     Raises:
-        CheckpointError, DatasetError: a folder is missing, damaged, or the dataset is of the train split.
+        CheckpointError, DatasetError: a folder is missing, damaged, or the dataset is of the train split, or
+            predictions have faults, a line each.
         ConfigError: ``windows`` below 1, images of another size than the checkpoint's, fewer cameras than asked for,
             or a checkpoint's options with predictions.
         PluginError: another package's metric cannot be imported.
@@ -143,9 +133,9 @@ def run(config: EvaluateConfig) -> Evaluation | Refused:
             "checkpoint's; give one of the two generators"
         )
     if config.predictions is not None:
-        found = faults(config.predictions, config.open(config.allow_train_data), config, config.segmenter is None)
-        if found:
-            return Refused(config.predictions, found)
+        dataset = config.open(config.allow_train_data)
+        for warning in check(config.predictions, dataset, config, config.segmenter is None):
+            print(f"warning: {warning}; scored as it is, see docs/predictions.md", file=sys.stderr)
     scorer = _Scorer(config)
     contender, runs = scorer.contender, Path("runs") / scorer.task
     folder = runs / contender.name if config.predictions is not None else config.folder(scorer.task)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import DatasetError
+from geo4d_bench.evaluation.conventions import Conventions, other_bytes
 from geo4d_bench.evaluation.held_out import HeldOut, HeldOutOptions
 from geo4d_bench.geometry.camera import ViewSplit
-from geo4d_bench.geometry.se3 import transform
 from geo4d_bench.io import check_file, read_json
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.types import Video4D
@@ -35,8 +35,6 @@ VERSION = 2
 FRAMES, DT_S = GeneratorConfig.frames, GeneratorConfig.dt_s
 """Of every window: what checkpoints of the presets predict, so that all are scored on the same ones."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_SUSPICIOUS = 0.25
-"""Points that are this many times nearer to a common mistake than to where they belong are taken for that mistake."""
 
 
 def window_path(folder: Path, views: ViewSplit, index: int) -> Path:
@@ -66,7 +64,7 @@ def manifest_of(dataset: Dataset, options: HeldOutOptions, calibrated: bool) -> 
 
 
 class StoredPredictions:
-    """Predictions that :func:`faults` found nothing wrong with, in the place of a ``CheckpointPredictor``.
+    """Predictions that :func:`check` found nothing wrong with, in the place of a ``CheckpointPredictor``.
 
     Raises:
         DatasetError: the folder has no manifest.
@@ -97,44 +95,42 @@ def predictions_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def faults(folder: Path, dataset: Dataset, options: HeldOutOptions, labelled: bool = True) -> list[str]:
-    """What keeps predictions from being scored on these windows, one line per fault, empty where nothing does.
+def check(folder: Path, dataset: Dataset, options: HeldOutOptions, labelled: bool = True) -> list[str]:
+    """Warnings of what predictions seem to have in another convention, where chance or a bad model may be why.
 
     ``parts`` may be missing unless ``labelled``: a segmenter makes them then.
 
-    Files are not looked at where the manifest is of other windows: none of them would fit.
-
     Raises:
-        DatasetError: the folder has no manifest that is JSON.
+        DatasetError: the folder has no manifest that is JSON, or something keeps the predictions from being scored on
+            these windows, a line for each fault. Files are not looked at where the manifest is of other windows: none
+            of them would fit.
     """
     manifest = _read_manifest(folder)
     expected = manifest_of(dataset, options, manifest.get("calibrated") is True)
-    found = list(_manifest_faults(manifest, expected))
+    found = [f"{MANIFEST}: {fault}" for fault in _manifest_faults(manifest, expected)]
+    likely: list[str] = []
+    if not found:
+        held_out = HeldOut(dataset, options.splits, options.seed, FRAMES, DT_S)
+        conventions = Conventions((2, FRAMES, *dataset.size, 3), len(options.keys))
+        for v, i in options.keys:
+            path = window_path(folder, v, i)
+            try:
+                arrays = _read(path)
+                if not labelled:
+                    arrays.setdefault("parts", np.zeros((2, FRAMES, *dataset.size), np.uint8))
+                wrong = list(_file_faults(arrays, expected))
+            except DatasetError as error:
+                wrong = [str(error)]
+            found += [f"windows/{path.name}: {fault}" for fault in wrong]
+            if not wrong:
+                window = held_out.window(v, i)
+                conventions.add(path.stem, window, _video(arrays, window))
+        certain, likely = conventions.verdicts()
+        found += certain
     if found:
-        return [f"{MANIFEST}: {fault}" for fault in found]
-    held_out = HeldOut(dataset, options.splits, options.seed, FRAMES, DT_S)
-    mistakes: Counter[tuple[int, str]] = Counter()
-    for v, i in options.keys:
-        path = window_path(folder, v, i)
-        try:
-            arrays = _read(path)
-            if not labelled:
-                arrays.setdefault("parts", np.zeros((2, FRAMES, *dataset.size), np.uint8))
-            wrong = list(_file_faults(arrays, expected))
-        except DatasetError as error:
-            wrong = [str(error)]
-        found += [f"windows/{path.name}: {fault}" for fault in wrong]
-        if not wrong:
-            window = held_out.window(v, i)
-            mistakes.update(_mistakes(window, _video(arrays, window)))
-    # One window may be like that by chance or by a bad prediction; most of them are not.
-    total = len(options.keys)
-    return found + [
-        f"points of view {'nm'[view]}: {mistake} in {count} of {total} windows, expected metres in camera n's "
-        "frame (OpenCV axes) for both views; see docs/predictions.md"
-        for (view, mistake), count in sorted(mistakes.items())
-        if count > total / 2
-    ]
+        also = [f"warning: {text}" for text in likely]
+        raise DatasetError("\n".join([*found, *also, f"{folder}: {len(found)} faults, nothing was scored"]))
+    return likely
 
 
 def _manifest_faults(manifest: dict[str, Any], expected: dict[str, Any]) -> Iterator[str]:
@@ -171,8 +167,13 @@ def _file_faults(arrays: dict[str, npt.NDArray[Any]], manifest: dict[str, Any]) 
     for name in sorted(expected.keys() | got.keys()):
         if got.get(name) != expected.get(name):
             advice = "; --segmenter makes them" if name == "parts" and name not in got else ""
+            if name in got and name in expected:
+                advice = _hint(name, arrays[name], points if name in ("rgb", "points") else image)
             yield f"'{name}' is {got.get(name, 'missing')}, expected {expected.get(name, 'no such array')}{advice}"
     if got != expected:
+        return
+    if other := other_bytes(arrays["points"][arrays["valid"]]):
+        yield f"'points' seem to be {other}"
         return
     nonsense = int((~np.isfinite(arrays["points"]).all(-1) & arrays["valid"]).sum())
     if nonsense:
@@ -182,32 +183,26 @@ def _file_faults(arrays: dict[str, npt.NDArray[Any]], manifest: dict[str, Any]) 
         yield f"'parts' has the label {arrays['parts'].max()}, expected 0 to {top_label}"
 
 
-def _mistakes(window: Window, video: Video4D) -> Iterator[tuple[int, str]]:
-    """(view, mistake) where the predicted points are far from where they belong and near to a common mistake.
-
-    Nearness is the median over pixels of the distance to the first frame's point, as a share of its distance from the
-    origin: most of a scene stands still.
-    """
-    own = window.points[:, 0]  # (2, H, W, 3), each in its own camera's frame
-    for view, T_n_v in enumerate((np.eye(4), window.T_n_m)):
-        belongs = transform(T_n_v, own[view])
-        candidates = {
-            "they seem to be in millimetres": 1000.0 * belongs,
-            "their y and z axes seem to point up and backwards, as in OpenGL,": belongs * np.array([1.0, -1.0, -1.0]),
-            "they seem to be in the world's frame": transform(window.T_world_n, belongs),
-        }
-        if view == 1:
-            candidates["they seem to be in camera m's own frame"] = own[view]
-        error, nearest = min((_median_error(video.points[view], p), name) for name, p in candidates.items())
-        if error < _SUSPICIOUS * _median_error(video.points[view], belongs):
-            yield view, nearest
-
-
-def _median_error(predicted: npt.NDArray[np.float32], first: npt.NDArray[Any]) -> float:
-    """Of points (T, H, W, 3) against (H, W, 3); infinite where they share no valid pixel."""
-    share = np.linalg.norm(predicted - first, axis=-1) / np.linalg.norm(first, axis=-1)
-    share = share[np.isfinite(share)]
-    return float(np.median(share)) if len(share) else np.inf
+def _hint(name: str, array: npt.NDArray[Any], shape: tuple[int, ...]) -> str:
+    """What an array of another shape or dtype seems to be."""
+    if array.shape != shape:
+        axes = "VTHWC"[: len(shape)]
+        for order in permutations(range(len(shape))):
+            if tuple(shape[i] for i in order) == array.shape:
+                found = ", ".join(axes[i] for i in order)
+                return f"; it seems to be ({found}): transpose it to ({', '.join(axes)})"
+        if array.ndim == len(shape) and array.shape[1] == shape[1] + 1:
+            return "; leave out the given first frame"
+        return "; leave out alpha" if name == "rgb" and array.shape == (*shape[:-1], 4) else ""
+    if name == "rgb" and array.dtype.kind == "f" and array.size:
+        low, high = array.min(), array.max()
+        if low >= -1.01 and high <= 1.01:
+            return (
+                "; write " + ("127.5 * (rgb + 1)" if low < -0.01 else "255 * rgb") + ", rounded and clipped, as uint8"
+            )
+    return {"points": "; astype(np.float32)", "valid": "; write valid != 0"}.get(
+        name, "; round it, then astype(np.uint8)"
+    )
 
 
 def _video(arrays: dict[str, npt.NDArray[Any]], window: Window) -> Video4D:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from geo4d_bench.csv_files import read_frame
 from geo4d_bench.errors import DatasetError
-from geo4d_bench.io import check_file, read_table, write_atomic
+from geo4d_bench.io import check_file, write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +22,9 @@ SOURCES = ("copy_first_frame", "generated", "true_frames")
 Features = dict[str, npt.NDArray[np.float32]]
 """Of one window: ``<source>/<extractor>`` to (2, D), views n and m."""
 _SAVE_EVERY = 16
+_KEY = ("views", "window", "source")
+_DIGESTS = "rows"
+"""In the features' metadata: a digest of each window's rows, which tells that no other program changed them."""
 
 
 class WindowStore:
@@ -51,7 +57,8 @@ class WindowStore:
 
         if self._rows:
             flat = {f"{v}/{i}/{name}": a for (v, i), named in self._features.items() for name, a in named.items()}
-            write_atomic(self._arrays, save(flat, metadata={"run_id": self._run_id}))
+            digests = json.dumps({f"{v}/{i}": _digest(rows) for (v, i), rows in self._rows.items()})
+            write_atomic(self._arrays, save(flat, metadata={"run_id": self._run_id, _DIGESTS: digests}))
             write_csv(self.frame(list(self._rows)), self._table)
 
     def frame(self, keys: Sequence[tuple[str, int]]) -> pd.DataFrame:
@@ -67,39 +74,58 @@ class WindowStore:
         return np.stack([self._features[views, i][name] for i in windows]).astype(np.float64)
 
     def _read(self) -> None:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        from safetensors import SafetensorError, safe_open
 
-        advice = "delete it to score anew"
-        try:
-            table = read_table(self._table, dtype={"run_id": str}, float_precision="round_trip")
-        except FileNotFoundError:
-            return
-        except ValueError as error:
-            raise DatasetError(f"{self._table}: not a table of this program ({error}); {advice}") from None
-        if "run_id" not in table:
-            raise DatasetError(f"{self._table}: has no column 'run_id'; {advice}")
+        anew = "put it back as it was, or give another --out to score anew"
+        # A cut-off or rounded cell is told by the row's digest.
+        table = read_frame(self._table, ("run_id", *_KEY), whole=lambda column, cell: True)
         if (table["run_id"] != self._run_id).any():
             raise DatasetError(
-                f"{self._table}: holds another evaluation, of other options, data, weights or code; give another "
-                f"--out, or delete {self._table.parent}"
+                f"{self._table}: holds another evaluation, of other options, data, weights or code; give another --out"
             )
+        if not self._arrays.is_file() and len(table):
+            raise DatasetError(f"{self._arrays}: is missing beside {self._table.name}; {anew}")
         try:
             check_file(self._arrays)
-            for name, array in load_file(self._arrays).items():
+            with safe_open(self._arrays, "np") as file:
+                digests = (file.metadata() or {}).get(_DIGESTS, "{}")
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 not a dict
+            digest_of = json.loads(digests)
+            for name, array in found.items():
                 views, window, rest = name.split("/", 2)
                 self._features.setdefault((views, int(window)), {})[rest] = array
         except FileNotFoundError:
             return
         except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a dtype that numpy lacks
-            raise DatasetError(f"{self._arrays}: not features of this program ({error}); {advice}") from None
+            raise DatasetError(f"{self._arrays}: not features of this program ({error}); {anew}") from None
         try:
-            for (views, window), group in table.groupby(["views", "window"], sort=False):
-                key = str(views), int(str(window))
-                if sorted(group["source"]) == sorted(SOURCES) and key in self._features:
-                    self._rows[key] = [{str(k): v for k, v in row.items()} for row in group.to_dict("records")]
+            self._take(table, digest_of, anew)
         except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"{self._table}: not a table of this program ({error}); {advice}") from None
+            raise DatasetError(f"{self._table}: not a table of this program ({error}); {anew}") from None
+        if again := self._features.keys() - self._rows.keys():
+            print(f"{self._table}: lacks {len(again)} windows whose features are there; they are scored again")
+
+    def _take(self, table: pd.DataFrame, digest_of: dict[str, str], anew: str) -> None:
+        """Keep the windows of the table; DatasetError where one is not as it was scored."""
+        for (views, window), group in table.groupby(["views", "window"], sort=False):
+            key = str(views), int(str(window))
+            rows = [{str(k): v for k, v in row.items()} for row in group.to_dict("records")]
+            if len(rows) != len(SOURCES) or key not in self._features:
+                raise DatasetError(f"{self._table}: a part of window {window} of {views} views is missing; {anew}")
+            if digest_of.get("/".join(map(str, key))) != _digest(rows):
+                raise DatasetError(
+                    f"{self._table}: window {window} of {views} views is not as it was scored: something rounded or "
+                    f"changed its rows; {anew}"
+                )
+            self._rows[key] = rows
+
+
+def _digest(rows: Iterable[dict[str, Any]]) -> str:
+    """Of a window's rows, whatever their order and that of their columns."""
+    texts = sorted(
+        json.dumps([(k, v if isinstance(v, str) else repr(float(v))) for k, v in sorted(row.items())]) for row in rows
+    )
+    return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:

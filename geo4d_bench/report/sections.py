@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geo4d_bench.csv_files import read_frame
 from geo4d_bench.dataset.reader import Dataset, EpisodeFile
 from geo4d_bench.errors import DatasetError, SceneError
 from geo4d_bench.evaluation.summary import shown
 from geo4d_bench.geometry.hand import part_image
-from geo4d_bench.io import read_table, write_atomic
+from geo4d_bench.io import write_atomic
 from geo4d_bench.report import figures
 from geo4d_bench.report.pictures import contact_sheet
 from geo4d_bench.training.pictures import training_chart
@@ -71,7 +72,7 @@ def _evaluation(page: Page, path: Path, runs: Path) -> dict[str, Any]:
     folder = path.parent
     name = _name(folder.parent if folder.name == "evaluation" else folder, runs)
     tag = name.replace("/", "_")
-    metrics = _table(path, "gripper_cm")
+    metrics = _table(path, ("views", "source"), "gripper_cm")
     cells = [shown(row) for _, row in metrics.iterrows()]
     rows = [
         {"views": row["views"], "source": str(row["source"]).replace("_", " "), "cells": list(each.values())}
@@ -96,7 +97,7 @@ def _evaluation(page: Page, path: Path, runs: Path) -> dict[str, Any]:
     }
     by_frame = folder / "gripper_error_by_frame.csv"
     with suppress(FileNotFoundError), _named(by_frame):
-        frames = _table(by_frame, "gripper_cm")
+        frames = _table(by_frame, ("views", "source", "frame"), "gripper_cm")
         picture = page.picture(f"gripper_error_{tag}.png")
         figures.gripper_error_chart(frames, picture)
         found["gripper_error"] = picture.name
@@ -119,7 +120,7 @@ def add_trainings(page: Page, runs: Path) -> None:
     """The curves of every ``training_log.csv`` with at least two steps."""
     page.values["trainings"] = trainings = []
     for path in sorted(runs.rglob("training_log.csv")):
-        log = _table(path, "loss")
+        log = _table(path, ("step",), "loss")
         if len(log) < 2:
             continue
         name = _name(path.parent, runs)
@@ -194,11 +195,10 @@ def _name(folder: Path, runs: Path) -> str:
     return folder.relative_to(runs).as_posix() if folder != runs else runs.name
 
 
-def _table(path: Path, column: str) -> pd.DataFrame:
-    with _named(path):
-        table = read_table(path)
-        if column not in table:
-            raise ValueError(f"it has no column '{column}'")
+def _table(path: Path, key: Sequence[str], column: str) -> pd.DataFrame:
+    table = read_frame(path, key)
+    if column not in table:
+        raise DatasetError(f"{path}: has no column '{column}'; run the command that wrote it again")
     return table
 
 

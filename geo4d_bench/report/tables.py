@@ -22,10 +22,11 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from geo4d_bench.csv_files import read_frame
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.evaluation.statistics import wilson
 from geo4d_bench.evaluation.summary import with_interval
-from geo4d_bench.io import read_table, write_atomic
+from geo4d_bench.io import write_atomic
 from geo4d_bench.rollout.leaderboard import failed_after, phase_counts
 from geo4d_bench.rollout.ledger import EpisodeRow, Ledger
 
@@ -122,9 +123,8 @@ def _name(path: Path) -> str:
 
 
 def _rows(path: Path) -> tuple[EpisodeRow, ...]:
-    rows = Ledger(path).read().rows
-    if not rows:
-        raise ConfigError(f"{path}: holds no episode")
+    if not (rows := Ledger(path).rows()):
+        raise ConfigError(f"{path}: a ledger without an episode")
     return rows
 
 
@@ -137,11 +137,8 @@ def _success(path: Path) -> list[str]:
 
 def _metrics(path: Path, which: Sequence[str], columns: Sequence[str]) -> list[str]:
     views, source = which
-    try:
-        table = read_table(path)
-        table = table[(table["views"] == views) & (table["source"] == source)]
-    except (ValueError, KeyError) as error:
-        raise ConfigError(f"{path}: not the metrics of an evaluation ({error}); run it again") from None
+    table = read_frame(path, ("views", "source"), ConfigError)
+    table = table[(table["views"] == views) & (table["source"] == source)]
     if len(table) != 1:
         raise ConfigError(f"{path}: {len(table)} rows of {views} {source}, expected one")
     cells = []

@@ -146,7 +146,7 @@ def read_all(paths: Iterable[Path]) -> dict[EpisodeRow, Path]:
     """
     found: dict[tuple[str, int], tuple[EpisodeRow, Path]] = {}
     for path in dict.fromkeys(p.resolve() for p in paths):
-        for row in Ledger(path).read().rows:
+        for row in Ledger(path).rows():
             other, source = found.setdefault(row.key, (row, path))
             if canonical_sha256([replace(other, commit=row.commit)]) != canonical_sha256([row]):
                 raise LedgerError(

@@ -7,13 +7,16 @@ import dataclasses
 import fcntl
 import hashlib
 import io
+import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
+from geo4d_bench.csv_files import RESTORE, CsvFile, read_csv
 from geo4d_bench.errors import LedgerError
-from geo4d_bench.io import read_file, write_atomic
+from geo4d_bench.io import write_atomic
 
 Status = Literal["success", "failure", "timeout", "crash"]
 WALL_TIME_COLUMNS = ("wall_s", "generate_ms", "track_ms")
@@ -115,11 +118,27 @@ COLUMNS = (
     "status", "success", "phase", "plans", "control_steps", "wall_s", "generate_ms", "track_ms", "privileged",
     "fingerprint", "commit",
 )  # fmt: skip
+_LENGTHS = {"run_id": 16, "settings": 16, "checkpoint": 64, "fingerprint": 16, "commit": 12}
+"""Of hexadecimal numbers, which other programs may take for decimal ones."""
+_NUMBER = re.compile(r"\d+(\.\d+)?([eE]\+?\d+)?|inf")
+_COMMIT = re.compile(r"[0-9a-f]{12}\+?|unknown")
+
+
+def _integer(cell: str) -> int:
+    return int(cell.removesuffix(".0"))  # pandas writes 1000.0 where an integer is missing in another row
+
+
+def _finite(cell: str) -> float:
+    if not math.isfinite(number := float(cell)):
+        raise ValueError
+    return number
+
+
 _PARSERS: dict[object, Callable[[str], object]] = {
     str: str,
-    int: int,
-    float: float,
-    bool: {"true": True, "false": False}.__getitem__,
+    int: _integer,
+    float: _finite,
+    bool: lambda cell: {"true": True, "false": False}[cell.lower()],
     Status: {status: status for status in get_args(Status)}.__getitem__,
 }
 _TYPES = get_type_hints(EpisodeRow)
@@ -139,34 +158,50 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def rows(self) -> tuple[EpisodeRow, ...]:
+        """All rows, see :meth:`read`; LedgerError where the last line is cut off."""
+        contents = self.read()
+        if contents.torn is not None:
+            raise LedgerError(
+                f"{self.path}: the last line has no end and may be cut off ('...{contents.torn[-20:]}'); if it is "
+                "whole, end it, else give the same rollout again, which plays that episode anew"
+            )
+        return contents.rows
+
     def read(self) -> Contents:
         """All rows, a crash replaced by the later row of the same episode; empty where there is no file.
+
+        Other programs may have written the file anew, see :mod:`geo4d_bench.csv_files`.
 
         LedgerError where the columns are others, a value cannot be read, or an episode stands there twice.
         """
         try:
-            text = read_file(self.path).decode("utf-8", errors="replace")
+            table = read_csv(self.path, lambda column, cell: column == "commit" and bool(_COMMIT.fullmatch(cell)))
         except FileNotFoundError:
             return Contents((), None)
-        whole, _, torn = text.rpartition("\n")
-        try:
-            begun = torn.startswith(COLUMNS[0])  # the heading itself is cut off
-            header, *lines = list(csv.reader(io.StringIO(whole))) or [list(COLUMNS) if begun else []]
-        except csv.Error as error:
-            raise LedgerError(f"{self.path}: no episode ledger ({error}); use another --out, or delete it") from None
-        if tuple(header) != COLUMNS:
-            raise LedgerError(
-                f"{self.path}: these are not the columns of an episode ledger "
-                f"({_difference(header)}); use another --out, or delete the file"
-            )
+        if not (table.lines or table.torn) and ",".join(COLUMNS).startswith(",".join(table.columns)):
+            return Contents((), None)  # nothing but a header, which may be cut off
+        self._check_columns(table)
         rows: dict[tuple[str, int], EpisodeRow] = {}
-        for number, cells in enumerate(lines, start=2):
-            row = self._parse(cells, f"{self.path}, line {number}")
+        lines: dict[tuple[str, int], int] = {}
+        first_seeds: dict[str, int] = {}
+        for number, cells in table.lines:
+            where = f"{self.path}, line {number}"
+            row = _parse(dict(zip(table.columns, cells, strict=True)), where)
+            first = row.seed - row.episode
+            if first_seeds.setdefault(row.run_id, first) != first:
+                raise LedgerError(
+                    f"{where}: seed {row.seed} is not that of episode {row.episode}, expected "
+                    f"{first_seeds[row.run_id] + row.episode}: a column was rounded or sorted alone; {RESTORE}"
+                )
             before = rows.get(row.key)
             if before is not None and before.status != "crash":
-                raise LedgerError(f"{self.path}, line {number}: seed {row.seed} of run {row.run_id} stands there twice")
-            rows[row.key] = row
-        return Contents(tuple(rows.values()), torn or None)
+                raise LedgerError(
+                    f"{where}: seed {row.seed} of run {row.run_id} stands there twice, before in line "
+                    f"{lines[row.key]}; keep the right one of the two"
+                )
+            rows[row.key], lines[row.key] = row, number
+        return Contents(tuple(rows.values()), table.torn)
 
     def append(self, row: EpisodeRow) -> bool:
         """Add one row; False where the episode is there already. A crash is replaced, a cut-off last line dropped.
@@ -184,19 +219,43 @@ class Ledger:
             write_atomic(self.path, _csv([COLUMNS, *_sorted_text(rows.values())]))
         return True
 
-    def _parse(self, cells: Sequence[str], where: str) -> EpisodeRow:
-        if len(cells) != len(COLUMNS):
-            raise LedgerError(f"{where}: {len(cells)} cells, expected {len(COLUMNS)}; delete the line to run it again")
-        values: dict[str, Any] = {}
-        for name, cell in zip(COLUMNS, cells, strict=True):
-            try:
-                values[name] = _PARSERS[_TYPES[name]](cell)
-            except (ValueError, KeyError):
-                kind = "known value" if _TYPES[name] == Status else _TYPES[name].__name__
-                raise LedgerError(
-                    f"{where}: column {name} holds '{cell}', not a {kind}; delete the line to run it again"
-                ) from None
-        return EpisodeRow(**values)
+    def _check_columns(self, table: CsvFile) -> None:
+        found = set(table.columns)
+        if found == set(COLUMNS):
+            return
+        if not found & set(COLUMNS):
+            raise LedgerError(
+                f"{self.path}: the first line is not the header of an episode ledger; put it in front: "
+                f"{','.join(COLUMNS)}"
+            )
+        missing, unknown = [c for c in COLUMNS if c not in found], [c for c in table.columns if c not in COLUMNS]
+        sides = [f"{word}: {', '.join(n)}" for word, n in (("missing", missing), ("unknown", unknown)) if n]
+        raise LedgerError(
+            f"{self.path}: these are not the columns of an episode ledger ({'; '.join(sides)}); keep what you add in a "
+            "file of its own, read ledgers of another version with that version, or give another --out"
+        )
+
+
+def _parse(cells: dict[str, str], where: str) -> EpisodeRow:
+    values: dict[str, Any] = {}
+    for name, cell in cells.items():
+        try:
+            values[name] = _PARSERS[_TYPES[name]](cell)
+        except (ValueError, KeyError):
+            kind = "known value" if _TYPES[name] == Status else _TYPES[name].__name__
+            raise LedgerError(f"{where}: column {name} holds '{cell}', not a {kind}; {RESTORE}") from None
+        if _NUMBER.fullmatch(cell) and len(cell) != _LENGTHS.get(name, len(cell)):
+            raise LedgerError(
+                f"{where}: column {name} holds '{cell}', expected {_LENGTHS[name]} hexadecimal digits, which another "
+                f"program took for a decimal number; {RESTORE}"
+            )
+    row = EpisodeRow(**values)
+    if row.success != (row.status == "success") or not 0 <= row.view_angle_deg <= 180:
+        raise LedgerError(
+            f"{where}: status {row.status} with success {cells['success']} and view_angle_deg "
+            f"{cells['view_angle_deg']} cannot be: a column was sorted alone or its decimal points are lost; {RESTORE}"
+        )
+    return row
 
 
 def canonical_sha256(rows: Iterable[EpisodeRow]) -> str:
@@ -225,9 +284,3 @@ def _to_text(value: object) -> str:
     if "\n" in text or "\r" in text:
         raise ValueError(f"a ledger cell must be one line, got {text!r}")
     return text
-
-
-def _difference(found: Sequence[str]) -> str:
-    missing, unknown = [c for c in COLUMNS if c not in found], [c for c in found if c not in COLUMNS]
-    sides = [f"{word}: {', '.join(names)}" for word, names in (("missing", missing), ("unknown", unknown)) if names]
-    return "; ".join(sides) or "their order is another"

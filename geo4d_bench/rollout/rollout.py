@@ -91,8 +91,7 @@ def _present(ledger: Ledger, run_id: str) -> tuple[EpisodeRow, ...]:
     others = {row.run_id for row in contents.rows} - {run_id}
     if others:
         raise LedgerError(
-            f"{ledger.path} holds rows of another run ({', '.join(sorted(others))}, not {run_id}); use another "
-            f"--out, or delete {ledger.path.parent}"
+            f"{ledger.path} holds rows of another run ({', '.join(sorted(others))}, not {run_id}); give another --out"
         )
     if contents.torn is not None:
         print(f"{ledger.path}: the last line was cut off and is dropped; its episode is run again")

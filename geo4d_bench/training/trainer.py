@@ -24,10 +24,11 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from geo4d_bench.csv_files import read_csv
 from geo4d_bench.dataset.types import Window
 from geo4d_bench.errors import CheckpointError, ConfigError, TrainingError
 from geo4d_bench.interrupt import StopRequest
-from geo4d_bench.io import read_table, write_atomic
+from geo4d_bench.io import write_atomic
 from geo4d_bench.model.base import Generator
 from geo4d_bench.model.batch import batch_from_windows, frames_of_window, true_video
 from geo4d_bench.model.checkpoint import WEIGHTS_NAME, not_finite, save_checkpoint
@@ -290,15 +291,16 @@ def _accelerator() -> Accelerator:
 def _rows(path: Path, until: int | None = None) -> list[dict[str, str]]:
     """What :func:`_csv` wrote, up to a step; none where there is no such file. CheckpointError where it is damaged."""
     try:
-        table = read_table(path, dtype=str, keep_default_na=False)
-        table.replace("", "nan").astype(float)
-        table = table if until is None else table[table["step"].astype(int) <= until]
+        table = read_csv(path, lambda column, cell: True, CheckpointError).complete(CheckpointError)
+        rows = [dict(zip(table.columns, cells, strict=True)) for _, cells in table.lines]
+        for row in rows:
+            for cell in row.values():
+                float(cell or "nan")
+        return [row for row in rows if until is None or int(row["step"]) <= until]
     except FileNotFoundError:
         return []
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: not a log of this program ({error}); remove it to go on without") from None
-    rows: Any = table.to_dict("records")
-    return list(rows)
 
 
 def _csv(rows: Sequence[dict[str, str]]) -> str:

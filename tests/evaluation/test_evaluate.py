@@ -198,14 +198,24 @@ def test_rerun_keeps_finished_windows_and_repeats_to_the_bit(blind: Path, tiny_d
     after = pd.read_csv(a / "windows.csv")
     kept = after[after.window < 1].reset_index(drop=True)
     pd.testing.assert_frame_equal(before, kept)  # times included: nothing was computed again
+    text = (a / "windows.csv").read_text()
+    for lost in (text.rpartition("\n")[0].rpartition("\n")[0], re.sub(r"(\.\d{4})\d+", r"\1", text), text[:-4]):
+        (a / "windows.csv").write_text(lost)
+        with pytest.raises(DatasetError, match=r"windows\.csv: .* put (it|the file) back as it was"):
+            evaluate.run(config)
+        assert (a / "windows.csv").read_text() == lost
+    # Read as it was: nothing is computed again, times included.
+    (a / "windows.csv").write_text(text.replace(",", ";").replace(".", ",").replace("True", "TRUE"))
+    evaluate.run(dataclasses.replace(config, windows=3))
+    pd.testing.assert_frame_equal(after, pd.read_csv(a / "windows.csv").query("window < 2").reset_index(drop=True))
     evaluate.run(dataclasses.replace(config, out=b))
     pd.testing.assert_frame_equal(after.drop(columns=TIMES), pd.read_csv(b / "windows.csv").drop(columns=TIMES))
+    evaluate.run(config)
     resumed, fresh = (pd.read_csv(folder / "metrics.csv") for folder in (a, b))
     times = [c for c in fresh if c.startswith(("generate_ms", "track_ms"))]
     pd.testing.assert_frame_equal(resumed.drop(columns=times), fresh.drop(columns=times))  # features were kept, too
     with pytest.raises(RunError, match="holds another evaluation: "):
         evaluate.run(dataclasses.replace(config, seed=1))
-    pd.testing.assert_frame_equal(after, pd.read_csv(a / "windows.csv"))
     evaluate.run(dataclasses.replace(config, seed=1, out=tmp_path / "c"))
     other = pd.read_csv(tmp_path / "c" / "windows.csv")
     assert set(other.run_id).isdisjoint(after.run_id)

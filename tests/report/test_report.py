@@ -201,7 +201,7 @@ def test_a_damaged_table_is_a_dataset_error(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "nano" / "evaluation"
     folder.mkdir(parents=True)
     (folder / "metrics.csv").write_text("something,else\n1,2\n")
-    with pytest.raises(DatasetError, match="gripper_cm"):
+    with pytest.raises(DatasetError, match="has no column 'views'"):
         report.run(report.ReportConfig(runs=tmp_path / "runs", data=tmp_path / "data"))
 
 

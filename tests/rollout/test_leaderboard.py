@@ -176,7 +176,12 @@ def test_a_policy_has_a_line_for_each_sensor(tmp_path: Path) -> None:
 def test_a_policy_has_a_line_for_each_number_of_steps(tmp_path: Path) -> None:
     runs = tuple(
         ledger(
-            tmp_path / str(steps), "mine", successes, steps=steps, run_id=str(steps).ljust(16, "0"), settings=str(steps)
+            tmp_path / str(steps),
+            "mine",
+            successes,
+            steps=steps,
+            run_id=str(steps).ljust(16, "0"),
+            settings=f"steps {steps}",
         )
         for steps, successes in ((0, 5), (4, 15))
     )

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from geo4d_bench.errors import CheckpointError, ConfigError, RunError, SceneError, UnknownNameError
+from geo4d_bench.errors import CheckpointError, ConfigError, LedgerError, RunError, SceneError, UnknownNameError
 from geo4d_bench.model.generators import presets
 from geo4d_bench.model.types import FirstFrames, Video4D
 from geo4d_bench.policies import ActionChunk, Observation, Policy, policy_class
@@ -70,6 +71,33 @@ def test_a_second_call_makes_only_what_is_missing(tmp_path: Path) -> None:
     more = roll(tmp_path, episodes=5)
     assert more.made == 1
     assert without(tmp_path)[:4] == before
+
+
+@pytest.mark.usefixtures("short_episodes")
+def test_a_rollout_goes_on_in_a_ledger_that_other_programs_wrote(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    roll(tmp_path, episodes=2)
+    ledger = tmp_path / "episodes.csv"
+    text = ledger.read_text()
+    for touched in (
+        text.replace(",", ";").replace("\n", "\r\n"),
+        pd.read_csv(ledger).to_csv(),
+        text.removesuffix("\n"),
+    ):
+        ledger.write_text(touched)
+        assert roll(tmp_path, episodes=2).made == 0
+    assert roll(tmp_path, episodes=3).made == 1
+    assert "".join(ledger.read_text().splitlines(keepends=True)[:3]) == text
+    assert "cut off" not in capsys.readouterr().out
+    whole = ledger.read_text()
+    ledger.write_text(whole[:-30])
+    assert roll(tmp_path, episodes=3).made == 1
+    assert "last line was cut off and is dropped; its episode is run again" in capsys.readouterr().out
+    ledger.write_text(whole.replace(",timeout,", ",timeout,,"))
+    with pytest.raises(LedgerError, match="line 2: 32 cells, expected 31"):
+        roll(tmp_path, episodes=4)
+    assert ledger.read_text().count(",timeout,,") == 3
 
 
 @pytest.mark.usefixtures("short_episodes")
@@ -247,9 +275,7 @@ def test_the_number_of_steps_reaches_the_generator_and_the_rows(
 @pytest.mark.usefixtures("short_episodes")
 def test_rows_of_another_run_are_not_mixed_in(tmp_path: Path) -> None:
     roll(tmp_path, episodes=1)
-    with pytest.raises(
-        RunError, match=r"another rollout: views novel there, seen asked for; .*another --out, or delete"
-    ):
+    with pytest.raises(RunError, match=r"another rollout: views novel there, seen asked for; .*another --out"):
         roll(tmp_path, episodes=1, views="seen")
 
 
