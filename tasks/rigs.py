@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,6 +46,10 @@ HEMISPHERE16: tuple[tuple[float, float, float, ViewSplit], ...] = (
 # 12 + 4 as there, so that a rig is changed without changing anything else.
 RANDOM16 = Shell(azimuth_deg=(-126.0, 126.0), elevation_deg=(6.0, 44.0), radius_m=(0.70, 1.20), fovy_deg=FOVY_DEG)
 
+# Wider than what hemisphere16 stands in, on all sides: what a generator is trained on that shall know high, near and far
+# cameras too. Twelve fixed cameras are memorised; as many drawn anew from here are not.
+WIDE = Shell(azimuth_deg=(-130.0, 130.0), elevation_deg=(5.0, 75.0), radius_m=(0.60, 1.30), fovy_deg=FOVY_DEG)
+
 # Low enough that a shelf's upper board hides the hand from no camera for long, high enough to look into a bowl.
 ORBIT = Ring(azimuth_deg=(-130, 130), step_deg=10, elevation_deg=12.0, radius_m=0.95, pair_deg=90)
 
@@ -62,6 +67,8 @@ RIGS: Registry[Callable[[Point], AnyRig]] = Registry("rig")
 """Each rig as a function of the point of the world (3,), metres, that it stands about."""
 RIGS.register("hemisphere16", _hemisphere16)
 RIGS.register("random16", lambda target: DrawnRig("random16", RANDOM16, target, seen=12, novel=4))
+for _number in (16, 32, 64):
+    RIGS.register(f"wide{_number}", functools.partial(DrawnRig, f"wide{_number}", WIDE, seen=_number - 4, novel=4))
 RIGS.register("orbit", lambda target: ORBIT.place("orbit", target, FOVY_DEG))
 
 

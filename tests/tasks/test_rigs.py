@@ -83,7 +83,7 @@ def test_every_camera_sees_the_gripper_in_most_frames_of_a_demonstration(
 
 
 def test_a_misspelt_rig_gets_a_suggestion() -> None:
-    assert list(RIGS) == ["hemisphere16", "orbit", "random16"]
+    assert list(RIGS) == ["hemisphere16", "orbit", "random16", "wide16", "wide32", "wide64"]
     with pytest.raises(UnknownNameError, match="hemisphere16"):
         make_rig("hemisfere16", WORKSPACE)
 
@@ -102,6 +102,18 @@ def test_random16_is_drawn_from_the_space_of_hemisphere16_for_every_episode() ->
     assert (drawn.min(0) >= fixed.min(0) - 1e-6).all()
     assert (drawn.max(0) <= fixed.max(0) + 1e-6).all()
     assert (drawn.max(0) - drawn.min(0) > 0.95 * span).all()
+
+
+@pytest.mark.parametrize("number", [16, 32, 64])
+def test_wide_rigs_go_beyond_hemisphere16_on_all_sides(number: int) -> None:
+    rig, protocol = make_rig(f"wide{number}", WORKSPACE), make_rig("hemisphere16", WORKSPACE)
+    assert isinstance(protocol, Rig)
+    assert (len(rig.camera_names("seen")), len(rig.camera_names("novel"))) == (number - 4, 4)
+    fixed = np.array([spherical(c) for c in protocol.cameras])
+    drawn = np.array([spherical(c) for seed in range(20) for c in rig.episode(SPEC.key, "train", seed).cameras])
+    assert (drawn.min(0) < fixed.min(0)).all()
+    assert (drawn.max(0) > fixed.max(0)).all()
+    assert max(rig.angle_to_training_deg(c) for c in protocol.cameras) == 0.0
 
 
 def test_the_orbit_is_a_level_ring_of_novel_cameras_that_face_the_workspace() -> None:
