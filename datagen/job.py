@@ -44,7 +44,8 @@ class DatagenConfig:
     split: Literal["train", "eval"] = "train"
     """Seeds of the two splits never meet."""
     rig: str = "hemisphere16"
-    """Cameras: hemisphere16, random16 or wide16, 32, 64 (drawn anew for every episode), orbit or a rig's file (docs/rigs.md)."""
+    """Cameras: hemisphere16, random16, wide16, wide32, wide64 (drawn anew for every episode), orbit or a rig's file
+    (docs/rigs.md)."""
     height: Pixels = 64
     """Image height in pixels."""
     width: Pixels = 80

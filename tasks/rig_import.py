@@ -191,7 +191,8 @@ def _placed(parts: Sequence[_Part], positions: Sequence[Point], T_world_frame: A
 def _notes(parts: Sequence[_Part], config: RigImportConfig, frame: str) -> Iterator[str]:
     sources = ", ".join(dict.fromkeys(part.source for part in parts))
     files = ", ".join(map(str, config.files))
-    yield f"read {len(parts)} cameras from {sources} ({files}): metres, poses in {frame}, brought into the world"
+    cameras = f"{len(parts)} camera{'s' * (len(parts) > 1)}"
+    yield f"read {cameras} from {sources} ({files}): metres, poses in {frame}, brought into the world"
     if any(part.source == "COLMAP" for part in parts):
         yield _COLMAP
     if any(part.source == "OpenCV" and part.T is not None for part in parts) and not config.position:

@@ -46,7 +46,7 @@ HEMISPHERE16: tuple[tuple[float, float, float, ViewSplit], ...] = (
 # 12 + 4 as there, so that a rig is changed without changing anything else.
 RANDOM16 = Shell(azimuth_deg=(-126.0, 126.0), elevation_deg=(6.0, 44.0), radius_m=(0.70, 1.20), fovy_deg=FOVY_DEG)
 
-# Wider than what hemisphere16 stands in, on all sides: what a generator is trained on that shall know high, near and far
+# Wider than what hemisphere16 stands in, on all sides: for training generators that shall know high, near and far
 # cameras too. Twelve fixed cameras are memorised; as many drawn anew from here are not.
 WIDE = Shell(azimuth_deg=(-130.0, 130.0), elevation_deg=(5.0, 75.0), radius_m=(0.60, 1.30), fovy_deg=FOVY_DEG)
 

@@ -78,7 +78,10 @@ class WindowStore:
 
         anew = "put it back as it was, or give another --out to score anew"
         # A cut-off or rounded cell is told by the row's digest.
-        table = read_frame(self._table, ("run_id", *_KEY), whole=lambda column, cell: True)
+        try:
+            table = read_frame(self._table, ("run_id", *_KEY), whole=lambda column, cell: True)
+        except FileNotFoundError:
+            return
         if (table["run_id"] != self._run_id).any():
             raise DatasetError(
                 f"{self._table}: holds another evaluation, of other options, data, weights or code; give another --out"

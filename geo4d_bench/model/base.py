@@ -25,10 +25,11 @@ OptimizerName = Literal["muon", "adamw"]
 
 @dataclass(frozen=True)
 class Loss:
-    """The training loss (scalar, differentiable) and its parts, unweighted floats without gradient."""
+    """The training loss (scalar, differentiable) and its parts, unweighted scalars without gradient; all on the device,
+    where reading them would make a training step wait."""
 
     total: Tensor
-    parts: dict[str, float]
+    parts: dict[str, Tensor]
 
 
 class Generator(nn.Module, ABC, Generic[ConfigT]):

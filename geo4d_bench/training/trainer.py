@@ -15,7 +15,7 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import pandas as pd
 import torch
@@ -59,6 +59,17 @@ LOG_NAME, AUTOENCODER_LOG_NAME = "training_log.csv", "autoencoder_log.csv"
 _WARMUP_STEPS = 50
 _AVERAGE_DECAY = 0.99
 _WEIGHT_DECAY = 0.01
+READ_EVERY_S, READ_EVERY = 1.0, 10
+"""Seconds, and steps of several processes, between two looks at the losses: a GPU must not wait for each of them."""
+
+
+class _Unread(NamedTuple):
+    """A step whose ``numbers`` (losses and gradient by ``names``) are still on the device."""
+
+    number: int
+    rate: float
+    names: tuple[str, ...]
+    numbers: Tensor
 
 
 class Trainer:
@@ -94,6 +105,8 @@ class Trainer:
         self.optimizers = Optimizers(self.generator.optimizer_groups(), config.highest_rate, _WEIGHT_DECAY)
         self.fit_state: dict[str, Tensor] = {}
         self.saved = False
+        self.unread: list[_Unread] = []
+        self.read_at = 0.0
         if self.first:
             claim(self.folder, "training", STATE_NAME, settings)
         progress = load_state(self.folder, self.generator, self.average, self.optimizers, self.fit_state)
@@ -155,23 +168,27 @@ class Trainer:
             further=AUXILIARY_WINDOWS if self.generator.config.predicts_trajectory else 0,
         )  # fmt: skip
         stream = batches(make, self.progress.step, config.workers)
-        stopped, pace = False, Pace()
+        stopped, pace, self.read_at = False, Pace(), time.perf_counter()
         with bar, closing(stream):
             while self.share < 1.0 and not stopped:
-                row = self._step(stream)
-                self.rows.append(row)
+                self._step(stream)
                 # One clock decides, and one stop request is all processes': otherwise some would wait for others.
                 self.progress.trained_s, stopped = self._agree(before + time.perf_counter() - started, stop.received)
                 due = int(self.share * config.n_validations) > validated
-                if due or stopped or self.share >= 1.0:
+                saves = due or stopped or self.share >= 1.0
+                if not (saves or self._reads_now()):
+                    continue
+                for row in self._read():
+                    warning = pace.step(float(row["windows_per_s"])) if self.accelerator.num_processes == 1 else None
+                    if warning is not None:
+                        bar.write(f"train: {warning}", file=sys.stderr)
+                if saves:
                     self._require_finite()
                 if due:
                     validated = int(self.share * config.n_validations)
                     if self.first:
-                        self._validate(row)
-                warning = pace.step(float(row["windows_per_s"])) if self.accelerator.num_processes == 1 else None
-                if warning is not None:
-                    bar.write(f"train: {warning}", file=sys.stderr)
+                        self._validate(self.rows[-1])
+                    self.read_at = time.perf_counter()  # validation is no part of the speed
                 self._show(bar)
             self.progress.finished = self.share >= 1.0
             if self.first:
@@ -221,8 +238,8 @@ class Trainer:
             f"geo4d-bench verify {c.data}"
         )
 
-    def _step(self, stream: Iterator[dict[str, Tensor]]) -> dict[str, str]:
-        started = time.perf_counter()
+    def _step(self, stream: Iterator[dict[str, Tensor]]) -> None:
+        """One training step, whose numbers stay on the device until :meth:`_read`."""
         batch = next(stream)
         noise_seed = derive_seed("training", "train", self.config.seed, f"noise {self.progress.step}")
         rng = torch.Generator().manual_seed(noise_seed)
@@ -230,31 +247,50 @@ class Trainer:
         rate = self.config.highest_rate * warm * 0.5 * (1.0 + math.cos(math.pi * self.share))
         self.optimizers.set_rate(rate)
         device = self.accelerator.device
+        on_device = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            total, parts = self.model({k: v.to(device, non_blocking=True) for k, v in batch.items()}, rng)
+            total, parts = self.model(on_device, rng)
         self.optimizers.zero_grad()
         self.accelerator.backward(total)
         norm = torch.nn.utils.clip_grad_norm_(self.generator.parameters(), self.generator.config.gradient_clip)
         self.optimizers.step()
         self.progress.step += 1
         self.average.update(self.generator, self.progress.step)
-        names = ["loss", *parts]
-        means = mean_over_processes(torch.tensor([float(total.detach()), *parts.values()], device=device)).tolist()
-        values = dict(zip(names, means, strict=True)) | {"gradient": float(norm), "rate": rate}
-        if not math.isfinite(values["loss"] + values["gradient"]):
-            of = [k for k, v in batch.items() if not torch.isfinite(v).all()]
-            given = f", whose batch has values that are not finite in {', '.join(of)}," if of else ""
-            self._end(
-                f"step {self.progress.step}{given} gives a loss of {values['loss']:g} and a gradient of {float(norm):g}"
-            )
-        took = time.perf_counter() - started  # a GPU has finished the step: the numbers above waited for it
-        row = {"step": str(self.progress.step), "seconds": f"{self.progress.trained_s + took:.2f}"}
-        row |= {k: f"{v:.6g}" for k, v in values.items()}
-        row |= {"windows_per_s": f"{self.config.batch_size / took:.2f}", "peak_mib": f"{peak_mib(device):.0f}"}
-        return row | {"held_out_cm": ""}
+        losses = mean_over_processes(torch.stack([total.detach(), *parts.values()]).float())
+        names = ("loss", *parts, "gradient")
+        self.unread.append(_Unread(self.progress.step, rate, names, torch.cat([losses, norm.detach()[None]])))
+
+    def _reads_now(self) -> bool:
+        """Whether it is time to look at the losses; several processes must do so in the same step."""
+        if self.accelerator.num_processes > 1:
+            return self.progress.step % READ_EVERY == 0
+        return time.perf_counter() >= self.read_at + READ_EVERY_S
+
+    def _read(self) -> list[dict[str, str]]:
+        """Log the steps since the last call; TrainingError where one of them was not finite."""
+        numbers = torch.stack([step.numbers for step in self.unread]).tolist()  # waits for the device
+        now, memory = time.perf_counter(), peak_mib(self.accelerator.device)
+        took = (now - self.read_at) / len(numbers)
+        rows = []
+        for index, (step, values) in enumerate(zip(self.unread, numbers, strict=True)):
+            named = dict(zip(step.names, values, strict=True))
+            if not math.isfinite(named["loss"] + named["gradient"]):
+                self._end(
+                    f"step {step.number} gives a loss of {named['loss']:g} and a gradient of {named['gradient']:g}"
+                )
+            seconds = self.progress.trained_s - took * (len(numbers) - 1 - index)
+            row = {"step": str(step.number), "seconds": f"{seconds:.2f}"}
+            row |= {k: f"{v:.6g}" for k, v in (named | {"rate": step.rate}).items()}
+            row |= {"windows_per_s": f"{self.config.batch_size / took:.2f}", "peak_mib": f"{memory:.0f}"}
+            rows.append(row | {"held_out_cm": ""})
+        self.unread, self.read_at = [], now
+        self.rows += rows
+        return rows
 
     def _agree(self, trained_s: float, stop: bool) -> tuple[float, bool]:
         """The first process's time, and whether any received a stop request."""
+        if self.accelerator.num_processes == 1:
+            return trained_s, stop
         own = torch.tensor([trained_s if self.first else 0.0, float(stop)], dtype=torch.float64)
         total = self.accelerator.reduce(own.to(self.accelerator.device), "sum").tolist()
         return total[0], total[1] > 0
@@ -274,7 +310,7 @@ class _LossOf(nn.Module):
         super().__init__()
         self.generator = generator
 
-    def forward(self, batch: dict[str, Tensor], rng: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def forward(self, batch: dict[str, Tensor], rng: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         loss = self.generator.loss(batch, rng)
         return loss.total, loss.parts
 

@@ -104,7 +104,7 @@ def test_without_gripper_weight_a_hands_pixel_counts_as_any_other() -> None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             generator = LayeredGenerator(dataclasses.replace(config(ablation), **weights))
-        return generator.loss(batch, torch.Generator().manual_seed(0)).parts
+        return {k: float(v) for k, v in generator.loss(batch, torch.Generator().manual_seed(0)).parts.items()}
 
     assert DEBUG.loss_frames == DEBUG.frames  # the loss looks at all that is counted below
     usual, without = parts("none"), parts("no_gripper_weight")

@@ -66,7 +66,7 @@ class LayeredGenerator(Generator[LayeredConfig]):
     def loss(self, batch: dict[str, Tensor], rng: torch.Generator) -> Loss:
         self.check(batch)
         terms = losses.terms(self.config, self.network, self.predictor, apply_ablation(self.config, batch), rng)
-        return Loss(total=losses.weighted(terms), parts={k: float(v.detach()) for k, v in terms.items()})
+        return Loss(total=losses.weighted(terms), parts={k: v.detach() for k, v in terms.items()})
 
     @torch.no_grad()
     def predict_trajectory(self, conditions: Sequence[FirstFrames]) -> list[EETrajectory]:

@@ -107,7 +107,7 @@ class VideoGenerator(Generator[VideoConfig]):
         error = (denoised - z).square() * known
         total = (weight * error).sum() / mean_over_processes(known.sum()).clamp(min=1.0)
         of_stream = (0, 1, 3, 4, 5, 6)
-        errors = (error.detach().mean(of_stream) / known.mean(of_stream).clamp(min=1e-6)).tolist()
+        errors = error.detach().mean(of_stream) / known.mean(of_stream).clamp(min=1e-6)
         return Loss(total=total, parts=dict(zip(("labels", "rgb", "points"), errors, strict=False)))
 
     def fit_autoencoder(

@@ -321,4 +321,4 @@ def test_every_preset_learns_from_its_own_fake_batch(preset: str) -> None:
     loss.total.backward()
     without = [k for k, p in generator.named_parameters() if p.grad is None]
     assert not without
-    assert np.isfinite(list(loss.parts.values())).all()
+    assert np.isfinite(np.array(list(loss.parts.values()))).all()
