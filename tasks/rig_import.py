@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import cv2
 import numpy as np
 import tyro
+from pydantic import Field
 from scipy.spatial.transform import Rotation
 
 from geo4d_bench.errors import ConfigError
@@ -20,7 +21,8 @@ from geo4d_bench.geometry.camera import look_at
 from geo4d_bench.geometry.rig import AnyRig, Point
 from geo4d_bench.geometry.se3 import Array, inverse, pose, transform
 from geo4d_bench.io import atomic
-from geo4d_bench.tasks.rig_file import FOVY_DEG, load_rig, read_mapping
+from geo4d_bench.options import check_ranges
+from geo4d_bench.tasks.rig_file import FOVY_DEG, LEAST_DEG, MOST_DEG, load_rig, read_mapping
 
 FORMATS = (
     "OpenCV FileStorage (camera_matrix), ROS camera_info YAML, a YAML of translation and rotation, COLMAP's "
@@ -51,8 +53,11 @@ class RigImportConfig:
     position: tuple[tuple[float, float, float], ...] = ()
     """Where each camera without a pose stands, x y z for one after the other, metres in --frame; it looks at the
     workspace."""
-    fovy_deg: float | None = None
+    fovy_deg: Annotated[float, Field(ge=LEAST_DEG, le=MOST_DEG)] | None = None
     """Vertical field of view of cameras without intrinsics."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from geo4d_bench.errors import ConfigError
 
 NEEDED: dict[str, dict[str, Any]] = {
     "render": {"data": Path("d"), "out": Path("o")}, "segmenter": {"data": Path("d")}, "bench": {"what": "load"},
+    "rig import": {"files": (Path("f"),), "out": Path("o.yaml")},
 }  # fmt: skip
-CHECKED_WITH_THE_DATA = {"inspect": {"episode", "frame"}}
+CHECKED_WITH_THE_DATA = {"inspect": {"episode", "frame"}, "rig import": {"position"}}
 CONFIGS = [
     *((getattr(importlib.import_module(f"geo4d_bench.{e.module}"), e.config), name) for name, e in COMMANDS.items()),
     *((policies.policy_class(name).Options, name) for name in policies.names()),

@@ -179,7 +179,7 @@ class Ledger:
             table = read_csv(self.path, lambda column, cell: column == "commit" and bool(_COMMIT.fullmatch(cell)))
         except FileNotFoundError:
             return Contents((), None)
-        if not (table.lines or table.torn) and ",".join(COLUMNS).startswith(",".join(table.columns)):
+        if table.columns and not (table.lines or table.torn) and ",".join(COLUMNS).startswith(",".join(table.columns)):
             return Contents((), None)  # nothing but a header, which may be cut off
         self._check_columns(table)
         rows: dict[tuple[str, int], EpisodeRow] = {}

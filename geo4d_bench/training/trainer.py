@@ -328,6 +328,8 @@ def _rows(path: Path, until: int | None = None) -> list[dict[str, str]]:
     """What :func:`_csv` wrote, up to a step; none where there is no such file. CheckpointError where it is damaged."""
     try:
         table = read_csv(path, lambda column, cell: True, CheckpointError).complete(CheckpointError)
+        if not {"step", "loss"} & set(table.columns):
+            raise ValueError("it has no column 'step' or 'loss'")
         rows = [dict(zip(table.columns, cells, strict=True)) for _, cells in table.lines]
         for row in rows:
             for cell in row.values():

@@ -21,7 +21,7 @@ from geo4d_bench.datagen import verify
 from geo4d_bench.datagen.verify import VerifyConfig
 from geo4d_bench.dataset.manifest import read_manifest
 
-KILLS = int(os.environ.get("GEO4D_TEST_KILLS", "5"))
+KILLS = int(os.environ.get("GEO4D_TEST_KILLS", "1"))
 """20 take about four minutes of two cores: GEO4D_TEST_KILLS=20 pytest tests/datagen/test_interruptions.py."""
 LONGEST_S = 6.0 if KILLS <= 5 else 20.0
 """Kills come up to this long after the start; the first episode is there after about 8 s on an idle core."""

@@ -1,4 +1,4 @@
-"""500 damaged episode files: a DatasetError that names the file each, or nothing changed; no crash, hang or blow-up.
+"""Damaged episode files: a DatasetError that names the file each, or nothing changed; no crash, hang or blow-up.
 
 They are read in child processes whose memory is limited and that fail when anything outside the dataset is opened.
 """
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-FILES = 500
+FILES = int(os.environ.get("GEO4D_HOSTILE", "1")) * 100
 _READER = Path(__file__).parents[1] / "damaged_episodes.py"
 
 
-def test_500_damaged_files_are_named(tmp_path: Path) -> None:
+def test_damaged_files_are_named(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(_READER), str(tmp_path), str(FILES)],
         capture_output=True, text=True, timeout=300, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},

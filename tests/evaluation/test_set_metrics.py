@@ -48,14 +48,18 @@ def test_distances_by_hand_and_their_columns(tmp_path: Path) -> None:
         assert row["fvd_n_low"] <= row["fvd_n"] <= row["fvd_n_high"]
 
 
-def test_other_settings_are_refused_and_half_written_windows_are_dropped(tmp_path: Path) -> None:
+def test_other_settings_are_refused_and_windows_that_lost_a_part_are_named(tmp_path: Path) -> None:
     filled(tmp_path)
     with pytest.raises(DatasetError, match=r"windows\.csv: holds another evaluation"):
         WindowStore(tmp_path, "another")
     rows = pd.read_csv(tmp_path / "windows.csv")
     rows[~((rows.window == 3) & (rows.source == "generated"))].to_csv(tmp_path / "windows.csv", index=False)
+    with pytest.raises(DatasetError, match=r"windows\.csv: a part of window 3 of seen views is missing"):
+        WindowStore(tmp_path, "one")
+    rows[rows.window != 3].to_csv(tmp_path / "windows.csv", index=False)
     store = WindowStore(tmp_path, "one")
     assert ("seen", 3) not in store
     assert ("seen", 4) in store
     (tmp_path / "features.safetensors").unlink()
-    assert ("seen", 4) not in WindowStore(tmp_path, "one")
+    with pytest.raises(DatasetError, match=r"features\.safetensors: is missing beside windows\.csv"):
+        WindowStore(tmp_path, "one")

@@ -29,7 +29,7 @@ sys.path.extend(str(Path(__file__).parents[1] / name) for name in ("hostile", ""
 
 import damaged_episodes as episodes
 import numpy as np
-from forks import run_forked
+from forks import import_everything, run_forked
 
 PATIENCE_S = 20.0
 MEMORY_BYTES = 512 * 2**20
@@ -188,7 +188,7 @@ def heading(path: Path, rng: Rng) -> None:
 
 
 def short_row(path: Path, rng: Rng) -> None:
-    _cells(path, rng, lambda rows, r, c: rows.__setitem__(r, rows[r][:c]))
+    _cells(path, rng, lambda rows, r, c: rows.__setitem__(r, rows[r][: max(c, 1)]))
 
 
 def long_row(path: Path, rng: Rng) -> None:
@@ -407,14 +407,9 @@ def read_tables(folder: Path) -> str:
 
 
 def read_predictions(folder: Path) -> str:
-    from damage_inputs import prediction_faults
+    from damage_inputs import checked_predictions
 
-    found, arrays = prediction_faults(folder)
-    if found:
-        from geo4d_bench.errors import DatasetError
-
-        raise DatasetError(f"{folder}: {found[0]}")
-    return digest(arrays)
+    return digest(checked_predictions(folder))
 
 
 def read_preset(folder: Path) -> str:
@@ -511,6 +506,7 @@ def cases(number: int) -> list[tuple[str, str, Damage]]:
 def main(folder: Path, files: int, seed: int, first: int) -> int:
     from damage_inputs import prepare
 
+    import_everything()
     whole = folder / "whole"
     prepare(whole)
     expected: dict[str, str] = {}

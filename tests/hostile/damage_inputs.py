@@ -148,8 +148,8 @@ def _evaluated(folder: Path) -> tuple[Any, Any]:
     return dataset, HeldOutOptions(views="seen", windows=1)
 
 
-def prediction_faults(folder: Path) -> tuple[list[str], Any]:
-    """What ``evaluate --predictions`` says of them, and what it reads. The windows are of no dataset: what they are
+def checked_predictions(folder: Path) -> Any:
+    """What ``evaluate --predictions`` reads; DatasetError as there. The windows are of no dataset: what they are
     compared with is not what is damaged."""
     from synthetic_windows import window
 
@@ -157,12 +157,10 @@ def prediction_faults(folder: Path) -> tuple[list[str], Any]:
 
     predictions.HeldOut = lambda *_: type("Windows", (), {"window": lambda *_: _shown()})  # type: ignore[misc,assignment]
     dataset, options = _evaluated(folder)
-    found = predictions.faults(folder / "predictions", dataset, options)
-    if found:
-        return found, None
+    predictions.check(folder / "predictions", dataset, options)
     stored = predictions.StoredPredictions(folder / "predictions")
     video = stored.predict([window(0, episodes.HEIGHT, episodes.WIDTH, predictions.FRAMES)], "seen", 0)
-    return [], (stored.name, stored.calibrated, video.rgb, video.points, video.parts)
+    return stored.name, stored.calibrated, video.rgb, video.points, video.parts
 
 
 def _shown() -> Any:

@@ -40,8 +40,9 @@ def import_everything() -> None:
     for name in (
         "geo4d_bench.rendering.renderer", "geo4d_bench.datagen.verify", "geo4d_bench.datagen.worker",
         "geo4d_bench.dataset.export_robomimic", "geo4d_bench.rollout.rollout", "geo4d_bench.tasks.simulation",
-        "geo4d_bench.training.trainer", "OpenGL.GL", "scipy.stats", "statsmodels.stats.multitest", "torch._dynamo",
-        "tyro",
+        "geo4d_bench.training.trainer", "geo4d_bench.report.tables", "geo4d_bench.report.rollouts",
+        "geo4d_bench.evaluation.predictions", "geo4d_bench.model.layered.generator", "geo4d_bench.tasks.rigs",
+        "OpenGL.GL", "scipy.stats", "statsmodels.stats.multitest", "torch._dynamo", "tyro",
     ):  # fmt: skip
         importlib.import_module(name)
 
@@ -67,6 +68,7 @@ def run_forked(
     counter = log.with_suffix(".changes")
     counter.unlink(missing_ok=True)
     began = time.monotonic()
+    log.touch()
     pid = os.fork()
     if pid == 0:
         _be_the_child(work, folder, log, counter, change, memory_bytes, patience_s)

@@ -183,12 +183,9 @@ def test_an_expert_that_fails_says_in_which_phase(task: RobosuiteTask, monkeypat
 
 
 def test_a_disturbed_expert_recovers(task: RobosuiteTask) -> None:
-    """Of four disturbed episodes at most one may be lost; how many of many are is measured, not tested."""
-    attempts = [collect(task, seed, "train", disturbed=True, scene="") for seed in range(300, 304)]
-    disturbed = [a for a in attempts if not (isinstance(a, str) and "before its disturbance" in a)]
-    assert len(disturbed) >= 3, [a for a in attempts if isinstance(a, str)]
-    lost = [a for a in disturbed if isinstance(a, str)]
-    assert len(lost) <= 1, lost
+    """From two disturbed episodes; how many of many are lost is measured, not tested."""
+    lost = [a for seed in (300, 301) if isinstance(a := collect(task, seed, "train", disturbed=True, scene=""), str)]
+    assert not lost
 
 
 def test_stored_states_replay_to_the_same_images_and_poses(task: RobosuiteTask, packed: Scene) -> None:
