@@ -65,7 +65,7 @@ demo: setup
 	echo "demo took $$(( ($$(date +%s) - start) / 60 )) min $$(( ($$(date +%s) - start) % 60 )) s"
 
 test: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 # Each Python gets an environment of its own; PYTHONS="3.12 3.13" names some, every one that is found otherwise.
 test-pythons: setup

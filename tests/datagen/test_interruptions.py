@@ -1,4 +1,4 @@
-"""A running ``geo4d-bench datagen``, killed at random moments, interrupted, or robbed of a worker."""
+"""A running ``geo4d-bench datagen``, interrupted or robbed of a worker; kills are in ``tests/hostile``."""
 
 from __future__ import annotations
 
@@ -15,16 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from episode_contents import assert_same_contents
 
-from geo4d_bench.datagen import verify
-from geo4d_bench.datagen.verify import VerifyConfig
 from geo4d_bench.dataset.manifest import read_manifest
-
-KILLS = int(os.environ.get("GEO4D_TEST_KILLS", "1"))
-"""20 take about four minutes of two cores: GEO4D_TEST_KILLS=20 pytest tests/datagen/test_interruptions.py."""
-LONGEST_S = 6.0 if KILLS <= 5 else 20.0
-"""Kills come up to this long after the start; the first episode is there after about 8 s on an idle core."""
 
 
 @pytest.fixture
@@ -89,39 +81,6 @@ def wait_for_workers(process: subprocess.Popen[str]) -> list[int]:
             return found
         time.sleep(0.1)
     raise AssertionError("no two workers within 120 s")
-
-
-def test_killed_at_random_moments_the_dataset_is_the_same(tmp_path: Path, rig_file: Path, tiny_dataset: Any) -> None:
-    """SIGKILL to the process and its workers, again and again; the last call finishes what they left."""
-    out = tmp_path / "killed"
-    rng = np.random.default_rng(11)
-    kills, finished = 0, 0
-    for _ in range(4 * KILLS):
-        if kills == KILLS:
-            break
-        with datagen(rig_file, out) as process:
-            try:
-                process.wait(timeout=float(rng.uniform(0.0, LONGEST_S)))
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                kills += 1
-            else:  # it was done before it could be killed: take an episode away, so that the next call has work
-                _, said = process.communicate()
-                assert process.returncode == 0, said
-                finished += 1
-                sorted((out / "episodes").glob("ep_*.hdf5"))[int(rng.integers(2))].unlink()
-    assert kills == KILLS, f"{kills} kills hit a running process, {finished} runs were done before"
-
-    with datagen(rig_file, out) as process:
-        _, said = process.communicate(timeout=240)
-        assert process.returncode == 0, said
-    assert sorted(p.name for p in (out / "episodes").iterdir()) == ["ep_000000.hdf5", "ep_000001.hdf5"]
-    assert not [p for p in out.rglob("*") if p.name.endswith(".part")]
-    expected = read_manifest(tiny_dataset.train).episodes
-    for ours, theirs in zip(read_manifest(out).episodes, expected, strict=True):
-        assert_same_contents(out / "episodes" / theirs.file, tiny_dataset.train / "episodes" / theirs.file)
-        assert ours == theirs  # sha256, seeds, failed attempts
-    assert verify.run(VerifyConfig(out)).faults == ()
 
 
 def test_a_killed_worker_and_ctrl_c_are_one_sentence_each(tmp_path: Path, rig_file: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 TIMES = int(os.environ.get("GEO4D_HOSTILE", "1"))
 SEED = os.environ.get("GEO4D_HOSTILE_SEED", "0")
-KILLS = {"datagen": 14, "train": 8, "rollout": 24, "export": 54}
+KILLS = {"datagen": 8, "train": 6, "rollout": 22, "export": 64}
 
 
 @pytest.fixture(scope="module")

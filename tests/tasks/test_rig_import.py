@@ -215,7 +215,7 @@ def test_the_command_says_what_it_read_and_overwrites_nothing(
     (tmp_path / "left.yaml").write_text(ROS)
     command = ["rig", "import", str(tmp_path / "left.yaml"), "--out", str(tmp_path / "rig.yaml")]
     assert main([*command, "--position", "0.4", "0.8", "1.7"]) == 0
-    assert "read 1 cameras from ROS" in capsys.readouterr().out
+    assert "read 1 camera from ROS" in capsys.readouterr().out
     for arguments, sentence in (
         (command, "rig import: --out .*rig.yaml is there already"),
         (["rig"], "there is no command 'rig'; did you mean 'rig import'"),
