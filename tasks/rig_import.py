@@ -20,7 +20,7 @@ from geo4d_bench.errors import ConfigError
 from geo4d_bench.geometry.camera import look_at
 from geo4d_bench.geometry.rig import AnyRig, Point
 from geo4d_bench.geometry.se3 import Array, inverse, pose, transform
-from geo4d_bench.io import atomic
+from geo4d_bench.io import atomic, read_file
 from geo4d_bench.options import check_ranges
 from geo4d_bench.tasks.rig_file import FOVY_DEG, LEAST_DEG, MOST_DEG, load_rig, read_mapping
 
@@ -238,7 +238,7 @@ def _yaml(part: _Part, fovy_deg: float | None) -> list[str]:
 def _read(path: Path) -> list[_Part]:
     """The cameras of a file, by what is in it; ConfigError where it is of no known kind."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_file(path).decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:

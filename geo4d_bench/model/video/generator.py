@@ -3,10 +3,11 @@ transformer.
 
 Colours, pointmaps, validity and gripper parts of two views are denoised in one pass, view m's pointmaps in camera n's
 frame, which is learned from such targets alone (paper, section 3). A calibrated generator makes both views in their own
-frames, and view m is moved to camera n's by the known poses. What a plan is, is in the video alone.
+frames, and view m is moved to camera n's by the known poses. A plan is read from the video alone.
 
 It is trained on pairs of views and generates any number of them in one pass: every further view is a view m, with the
-same weights, and attends to view n alone, so that each is as if generated with view n by itself.
+same weights. In the U-Net it attends to view n alone, so that each is as if generated with view n by itself; in the
+transformer's trunk all views attend to one another.
 """
 
 from __future__ import annotations
