@@ -51,7 +51,7 @@ class Generator(nn.Module, ABC, Generic[ConfigT]):
 
         Args:
             batch: tensors on this module's device, of two views, see :func:`~geo4d_bench.model.batch.input_spec`.
-            rng: decides noise levels, noise and dropout; on the CPU.
+            rng: decides noise levels, noise and dropout; on the CPU or the batch's device.
 
         Raises:
             ConfigError: the batch has another size, number of frames or of arms than the config.

@@ -120,7 +120,7 @@ def apply_ablation(c: GeneratorConfig, batch: dict[str, Tensor]) -> dict[str, Te
     """
     if not c.mask_invalid:
         batch = batch | {
-            "first_points": batch["first_points"].where(batch["first_valid"][..., None], torch.zeros(())),
+            "first_points": batch["first_points"].where(batch["first_valid"][..., None], 0.0),
             "first_valid": torch.ones_like(batch["first_valid"]),
         }
         if "points" in batch:
@@ -138,7 +138,7 @@ def apply_ablation(c: GeneratorConfig, batch: dict[str, Tensor]) -> dict[str, Te
 def T_n_cam(batch: dict[str, Tensor]) -> Tensor:
     """(B, V, 4, 4) poses of all cameras in camera n's frame."""
     T_world_cam = batch["T_world_cam"].double()
-    T: Tensor = torch.linalg.inv(T_world_cam[:, :1]) @ T_world_cam
+    T: Tensor = torch.linalg.inv_ex(T_world_cam[:, :1]).inverse @ T_world_cam  # inv would wait to see if it failed
     return T.float()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import cast
 
 import torch
@@ -62,6 +63,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if q.is_cpu:  # written out: with so few tokens it is three times as fast there as torch's own
         return torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2), -1) @ v
     return F.scaled_dot_product_attention(q, k, v)
+
+
+@functools.cache
+def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(N,) of some numbers, never to be changed: copied to a device once, for each copy makes a GPU's queue run dry."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def rotation(six: Tensor) -> Tensor:

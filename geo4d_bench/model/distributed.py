@@ -14,9 +14,11 @@ from torch import Tensor
 
 
 def local_shard(draw: Callable[..., Tensor], shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
-    """This process's rows of ``draw(whole shape, generator=rng)``, ``shape`` being that of its own part of a batch."""
+    """This process's rows of ``draw(whole shape, generator=rng)``, on the device of ``rng``; ``shape`` is that of its
+    own part of a batch."""
     rank, count = (dist.get_rank(), dist.get_world_size()) if _several() else (0, 1)
-    return draw((count * shape[0], *shape[1:]), generator=rng)[rank * shape[0] : (rank + 1) * shape[0]]
+    whole = draw((count * shape[0], *shape[1:]), generator=rng, device=rng.device)
+    return whole[rank * shape[0] : (rank + 1) * shape[0]]
 
 
 def mean_over_processes(value: Tensor) -> Tensor:

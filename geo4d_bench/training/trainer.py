@@ -242,11 +242,11 @@ class Trainer:
         """One training step, whose numbers stay on the device until :meth:`_read`."""
         batch = next(stream)
         noise_seed = derive_seed("training", "train", self.config.seed, f"noise {self.progress.step}")
-        rng = torch.Generator().manual_seed(noise_seed)
         warm = min(1.0, (self.progress.step + 1) / _WARMUP_STEPS)
         rate = self.config.highest_rate * warm * 0.5 * (1.0 + math.cos(math.pi * self.share))
         self.optimizers.set_rate(rate)
         device = self.accelerator.device
+        rng = torch.Generator(device).manual_seed(noise_seed)
         on_device = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             total, parts = self.model(on_device, rng)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geo4d_bench.model.blocks import product
+from geo4d_bench.model.blocks import constant, product
 from geo4d_bench.model.layered.config import LayeredConfig
 from geo4d_bench.model.layered.patches import to_patches
 from geo4d_bench.model.layered.poses import OPENING_SCALE_M, Poses, camera_poses, normalise
@@ -40,7 +40,7 @@ def condition_of(c: LayeredConfig, batch: dict[str, Tensor]) -> Condition:
     given = torch.zeros_like(valid) if c.rgb_only else valid
     points = normalise(c, rays * depth, 3) * given
     # Where nothing may flow between the views, view m must not get the hand's place in view n's frame either.
-    gets_ee = torch.tensor([not c.rgb_only] + [c.view_m_gets_ee] * (views - 1), device=rgb.device)
+    gets_ee = constant((not c.rgb_only, *[c.view_m_gets_ee] * (views - 1)), rgb.device, torch.bool)
     return Condition(
         rgb=rgb,
         depth=depth,

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geo4d_bench.geometry.hand import part_label
-from geo4d_bench.model.blocks import product
+from geo4d_bench.model.blocks import constant, product
 from geo4d_bench.model.layered.condition import Condition
 from geo4d_bench.model.layered.config import LayeredConfig
 from geo4d_bench.model.layered.patches import from_patches, over_patches, to_patches
@@ -214,7 +214,7 @@ def warp_with_gripper(
     depth, valid = torch.split(_sample(c, torch.cat([condition.depth, condition.valid], 3), grid, "nearest"), 1, dim=3)
     point = torch.cat([seen, torch.ones_like(depth)], 3) * depth
     moved_z = torch.einsum("bvfj,bvnjfp->bvnfp", turn[:, :, :, 2], point - start)[:, :, :, None] + place[:, :, :, 2:]
-    half_a_pixel = torch.tensor([1 / (c.width - 1), 1 / (c.height - 1)], device=grid.device).view(2, 1, 1)
+    half_a_pixel = constant((1 / (c.width - 1), 1 / (c.height - 1)), grid.device).view(2, 1, 1)
     outside = (grid.abs() > 1 + half_a_pixel).any(3, keepdim=True) | (was[:, :, :, 2:] < _NEAREST_M)
     return RGBDLayer(
         logit=soft[:, :, :, 3:] + logit + _OUTSIDE * outside,

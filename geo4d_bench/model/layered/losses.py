@@ -41,7 +41,7 @@ def terms(
         c: of both networks; what is None is not trained.
         batch: from :func:`~geo4d_bench.model.batch.batch_from_windows`, the ablation applied. Of auxiliary windows
             (``more/...``) hands and cameras are learned.
-        rng: decides noise levels, noise and the frames that are looked at; on the CPU.
+        rng: decides noise levels, noise and the frames that are looked at.
     """
     condition, cameras = condition_of(c, batch), _disturbed(c, known_cameras(c, batch), rng)
     found: dict[str, Tensor] = {}
@@ -87,7 +87,7 @@ def _video_terms(
     device, x = batch["rgb"].device, _clean(c, batch)
     time = _sample_times(c, len(x), rng).to(device)
     noise = local_shard(torch.randn, x.shape, rng).to(device)
-    frames = torch.randperm(c.frames, generator=rng)[: c.loss_frames].sort().values.to(device)
+    frames = torch.randperm(c.frames, generator=rng, device=rng.device)[: c.loss_frames].sort().values.to(device)
     # Hands are drawn where they truly are, so that pictures stay sharp however far off predictions are at first.
     true_in_n = camera_poses(c, T_n_cam(batch), c.point_mean_m) if c.predicts_trajectory and c.shared_frame else cameras
     truth = None if c.rgb_only else true_hands(c, batch, condition.anchor)
@@ -144,7 +144,15 @@ def _disturbed(c: LayeredConfig, cameras: Poses, rng: torch.Generator) -> Poses:
     skew = torch.linalg.cross(
         (_FOUND_OFF_RAD * turn)[..., None, :].expand_as(R), torch.eye(3, device=t.device).expand_as(R), dim=-1
     )
-    return Poses(product(torch.matrix_exp(skew.float()), R), t + _FOUND_OFF_M / c.point_scale_m * shift)
+    return Poses(product(_turned(skew.float()), R), t + _FOUND_OFF_M / c.point_scale_m * shift)
+
+
+def _turned(skew: Tensor) -> Tensor:
+    """Rotations (..., 3, 3) by a few degrees, of their skew matrices."""
+    if skew.is_cpu:
+        return torch.matrix_exp(skew)
+    square = product(skew, skew)  # a GPU's matrix_exp waits to sort matrices by their norm; this is off by angle^4 / 24
+    return torch.eye(3, device=skew.device) + skew + square / 2.0 + product(square, skew) / 6.0
 
 
 def _clean(c: LayeredConfig, batch: dict[str, Tensor]) -> Tensor:
@@ -165,7 +173,7 @@ def _sample_times(c: LayeredConfig, size: int, rng: torch.Generator) -> Tensor:
     """(B,) noise levels: pure noise for a share, logit-normal for the others."""
     inner = torch.sigmoid(local_shard(torch.randn, (size,), rng))
     pure = local_shard(torch.rand, (size,), rng) < c.pure_noise_share
-    return torch.where(pure, torch.ones(size), inner)
+    return torch.where(pure, torch.ones_like(inner), inner)
 
 
 def _distance(a: Tensor, b: Tensor, dim: int = 3) -> Tensor:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from geo4d_bench.model.blocks import product
+from geo4d_bench.model.blocks import constant, product
 from geo4d_bench.model.layered.config import LayeredConfig
 
 OPENING_SCALE_M = 0.08
@@ -77,7 +77,7 @@ def initial_positions(c: LayeredConfig, anchor: Tensor, position: Tensor) -> Ten
 def camera_poses(c: LayeredConfig, T_a_cam: Tensor, origin_m: tuple[float, float, float]) -> Poses:
     """Poses (B, V, 4, 4), metres, as they move normalised points: to the scene's frame from those in the world, with
     the origin ``work_centre_m``, or to camera n's from those in it, with ``point_mean_m``."""
-    mean, origin = (torch.tensor(m, device=T_a_cam.device) for m in (c.point_mean_m, origin_m))
+    mean, origin = (constant(m, T_a_cam.device) for m in (c.point_mean_m, origin_m))
     R = T_a_cam[..., :3, :3]
     return Poses(R, (rotate(R, mean) + T_a_cam[..., :3, 3] - origin) / c.point_scale_m)
 
@@ -95,4 +95,4 @@ def metres(c: LayeredConfig, points: Tensor, dim: int) -> Tensor:
 def _mean_m(c: LayeredConfig, points: Tensor, dim: int) -> Tensor:
     shape = [1] * points.ndim
     shape[dim] = 3
-    return torch.tensor(c.point_mean_m, device=points.device).view(shape)
+    return constant(c.point_mean_m, points.device).view(shape)

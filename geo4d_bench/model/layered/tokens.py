@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from geo4d_bench.model.blocks import Block, Head
+from geo4d_bench.model.blocks import Block, Head, constant
 from geo4d_bench.model.layered.condition import INPUT_CHANNELS, Condition, points_in_scene
 from geo4d_bench.model.layered.config import LayeredConfig
 from geo4d_bench.model.layered.layers import NUMBERS, AttachmentMask, Layers
@@ -68,7 +68,7 @@ class TokenNetwork(nn.Module):
         """
         c, (b, views) = self.config, condition.inputs.shape[:2]
         first = torch.cat([condition.inputs, points_in_scene(condition.inputs, cameras)], 3)
-        which = torch.tensor([0] + [1] * (views - 1), device=first.device)
+        which = constant((0, *[1] * (views - 1)), first.device, torch.long)
         x = self.embed_condition(first.flatten(3)) + self.embed_noisy(noisy.flatten(3))
         x = x + self.position + self.view[which][:, None]
         thumbnail = self.embed_thumbnail(first.mean(4).flatten(2))  # (B, V, N * 11) -> (B, V, D)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geo4d_bench.model.blocks import Block, Head, product, rotation
+from geo4d_bench.model.blocks import Block, Head, constant, product, rotation
 from geo4d_bench.model.layered.condition import INPUT_CHANNELS, Condition, points_in_scene
 from geo4d_bench.model.layered.config import LayeredConfig
 from geo4d_bench.model.layered.localise import MAP_POINTS, SceneMap
@@ -65,7 +65,7 @@ class TrajectoryPredictor(nn.Module):
         used = slice(0, 1) if together else slice(None)
         out = self.scene(
             unit * points(points_in_scene(inputs, cameras)),
-            points(inputs[:, :, :, [0, 1, 2, 7]]),
+            points(torch.cat([inputs[:, :, :, :3], inputs[:, :, :, 7:]], 3)),
             points(inputs[:, :, :, 6:7])[..., 0] > 0,
             unit * frame_n.apply(anchor)[:, used].flatten(0, 1),
             opening[:, used].flatten(0, 1),
@@ -75,7 +75,7 @@ class TrajectoryPredictor(nn.Module):
         position = anchor[:, :, :, None] + rotate(to_n, motion)
         return Hands(
             position=position,
-            rotation=product(to_n, rotation(out[..., 3:9] + torch.tensor(_UPRIGHT, device=out.device))),
+            rotation=product(to_n, rotation(out[..., 3:9] + constant(_UPRIGHT, out.device))),
             opening=(opening[:, used, :, None] + out[..., 9]).expand(-1, inputs.shape[1], -1, -1),
             start=initial_positions(c, anchor, position),
         )
@@ -84,7 +84,7 @@ class TrajectoryPredictor(nn.Module):
         """Poses that take each camera's points to the scene, from its first frame, see ``Condition.inputs``."""
         assert self.camera is not None
         camera = self.camera(inputs.mean(4).flatten(2)).float()  # (B, V, N * 8) -> (B, V, 9)
-        return Poses(rotation(camera[..., :6] + torch.tensor(_UPRIGHT, device=camera.device)), camera[..., 6:])
+        return Poses(rotation(camera[..., :6] + constant(_UPRIGHT, camera.device)), camera[..., 6:])
 
     def locate(self, inputs: Tensor, points: Tensor, valid: Tensor) -> Poses:
         """The cameras in the scene: guessed, then registered to the map by valid points (B, V, H, W, 3), metres."""

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geo4d_bench.model.blocks import constant
 from geo4d_bench.model.video.config import ImageEncoderSizes
 
 FIRST_CHANNELS = 8
@@ -30,7 +31,7 @@ class ClipEmbedding(nn.Module):
     def forward(self, first: Tensor) -> Tensor:
         """(N, 8, H, W) -> (N, 1, D)."""
         statistics = (self.sizes.image_mean, self.sizes.image_std)
-        mean, std = (torch.tensor(x, device=first.device).view(3, 1, 1) for x in statistics)
+        mean, std = (constant(x, first.device).view(3, 1, 1) for x in statistics)
         with torch.autocast(first.device.type, enabled=False):  # the same in training as when generating
             rgb = _squeezed(first[:, :3], self.sizes.image_size)
             embedding: Tensor = self.encoder(((rgb + 1) / 2 - mean) / std).image_embeds

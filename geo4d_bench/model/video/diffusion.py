@@ -20,7 +20,7 @@ def sample(diffusion: Diffusion, denoise: Callable[[Tensor, Tensor], Tensor], no
     ``denoise`` estimates clean z from noisy x (B, ...) and level (B,). Both families move along (x - z) / level: for
     rectified flow that is the velocity, noise - z.
     """
-    levels = diffusion.sampling_levels(steps).to(noise.device)
+    levels = diffusion.sampling_levels(steps).to(noise.device, non_blocking=True)
     x = diffusion.start(noise, levels[0])
     for level, following in pairwise(levels):
         direction = (x - denoise(x, level.expand(len(x)))) / level
@@ -35,8 +35,8 @@ class EDM:
     log_mean, log_std = 1.0, 1.6
 
     def draw_levels(self, size: int, rng: torch.Generator) -> Tensor:
-        """(size,) noise levels to train at."""
-        return (self.log_mean + self.log_std * torch.randn(size, generator=rng)).exp()
+        """(size,) noise levels to train at, on the device of ``rng``."""
+        return (self.log_mean + self.log_std * torch.randn(size, generator=rng, device=rng.device)).exp()
 
     def add_noise(self, z: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         return z + expand_as(level, z) * noise
@@ -78,9 +78,9 @@ class RectifiedFlow:
         self.pure_noise_share = pure_noise_share
 
     def draw_levels(self, size: int, rng: torch.Generator) -> Tensor:
-        inner = torch.sigmoid(torch.randn(size, generator=rng))
-        pure = torch.rand(size, generator=rng) < self.pure_noise_share
-        return torch.where(pure, torch.ones(size), inner)
+        inner = torch.sigmoid(torch.randn(size, generator=rng, device=rng.device))
+        pure = torch.rand(size, generator=rng, device=rng.device) < self.pure_noise_share
+        return torch.where(pure, torch.ones_like(inner), inner)
 
     def add_noise(self, z: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         return torch.lerp(z, noise, expand_as(level, z))

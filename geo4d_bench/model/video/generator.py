@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.model.base import Generator, Loss, OptimizerName
 from geo4d_bench.model.batch import T_n_cam, apply_ablation
+from geo4d_bench.model.blocks import constant
 from geo4d_bench.model.distributed import local_shard, mean_over_processes
 from geo4d_bench.model.types import FirstFrames, Video4D
 from geo4d_bench.model.video.autoencoders import LABELS, POINTS, RGB, Autoencoders, Pixels, inpaint
@@ -93,7 +94,7 @@ class VideoGenerator(Generator[VideoConfig]):
         first = self._first(batch)
         z, known = self._latents(*self._targets(batch))
         device = z.device
-        level = local_shard(lambda s, generator: self.diffusion.draw_levels(s[0], generator), (len(z),), rng).to(device)
+        level = local_shard(lambda s, generator, device: self.diffusion.draw_levels(s[0], generator), (len(z),), rng).to(device)
         noise = local_shard(torch.randn, z.shape, rng).to(device)
         keep = (local_shard(torch.rand, (len(z), 2), rng) >= self.config.condition_dropout).to(device).T
         condition, context = self._condition(first)
@@ -136,7 +137,7 @@ class VideoGenerator(Generator[VideoConfig]):
         device = batch["first_rgb"].device
         given = _Given(*self._condition(self._first(batch)), self._proprioception(batch))
         views = len(conditions[0].rgb)
-        noise = torch.cat([self._noise(seed, views) for seed in seeds]).to(device)
+        noise = torch.cat([self._noise(seed, views) for seed in seeds]).to(device, non_blocking=True)
         z = sample(self.diffusion, lambda x, level: self._denoise(x, level, given), noise, steps) / self.codec.scale
         images = {
             stream: _unflattened(self.codec.decode(stream, z[:, :, k].flatten(0, 2), c.frames), *z.shape[:2], c.frames)
@@ -147,7 +148,7 @@ class VideoGenerator(Generator[VideoConfig]):
         rgb = images[RGB].movedim(3, -1)
         if c.rgb_only:
             return self.as_videos(conditions, rgb, torch.zeros_like(rgb), torch.zeros_like(seen), parts)
-        metres = images[POINTS].movedim(3, -1) * c.point_scale_m + torch.tensor(c.point_mean_m, device=device)
+        metres = images[POINTS].movedim(3, -1) * c.point_scale_m + constant(c.point_mean_m, device)
         if c.calibrated:
             metres[:, 1:] = _transform(T_n_cam(batch)[:, 1:, None, None, None], metres[:, 1:])
         return self.as_videos(conditions, rgb, metres, seen, parts)
@@ -168,7 +169,7 @@ class VideoGenerator(Generator[VideoConfig]):
             output = self.network(moved, condition, time, given.proprioception)
         else:
             assert given.context is not None
-            added_time = torch.tensor([1.0 / c.dt_s - 1.0, _MOTION, _NOISE], device=x.device)  # SVD is given fps - 1
+            added_time = constant((1.0 / c.dt_s - 1.0, _MOTION, _NOISE), x.device)  # SVD is given fps - 1
             both = torch.cat([scaled, given.condition.expand(-1, -1, -1, c.frames, -1, -1, -1)], 4)
             context = given.context.transpose(0, 1)
             output = self.network(both.movedim(0, 2), time, context, added_time, given.proprioception)
@@ -190,7 +191,7 @@ class VideoGenerator(Generator[VideoConfig]):
     def _proprioception(self, batch: dict[str, Tensor]) -> Tensor:
         """(B, 4 arms): normalised places of the hands in camera n's frame, and openings; zeros with RGB alone."""
         c = self.config
-        mean = torch.tensor(c.point_mean_m, device=batch["first_hand"].device)
+        mean = constant(c.point_mean_m, batch["first_hand"].device)
         place = (batch["first_hand"] - mean) / c.point_scale_m
         both = torch.cat([place, batch["opening"][..., None] / _OPENING_M - 1.0], -1).flatten(1)
         return both * (not c.rgb_only)
@@ -207,7 +208,7 @@ class VideoGenerator(Generator[VideoConfig]):
         """Images (B, V, T, 3, H, W) by stream, and validity (B, V, T, 1, H, W) bool."""
         points, valid = batch["points"], batch["valid"][:, :, :, None]
         if self.config.calibrated:
-            T_m_n = torch.linalg.inv(T_n_cam(batch)[:, 1])
+            T_m_n = torch.linalg.inv_ex(T_n_cam(batch)[:, 1]).inverse
             points = torch.stack([points[:, 0], _transform(T_m_n[:, None, None, None], points[:, 1])], 1)
         rgb = batch["rgb"].float() / 127.5 - 1.0
         return {
@@ -219,7 +220,7 @@ class VideoGenerator(Generator[VideoConfig]):
     def _points(self, points: Tensor, valid: Tensor) -> Tensor:
         """Points (..., H, W, 3) in metres normalised, (..., 3, H, W); where invalid (..., 1, H, W) 0, or inpainted for
         an autoencoder."""
-        mean = torch.tensor(self.config.point_mean_m, device=points.device)
+        mean = constant(self.config.point_mean_m, points.device)
         normalised = ((points - mean) / self.config.point_scale_m).movedim(-1, -3)
         if self.config.pixels:
             return normalised * valid

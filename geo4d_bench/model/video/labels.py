@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from geo4d_bench.geometry.hand import PART_NAMES
+from geo4d_bench.model.blocks import constant
 
 _SHOWN = 0.25
 """Of channel 1, above which a gripper is shown. An undecided sample has the mean of what could be: a gripper is shown
@@ -21,7 +22,7 @@ def label_image(parts: Tensor, valid: Tensor) -> Tensor:
     """(..., 3, H, W) float32 from part labels (..., H, W) and bool validity (..., H, W)."""
     part, arm = (parts.long() - 1) % len(PART_NAMES), (parts.long() - 1) // len(PART_NAMES)
     hand = parts > 0
-    side = torch.tensor(_SIDES, device=parts.device)[part]
+    side = constant(_SIDES, parts.device)[part]
     return torch.stack([2.0 * valid - 1.0, (1.0 - 2.0 * arm) * hand, side * hand], -3)
 
 
