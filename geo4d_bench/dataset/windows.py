@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from geo4d_bench.dataset.reader import Dataset, EpisodeFile
+from geo4d_bench.dataset.reader import Dataset, EpisodeFile, ViewFrames
 from geo4d_bench.dataset.sensors import SENSORS, SensorName
 from geo4d_bench.dataset.types import Window
 from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.geometry.camera import ViewSplit, depth_to_points
 from geo4d_bench.geometry.hand import NO_PART, hand_mask, part_image, scale_to_hands
-from geo4d_bench.geometry.se3 import inverse
+from geo4d_bench.geometry.se3 import Array, inverse
 from geo4d_bench.seeding import generator
 
 REMEMBER_BYTES = 4 * 1024**3
@@ -40,6 +40,27 @@ class _Images:
         """A copy of those frames."""
         hand_depth = None if self.hand_depth is None else [self.hand_depth[i] for i in frames]
         return _Images(self.rgb[frames], self.depth[frames], self.parts[frames], hand_depth)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What of a window is no image: the file's ``frames`` (1 + T,), and else the fields of :class:`Window`."""
+
+    frames: npt.NDArray[np.int64]
+    K: Array
+    T_world_n: Array
+    T_world_m: Array
+    T_world_ee: Array
+    opening_m: Array
+
+    @property
+    def T_n_m(self) -> Array:
+        return inverse(self.T_world_n) @ self.T_world_m
+
+    @property
+    def T_n_ee(self) -> Array:
+        T: Array = inverse(self.T_world_n) @ self.T_world_ee
+        return T
 
 
 class Windows:
@@ -119,9 +140,37 @@ class Windows:
 
         Start and pair do not depend on the sensor: one ``rng`` shows the same window to each.
         """
+        return self.window(*self.draw(rng), rng)
+
+    def draw(self, rng: np.random.Generator) -> tuple[int, int, str, str]:
+        """Episode, start, view n and view m of :meth:`sample`."""
         episode, start = self.starts[int(rng.integers(len(self.starts)))]
         n, m = rng.choice(len(self.cameras), size=2, replace=False)
-        return self.window(episode, start, self.cameras[int(n)], self.cameras[int(m)], rng)
+        return episode, start, self.cameras[int(n)], self.cameras[int(m)]
+
+    def place(self, episode: int, start: int, camera_n: str, camera_m: str) -> Place:
+        """What is no image of the :meth:`window` of that key."""
+        file = self.episodes[episode][1]
+        steps, trajectory = file.steps, file.trajectory
+        if not 0 <= start < len(steps):
+            raise ConfigError(
+                f"{file.name}: a window at frame {start}, but the episode has frames 0 to {len(steps) - 1}"
+            )
+        frames = np.minimum(start + self.stride * np.arange(self.horizon + 1), len(steps) - 1)
+        at = steps[frames]
+        return Place(
+            frames=frames,
+            K=np.stack([file.K(name) for name in (camera_n, camera_m)]),
+            T_world_n=file.T_world_cam(camera_n),
+            T_world_m=file.T_world_cam(camera_m),
+            T_world_ee=np.stack([trajectory.T_world_ee[arm][at] for arm in self.arms]),
+            opening_m=np.stack([trajectory.opening_m[arm][at] for arm in self.arms]),
+        )
+
+    def hand_mask(self, episode: int, place: Place, points: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """(H, W) ``Window.hand_mask`` of view n's first points (H, W, 3)."""
+        models = [self.episodes[episode][0].hand(arm) for arm in self.arms]
+        return hand_mask(points, list(zip(models, place.T_n_ee[:, 0], place.opening_m[:, 0], strict=True)))
 
     def window(
         self, episode: int, start: int, camera_n: str, camera_m: str, rng: np.random.Generator | None = None
@@ -132,24 +181,14 @@ class Windows:
         noise; without it, each window has its own noise and always the same.
         """
         dataset, file = self.episodes[episode]
-        steps = file.steps
-        if not 0 <= start < len(steps):
-            raise ConfigError(
-                f"{file.name}: a window at frame {start}, but the episode has frames 0 to {len(steps) - 1}"
-            )
-        frames = np.minimum(start + self.stride * np.arange(self.horizon + 1), len(steps) - 1)
-        trajectory, names, at = file.trajectory, (camera_n, camera_m), steps[frames]
-        views = [self._images(episode, name, frames) for name in names]
-        K = np.stack([file.K(name) for name in names])
-        T_world_n, T_world_m = (file.T_world_cam(name) for name in names)
-        T_n_world = inverse(T_world_n)
-        opening = np.stack([trajectory.opening_m[arm][at] for arm in self.arms])
-        T_world_ee = np.stack([trajectory.T_world_ee[arm][at] for arm in self.arms])
-        T_n_ee = T_n_world @ T_world_ee
+        place = self.place(episode, start, camera_n, camera_m)
+        trajectory, names, at = file.trajectory, (camera_n, camera_m), file.steps[place.frames]
+        views = [self._images(episode, name, place.frames) for name in names]
+        K, T_world_ee, opening = place.K, place.T_world_ee, place.opening_m
         models = [dataset.hand(arm) for arm in self.arms]
         points = np.empty((len(views), *views[0].depth.shape, 3), dtype=np.float32)
         rng = rng or generator(file.name, "train", start, f"sensor/{camera_n}/{camera_m}")
-        for i, (view, T_world_cam) in enumerate(zip(views, (T_world_n, T_world_m), strict=True)):
+        for i, (view, T_world_cam) in enumerate(zip(views, (place.T_world_n, place.T_world_m), strict=True)):
             depth = self.sensor.noise(view.depth.shape[1], view.depth.shape[2], rng)(view.depth)
             if view.hand_depth is not None:
                 T_cam_ee = inverse(T_world_cam) @ T_world_ee[:, 0]
@@ -163,11 +202,11 @@ class Windows:
             rgb=np.stack([view.rgb for view in views]),
             points=points,
             parts=np.stack([view.parts for view in views]),
-            hand_mask=hand_mask(points[0, 0], list(zip(models, T_n_ee[:, 0], opening[:, 0], strict=True))),
+            hand_mask=self.hand_mask(episode, place, points[0, 0]),
             K=K,
-            T_n_m=T_n_world @ T_world_m,
-            T_world_n=T_world_n,
-            T_n_ee=T_n_ee,
+            T_n_m=place.T_n_m,
+            T_world_n=place.T_world_n,
+            T_n_ee=place.T_n_ee,
             opening_m=opening,
             dt_s=self.dt_s,
             episode=file.name,
@@ -179,6 +218,24 @@ class Windows:
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_remembered": {}, "_remembered_bytes": 0}
 
+    def read(
+        self, episode: int, camera: str, frames: npt.NDArray[np.int64] | None = None
+    ) -> tuple[ViewFrames, npt.NDArray[np.uint8]]:
+        """Frames of a camera, all by default, from the file: as they are stored, and (F, H, W) ``part_image``.
+
+        Raises:
+            DatasetError: they cannot be read, or no frame of the camera has any depth.
+        """
+        file = self.episodes[episode][1]
+        everything = np.arange(len(file.steps))
+        read = file.frames(camera, everything if frames is None else frames)
+        if not np.isfinite(read.depth).any() and not np.isfinite(file.frames(camera, everything).depth).any():
+            raise DatasetError(
+                f"{file.path}: no pixel of camera '{camera}' has valid depth in any frame, so that it shows nothing; "
+                "draw the dataset from a rig without it: 'geo4d-bench render'"
+            )
+        return read, part_image(read.seg, file.seg_names, self.arms)
+
     def _images(self, episode: int, camera: str, frames: npt.NDArray[np.int64]) -> _Images:
         """Frames of a camera, from memory where there is room for all of its."""
         images = self._remembered.get((episode, camera))
@@ -188,14 +245,8 @@ class Windows:
         everything = np.arange(len(file.steps))
         size = len(everything) * _Images.BYTES_A_PIXEL * math.prod(self.datasets[0].size)
         room = self.remember_bytes - self._remembered_bytes
-        read = file.frames(camera, everything if size <= room else frames)
-        if not np.isfinite(read.depth).any() and not np.isfinite(file.frames(camera, everything).depth).any():
-            raise DatasetError(
-                f"{file.path}: no pixel of camera '{camera}' has valid depth in any frame, so that it shows nothing; "
-                "draw the dataset from a rig without it: 'geo4d-bench render'"
-            )
+        read, parts = self.read(episode, camera, everything if size <= room else frames)
         depth = self.sensor.geometry(read.depth, file.K(camera))
-        parts = part_image(read.seg, file.seg_names, self.arms)
         hand_depth = None if self.sensor.metric else [d[p != NO_PART] for d, p in zip(read.depth, parts, strict=True)]
         images = _Images(read.rgb, depth, parts, hand_depth)
         if size > room:

@@ -51,16 +51,20 @@ def depth_to_points(
 
     Written into ``out`` where that is given.
     """
-    K = np.asarray(K, dtype=np.float64)
-    h, w = depth.shape[-2:]
-    x = ((np.arange(w) - K[0, 2]) / K[0, 0]).astype(np.float32)
-    y = ((np.arange(h) - K[1, 2]) / K[1, 1]).astype(np.float32)
+    x, y = ray_slopes(K, *depth.shape[-2:])
     depth = depth.astype(np.float32, copy=False)
     points = np.empty((*depth.shape, 3), dtype=np.float32) if out is None else out
     np.multiply(x[None, :], depth, out=points[..., 0])
     np.multiply(y[:, None], depth, out=points[..., 1])
     points[..., 2] = depth
     return points
+
+
+def ray_slopes(K: npt.ArrayLike, height: int, width: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """x (W,) of every column's rays and y (H,) of every row's, where z = 1."""
+    K = np.asarray(K, dtype=np.float64)
+    x, y = (np.arange(width) - K[0, 2]) / K[0, 0], (np.arange(height) - K[1, 2]) / K[1, 1]
+    return x.astype(np.float32), y.astype(np.float32)
 
 
 def project(points_cam: npt.NDArray[np.floating[Any]], K: npt.ArrayLike) -> npt.NDArray[np.floating[Any]]:

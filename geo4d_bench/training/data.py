@@ -55,16 +55,24 @@ def make_batch(
     many auxiliary ones, of which only the hands' trajectory is learned. Each window has a random generator of its own,
     so that no part depends on another."""
 
-    def windows(kind: str, count: int) -> list[Window]:
-        rank, processes = part
-        own = range(rank * count // processes, (rank + 1) * count // processes)
-        return [source.sample(generator("training", "train", seed, f"batch {step} {kind} {i}")) for i in own]
-
-    return batch_from_windows(windows("window", size), windows("further", further * size))
+    windows = (drawn(source.sample, *kind, seed, step, part) for kind in (("window", size), ("further", further * size)))
+    return batch_from_windows(*windows)
 
 
-def batches(make: Callable[[int], Batch], start: int, workers: int = 0) -> Generator[Batch, None, None]:
-    """``make(step)`` for the steps ``start``, ``start + 1`` ..., each worker some steps ahead in the background.
+def drawn(
+    draw: Callable[[np.random.Generator], R], kind: str, count: int, seed: int, step: int, part: tuple[int, int]
+) -> list[R]:
+    """The ``part`` of a step's ``count`` windows, each of its own generator."""
+    rank, processes = part
+    own = range(rank * count // processes, (rank + 1) * count // processes)
+    return [draw(generator("training", "train", seed, f"batch {step} {kind} {i}")) for i in own]
+
+
+def batches(
+    make: Callable[[int], Batch], start: int, workers: int = 0, pin: bool = False
+) -> Generator[Batch, None, None]:
+    """``make(step)`` for the steps ``start``, ``start + 1`` ..., each worker some steps ahead in the background; with
+    ``pin`` in pinned memory, from which a GPU copies while it computes.
 
     ``workers`` are processes, to which ``make`` is pickled; 0 is a thread of this one, which on a CPU takes less from
     the training. Whoever stops early must close the iterator, which ends the workers.
@@ -75,13 +83,24 @@ def batches(make: Callable[[int], Batch], start: int, workers: int = 0) -> Gener
     ready: Callable[[], object] = functools.partial(use_all_processors, allowed_processors())
     if workers:
         with processes(workers, functools.partial(_prepare, make, ready)) as pool:
-            for arrays in _in_order(pool, _arrays, start, _AHEAD * workers):
-                yield {name: torch.from_numpy(array) for name, array in arrays.items()}
+            arrays = _in_order(pool, _arrays, start, _AHEAD * workers)
+            made = ({name: torch.from_numpy(array) for name, array in batch.items()} for batch in arrays)
+            yield from _in_a_thread(lambda step: _pinned(next(made), pin), start) if pin else made
+    yield from _in_a_thread(lambda step: _pinned(make(step), pin), start, ready)
+
+
+def _in_a_thread(
+    make: Callable[[int], Batch], start: int, ready: Callable[[], object] | None = None
+) -> Generator[Batch, None, None]:
     pool = ThreadPoolExecutor(1, "batches", ready)
     try:
         yield from _in_order(pool, make, start, _AHEAD)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _pinned(batch: Batch, pin: bool) -> Batch:
+    return {name: tensor.pin_memory() for name, tensor in batch.items()} if pin else batch
 
 
 def _in_order(pool: Executor, make: Callable[[int], R], start: int, ahead: int) -> Iterator[R]:

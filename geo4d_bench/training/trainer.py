@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -41,6 +42,7 @@ from geo4d_bench.training.device import computes_in_bf16, peak_mib
 from geo4d_bench.training.optimizer import Optimizers
 from geo4d_bench.training.pace import Pace
 from geo4d_bench.training.pictures import draw_samples, training_chart
+from geo4d_bench.training.resident import ResidentWindows, hold_frames
 from geo4d_bench.training.state import (
     STATE_NAME,
     Average,
@@ -103,6 +105,7 @@ class Trainer:
         self.generator.set_priors(prior_windows)
         self.average = Average(self.generator, _AVERAGE_DECAY)
         self.optimizers = Optimizers(self.generator.optimizer_groups(), config.highest_rate, _WEIGHT_DECAY)
+        self.resident: ResidentWindows | None = None
         self.fit_state: dict[str, Tensor] = {}
         self.saved = False
         self.unread: list[_Unread] = []
@@ -130,6 +133,9 @@ class Trainer:
         with StopRequest() as stop:
             if self.progress.step == 0 and self.progress.fitted < self.autoencoder_steps:
                 self._fit_autoencoder(stop)
+            self.resident = hold_frames(
+                self.source, self.accelerator.device, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            )
             # Wrapped now, because that gives all processes the first one's weights, fitted ones too.
             self.model = self.accelerator.prepare_model(_LossOf(self.generator))
             self._train(stop)
@@ -163,11 +169,13 @@ class Trainer:
         validated = int(self.share * config.n_validations)
         bar = tqdm(total=100, initial=int(100 * self.share), unit="%", desc="train", disable=not self.first)
         make = functools.partial(
-            make_batch, self.source, config.batch_size, config.seed,
+            functools.partial(make_batch, self.source) if self.resident is None else self.resident.numbers,
+            config.batch_size, config.seed,
             part=(self.accelerator.process_index, self.accelerator.num_processes),
             further=AUXILIARY_WINDOWS if self.generator.config.predicts_trajectory else 0,
         )  # fmt: skip
-        stream = batches(make, self.progress.step, config.workers)
+        workers = config.workers if self.resident is None else 0
+        stream = batches(make, self.progress.step, workers, pin=self.accelerator.device.type == "cuda")
         stopped, pace, self.read_at = False, Pace(), time.perf_counter()
         with bar, closing(stream):
             while self.share < 1.0 and not stopped:
@@ -248,6 +256,8 @@ class Trainer:
         device = self.accelerator.device
         rng = torch.Generator(device).manual_seed(noise_seed)
         on_device = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
+        if self.resident is not None:
+            on_device = self.resident.batch(on_device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             total, parts = self.model(on_device, rng)
         self.optimizers.zero_grad()
