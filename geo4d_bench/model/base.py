@@ -72,6 +72,10 @@ class Generator(nn.Module, ABC, Generic[ConfigT]):
         """The parameters to train, by the optimiser that they want; by default all are AdamW's."""
         return {"adamw": [p for p in self.parameters() if p.requires_grad]}
 
+    def layers(self) -> list[nn.Module]:
+        """Modules that are worth compiling for a GPU, one by one: those of a kind share what is compiled."""
+        return []
+
     @classmethod
     def from_pretrained(cls, source: Path | str, config: ConfigT) -> Self:
         """A generator to fine-tune, on weights that others trained; ConfigError of one that takes none."""

@@ -10,6 +10,9 @@ the processor, whose noise it draws, and the measured depth travels too.
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
+from contextlib import closing
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +28,7 @@ from geo4d_bench.dataset.windows import Windows
 from geo4d_bench.geometry.camera import depth_to_points, ray_slopes
 from geo4d_bench.model.batch import AUXILIARY
 from geo4d_bench.model.blocks import product
-from geo4d_bench.training.data import AUXILIARY_WINDOWS, Batch, WindowSource, drawn
+from geo4d_bench.training.data import AUXILIARY_WINDOWS, Batch, WindowSource, batches, drawn, make_batch
 
 _BYTES_A_PIXEL = 3 + 2 + 1
 _GPU_SHARE, _HOST_SHARE = 0.25, 0.4
@@ -44,6 +47,28 @@ def hold_frames(source: WindowSource, device: torch.device, processes: int) -> R
     if 2 * need * processes <= _HOST_SHARE * psutil.virtual_memory().available:
         return ResidentWindows(source, torch.device("cpu"))
     return None
+
+
+def device_batches(
+    source: WindowSource,
+    held: ResidentWindows | None,
+    device: torch.device,
+    start: int,
+    size: int,
+    seed: int,
+    *,
+    part: tuple[int, int] = (0, 1),
+    further: int = AUXILIARY_WINDOWS,
+    workers: int = 0,
+) -> Generator[Batch, None, None]:
+    """Training batches on their device, of ``held`` frames or of the source's windows, from step ``start``; see
+    :func:`~geo4d_bench.training.data.make_batch`. Close it as :func:`~geo4d_bench.training.data.batches`."""
+    of_windows = partial(make_batch, source) if held is None else held.numbers
+    make = partial(of_windows, size, seed, part=part, further=further)
+    with closing(batches(make, start, 0 if held else workers, pin=device.type == "cuda")) as stream:
+        for batch in stream:
+            moved = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
+            yield moved if held is None else held.batch(moved)
 
 
 def stored_bytes(windows: Windows) -> int:

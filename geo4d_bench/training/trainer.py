@@ -6,7 +6,6 @@ its part of a batch, gradients are averaged, and all of them hold the same weigh
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import sys
@@ -31,18 +30,19 @@ from geo4d_bench.errors import CheckpointError, ConfigError, TrainingError
 from geo4d_bench.interrupt import StopRequest
 from geo4d_bench.io import write_atomic
 from geo4d_bench.model.base import Generator
-from geo4d_bench.model.batch import batch_from_windows, frames_of_window, true_video
+from geo4d_bench.model.batch import batch_from_windows, fake_batch, frames_of_window, true_video
 from geo4d_bench.model.checkpoint import WEIGHTS_NAME, not_finite, save_checkpoint
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.distributed import mean_over_processes
 from geo4d_bench.runs import claim
 from geo4d_bench.seeding import derive_seed, generator
-from geo4d_bench.training.data import AUXILIARY_WINDOWS, WindowSource, batches, make_batch
+from geo4d_bench.training.compiled import compile_layers
+from geo4d_bench.training.data import AUXILIARY_WINDOWS, WindowSource
 from geo4d_bench.training.device import computes_in_bf16, peak_mib
 from geo4d_bench.training.optimizer import Optimizers
 from geo4d_bench.training.pace import Pace
 from geo4d_bench.training.pictures import draw_samples, training_chart
-from geo4d_bench.training.resident import ResidentWindows, hold_frames
+from geo4d_bench.training.resident import ResidentWindows, device_batches, hold_frames
 from geo4d_bench.training.state import (
     STATE_NAME,
     Average,
@@ -105,7 +105,7 @@ class Trainer:
         self.generator.set_priors(prior_windows)
         self.average = Average(self.generator, _AVERAGE_DECAY)
         self.optimizers = Optimizers(self.generator.optimizer_groups(), config.highest_rate, _WEIGHT_DECAY)
-        self.resident: ResidentWindows | None = None
+        self.held: ResidentWindows | None = None
         self.fit_state: dict[str, Tensor] = {}
         self.saved = False
         self.unread: list[_Unread] = []
@@ -133,12 +133,28 @@ class Trainer:
         with StopRequest() as stop:
             if self.progress.step == 0 and self.progress.fitted < self.autoencoder_steps:
                 self._fit_autoencoder(stop)
-            self.resident = hold_frames(
-                self.source, self.accelerator.device, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            )
+            self.held = hold_frames(self.source, self.accelerator.device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+            if self.accelerator.device.type == "cuda" and (why := self._compile()) and self.first:
+                print(f"train: {why}", file=sys.stderr)
             # Wrapped now, because that gives all processes the first one's weights, fitted ones too.
             self.model = self.accelerator.prepare_model(_LossOf(self.generator))
             self._train(stop)
+
+    def _compile(self) -> str | None:
+        """Compile the generator's layers, and take a gradient of noise; why it was not done."""
+        config, device = self.config, self.accelerator.device
+        size = config.batch_size // self.accelerator.num_processes
+        further = AUXILIARY_WINDOWS * size if self.generator.config.predicts_trajectory else 0
+
+        def take_gradient() -> None:
+            batch = {k: v.to(device) for k, v in fake_batch(self.generator.config, size, further).items()}
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+                total = self.generator.loss(batch, torch.Generator(device).manual_seed(0)).total
+            torch.autograd.backward(total)
+
+        why = compile_layers(self.generator, take_gradient)
+        self.optimizers.zero_grad()
+        return why
 
     def _fit_autoencoder(self, stop: StopRequest) -> None:
         """Take the steps that are left; KeyboardInterrupt after saving where stopped before the last."""
@@ -168,14 +184,12 @@ class Trainer:
         config, started, before = self.config, time.perf_counter(), self.progress.trained_s
         validated = int(self.share * config.n_validations)
         bar = tqdm(total=100, initial=int(100 * self.share), unit="%", desc="train", disable=not self.first)
-        make = functools.partial(
-            functools.partial(make_batch, self.source) if self.resident is None else self.resident.numbers,
-            config.batch_size, config.seed,
+        stream = device_batches(
+            self.source, self.held, self.accelerator.device, self.progress.step, config.batch_size, config.seed,
+            workers=config.workers,
             part=(self.accelerator.process_index, self.accelerator.num_processes),
             further=AUXILIARY_WINDOWS if self.generator.config.predicts_trajectory else 0,
         )  # fmt: skip
-        workers = config.workers if self.resident is None else 0
-        stream = batches(make, self.progress.step, workers, pin=self.accelerator.device.type == "cuda")
         stopped, pace, self.read_at = False, Pace(), time.perf_counter()
         with bar, closing(stream):
             while self.share < 1.0 and not stopped:
@@ -255,11 +269,8 @@ class Trainer:
         self.optimizers.set_rate(rate)
         device = self.accelerator.device
         rng = torch.Generator(device).manual_seed(noise_seed)
-        on_device = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
-        if self.resident is not None:
-            on_device = self.resident.batch(on_device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            total, parts = self.model(on_device, rng)
+            total, parts = self.model(batch, rng)
         self.optimizers.zero_grad()
         self.accelerator.backward(total)
         norm = torch.nn.utils.clip_grad_norm_(self.generator.parameters(), self.generator.config.gradient_clip)

@@ -8,6 +8,7 @@ their own; after each layer of its decoder view m attends to view n in the same 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -65,7 +66,8 @@ class VideoTransformer(nn.Module):
         view = torch.cat([self.view[:1], self.view[1:].expand(views - 1, -1, -1)])
         tokens = self.embed(_tokens(x)) + self.embed_condition(_tokens(condition))  # (B, T, V, L, D)
         tokens = tokens + (self.cell_position + self.frame_position + view)
-        time = self.time(self.frequencies(level).to(tokens.dtype))
+        tokens = tokens.to(_layers_dtype(tokens))
+        time = self.time(self.frequencies(level).to(self.view.dtype))
         shared = self.modulation(F.silu(time + self.proprioception(proprioception))).view(batch, 6, -1)
         for layer in self.trunk:
             tokens = layer(tokens, shared)
@@ -75,7 +77,7 @@ class VideoTransformer(nn.Module):
             n, m = layer_n(n, shared), layer_m(m, shared)
             if self.cross_view:
                 m = self.cross_view[i](m, n)
-        out = torch.cat([decoder_n.read(n), decoder_m.read(m)], 2)
+        out = torch.cat([decoder_n.latents(n), decoder_m.latents(m)], 2)
         return out.view(batch, frames, views, *cells, streams, channels).permute(2, 5, 0, 1, 6, 3, 4)
 
 
@@ -96,7 +98,7 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, shared: Tensor) -> Tensor:
         """``shared`` (B, 6, D) is the modulation that all layers share."""
-        modulation = (shared + self.modulation).view(len(shared), 6, 1, 1, 1, -1)
+        modulation = (shared + self.modulation).to(x.dtype).view(len(shared), 6, 1, 1, 1, -1)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.unbind(1)
         x = torch.addcmul(x, gate, self._attention(torch.addcmul(shift, _normalised(x), scale)))
         hidden = F.gelu(self.up(torch.addcmul(mlp_shift, _normalised(x), mlp_scale)), approximate="tanh")
@@ -144,9 +146,26 @@ class Decoder(nn.Module):
         nn.init.zeros_(cast(nn.Linear, self.read[1]).weight)
         nn.init.zeros_(cast(nn.Linear, self.read[1]).bias)
 
+    def latents(self, x: Tensor) -> Tensor:
+        """What tokens (..., D) say, in float32: bfloat16 would round a point by millimetres."""
+        return cast(Tensor, _in_own_dtype(self.read, x, torch.float32))
+
+
+def _layers_dtype(x: Tensor) -> torch.dtype:
+    """Of the tokens between layers: on a GPU what autocast computes in, for half of the bytes to read and write."""
+    return torch.get_autocast_dtype("cuda") if x.is_cuda and torch.is_autocast_enabled("cuda") else x.dtype
+
 
 def _normalised(x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:])
+    return _in_own_dtype(lambda x: F.layer_norm(x, x.shape[-1:]), x, x.dtype)
+
+
+def _in_own_dtype(function: Callable[[Tensor], Tensor], x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``function`` of x as ``dtype``, not as autocast has it where x is bfloat16; sums in it are of float32 anyway."""
+    if x.dtype != torch.bfloat16:
+        return function(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return function(x.to(dtype))
 
 
 def _tokens(x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from geo4d_bench.model.video.autoencoders import LABELS, POINTS, RGB, Autoencode
 from geo4d_bench.model.video.conditioning import VALID, ClipEmbedding, LearnedEmbedding
 from geo4d_bench.model.video.config import DiTConfig, UNetConfig, VideoConfig
 from geo4d_bench.model.video.diffusion import EDM, RectifiedFlow, expand_as, sample
-from geo4d_bench.model.video.dit import VideoTransformer
+from geo4d_bench.model.video.dit import CrossView, Layer, VideoTransformer
 from geo4d_bench.model.video.labels import label_image, read_labels
 from geo4d_bench.model.video.svd import Networks, load_svd, random_networks
 from geo4d_bench.model.video.unet import DualDecoderUNet
@@ -85,6 +85,10 @@ class VideoGenerator(Generator[VideoConfig]):
             if parameter.requires_grad:
                 groups["muon" if inside and name.endswith(".weight") else "adamw"].append(parameter)
         return groups
+
+    def layers(self) -> list[nn.Module]:
+        """The transformer's; a U-Net's are of too many shapes."""
+        return [m for m in self.network.modules() if isinstance(m, Layer | CrossView)]
 
     def loss(self, batch: dict[str, Tensor], rng: torch.Generator) -> Loss:
         """Mean of (w + M) (D - z)² of the denoised latents D against the true z, with the diffusion's weight w and M on

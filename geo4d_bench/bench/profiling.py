@@ -1,0 +1,158 @@
+"""Where a training step's time goes, by families of kernels, and what it launches, reads and writes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from geo4d_bench.bench.bench import Measurement
+from geo4d_bench.model.video.dit import Layer
+
+OPTIMISER, COPIES, OTHERS = "optimiser", "copies between host and device", "norms and elementwise"
+FAMILIES = {
+    COPIES: ("memcpy",),
+    "convolutions": ("conv", "fprop", "dgrad", "wgrad"),
+    "attention": ("attention", "flash", "fmha", "sdpa"),
+    "matrix products": ("gemm", "gemv", "mm", "matmul", "nvjet", "cutlass", "splitk"),
+}
+"""Parts of the names of a family's kernels (NVIDIA's) or operations (torch's), tried in this order; what has none of
+them is ``OTHERS``, and all that the optimisers do is ``OPTIMISER``."""
+_STEPS = 3
+_NO_KERNEL = {"_unsafe_view", "detach", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+
+
+def profiled(step: Callable[[], object], modules: nn.Module, device: torch.device, of: str) -> list[Measurement]:
+    """Lines of a training ``step`` of ``modules``, which has been taken before; its optimisers' part is what
+    ``record_function("optimiser")`` surrounds."""
+    counted = Operations(modules)
+    with FlopCounterMode(display=False) as arithmetic, as_on_a_gpu(device), counted:
+        step()
+    rows = [
+        Measurement(f"arithmetic of a step of {of}", 1e-12 * arithmetic.get_total_flops(), "TFLOP"),
+        Measurement(f"operations of a step of {of}, attention as on a GPU", counted.launches.total(), "operations"),
+        Measurement(f"bytes read and written by them, {of}", 1e-9 * counted.bytes.total(), "GB"),
+        Measurement(f"bytes copied between host and device in a step of {of}", 1e-6 * counted.bytes[COPIES], "MB"),
+    ]
+    if counted.layers:
+        per_layer = counted.in_layers / counted.layers
+        rows.append(Measurement(f"operations of a layer's forward pass, {of}", per_layer, "operations"))
+    seconds, launches = kernel_times(step, device)
+    kernels = "kernels" if device.type == "cuda" else "aten operations on a CPU"
+    rows.append(Measurement(f"launches of a step of {of}: {kernels}", launches.total() / _STEPS, "launches"))
+    for family, took in seconds.most_common():
+        name = f"{family} in a step of {of}: {launches[family] / _STEPS:.0f} {kernels}"
+        rows.append(Measurement(name, 1e3 * took / _STEPS, "ms"))
+    return rows
+
+
+def family_of(name: str) -> str:
+    """The family of a kernel or an operation."""
+    lower = name.lower()
+    return next((f for f, parts in FAMILIES.items() if any(part in lower for part in parts)), OTHERS)
+
+
+def kernel_times(step: Callable[[], object], device: torch.device) -> tuple[Counter[str], Counter[str]]:
+    """Seconds and launches by family of ``_STEPS`` steps: of kernels on a GPU, else of torch's operations."""
+    gpu = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * gpu]) as found:
+        for _ in range(_STEPS):
+            step()
+        if gpu:
+            torch.cuda.synchronize(device)
+    seconds: Counter[str] = Counter()
+    launches: Counter[str] = Counter()
+
+    def add(name: str, within: str | None, microseconds: float) -> None:
+        family = within or family_of(name)
+        seconds[family] += 1e-6 * microseconds
+        launches[family] += 1
+
+    for event in found.events() or []:
+        if event.device_type != torch.autograd.DeviceType.CPU:
+            continue
+        within = OPTIMISER if _inside(event, OPTIMISER) else None
+        if gpu:
+            for kernel in event.kernels:
+                add(kernel.name, within, kernel.duration)
+        elif event.name.startswith("aten::") and event.self_cpu_time_total > 0:
+            add(event.name, within, event.self_cpu_time_total)
+    return seconds, launches
+
+
+class Operations(TorchDispatchMode):
+    """Counts what computes or copies, which on a GPU is a kernel to launch (or a few), and the bytes of the tensors that
+    each takes and gives, by family.
+
+    Attributes:
+        in_layers, layers: how many were in the forward passes of a video transformer's layers, and those passes.
+    """
+
+    def __init__(self, modules: nn.Module) -> None:
+        super().__init__()
+        self.launches: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+        self.in_layers = self.layers = 0
+        self._modules, self._hooks = [m for m in modules.modules() if isinstance(m, Layer)], list[Any]()
+
+    def __enter__(self) -> Any:
+        for layer in self._modules:
+            self._hooks += [
+                layer.register_forward_pre_hook(lambda *_: self._leave(-1)),
+                layer.register_forward_hook(lambda *_: self._leave(1)),
+            ]
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        super().__exit__(*error)
+
+    def _leave(self, sign: int) -> None:
+        self.in_layers += sign * self.launches.total()
+        self.layers += sign == 1
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if func.is_view or name in _NO_KERNEL or func.namespace != "aten":
+            return out
+        taken, given = ([x for x in tree_leaves(t) if isinstance(x, torch.Tensor)] for t in ((args, kwargs), out))
+        if len({x.device.type for x in (*taken, *given) if x.ndim}) > 1:
+            name += ":host"
+        family = COPIES if name.endswith(":host") else family_of(name)
+        self.launches[family] += 1
+        self.bytes[family] += sum(x.numel() * x.element_size() for x in (*taken, *given))
+        return out
+
+
+@contextmanager
+def as_on_a_gpu(device: torch.device) -> Iterator[None]:
+    """Attention on a CPU as on a GPU: in one operation, not written out."""
+    with _NoCPU() if device.type == "cpu" else nullcontext():
+        yield
+
+
+class _NoCPU(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return False if func is _IS_CPU else func(*args, **(kwargs or {}))
+
+
+_IS_CPU: Any = torch.Tensor.is_cpu.__get__  # type: ignore[attr-defined]
+
+
+def _inside(event: Any, name: str) -> bool:
+    while event is not None:
+        if event.name == name:
+            return True
+        event = event.cpu_parent
+    return False
