@@ -31,7 +31,7 @@ FUNCTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "load": ("load", ("task", "data", "robomimic")),
     "generate": ("model", ("task", "checkpoint", "device")),
     "train": ("model", ()),
-    "preset": ("model", ("preset", "batch_size", "device")),
+    "preset": ("model", ("preset", "batch_size", "device", "data", "profile")),
     "busy": ("busy", ("busy",)),
 }
 """The module whose function of that name measures, and the options that its command has."""
@@ -48,7 +48,7 @@ class BenchConfig:
     task: str = "store_cereal"
     """Task whose scene, data and checkpoint are used."""
     data: Path | None = None
-    """Dataset of load; data/<task> where not given."""
+    """Dataset of load (data/<task> where not given), and of preset, which else trains on made-up windows."""
     robomimic: Path | None = None
     """Python that has robomimic, to compare load with; 'make test-exports' makes build/exports/robomimic/bin/python."""
     checkpoint: Path | None = None
@@ -61,11 +61,15 @@ class BenchConfig:
     """What track measures."""
     device: Device = "cpu"
     """Where preset and generate run."""
+    profile: bool = False
+    """Show for preset where a training step's time goes, and what it launches, reads and writes."""
     busy: Processes | None = None
     """Measure, for train, how it runs beside so many programs that keep a processor busy each."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.profile and self.what != "preset":
+            raise ConfigError(f"--profile is of 'bench preset', got 'bench {self.what}'")
         if self.busy is not None and self.what != "train":
             raise ConfigError(f"--busy is of 'bench train', got {self.busy} for 'bench {self.what}'")
 
@@ -75,7 +79,7 @@ class Measurement:
     """One line of bench.csv.
 
     Attributes:
-        value: median, in ``unit``.  reference: the same work done another way, in the same unit, in the same run.
+        value: median, in ``unit``; NaN where memory ran out, as ``name`` says then.  reference: the same work done another way, in the same unit, in the same run.
         ratio: how many times better than the reference. Both are NaN where there is nothing to compare with.
         command: what makes this line again; ``bench.run`` sets it.
     """
@@ -99,7 +103,8 @@ class Bench:
         lines = []
         for row in self.rows:
             compared = "" if math.isnan(row.ratio) else f"  reference {row.reference:.4g}, ratio {row.ratio:.2f}"
-            lines.append(f"{row.name:<46} {row.value:10.4g} {row.unit:<12}{compared}")
+            value = f"{row.value:10.4g}" if math.isfinite(row.value) else f"{'-':>10}"
+            lines.append(f"{row.name:<46} {value} {row.unit:<12}{compared}")
         return "\n".join([*lines, f"written: {self.out}"])
 
 
@@ -116,7 +121,11 @@ def run(config: BenchConfig) -> Bench:
         from geo4d_bench.rendering.opengl import require_opengl
 
         require_opengl()
-    words = [f" --{name.replace('_', '-')} {value}" for name, value in given.items() if value is not None]
+    words = [
+        f" --{name.replace('_', '-')}{'' if value is True else f' {value}'}"
+        for name, value in given.items()
+        if value is not None and value is not False
+    ]
     command = f"geo4d-bench bench {config.what}{''.join(words)}"
     measure = getattr(importlib.import_module(f"geo4d_bench.bench.{module}"), function)
     rows = tuple(dataclasses.replace(row, command=command) for row in measure(config))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from geo4d_bench.bench.bench import Measurement
+from geo4d_bench.model import blocks
 from geo4d_bench.model.video.dit import Layer
 
 OPTIMISER, COPIES, OTHERS = "optimiser", "copies between host and device", "norms and elementwise"
@@ -35,7 +35,7 @@ def profiled(step: Callable[[], object], modules: nn.Module, device: torch.devic
     """Lines of a training ``step`` of ``modules``, which has been taken before; its optimisers' part is what
     ``record_function("optimiser")`` surrounds."""
     counted = Operations(modules)
-    with FlopCounterMode(display=False) as arithmetic, as_on_a_gpu(device), counted:
+    with FlopCounterMode(display=False) as arithmetic, as_on_a_gpu(), counted:
         step()
     rows = [
         Measurement(f"arithmetic of a step of {of}", 1e-12 * arithmetic.get_total_flops(), "TFLOP"),
@@ -46,12 +46,12 @@ def profiled(step: Callable[[], object], modules: nn.Module, device: torch.devic
     if counted.layers:
         per_layer = counted.in_layers / counted.layers
         rows.append(Measurement(f"operations of a layer's forward pass, {of}", per_layer, "operations"))
-    seconds, launches = kernel_times(step, device)
-    kernels = "kernels" if device.type == "cuda" else "aten operations on a CPU"
-    rows.append(Measurement(f"launches of a step of {of}: {kernels}", launches.total() / _STEPS, "launches"))
-    for family, took in seconds.most_common():
-        name = f"{family} in a step of {of}: {launches[family] / _STEPS:.0f} {kernels}"
-        rows.append(Measurement(name, 1e3 * took / _STEPS, "ms"))
+    seconds, kernels = kernel_times(step, device)
+    if device.type == "cuda":
+        rows.append(Measurement(f"kernels launched in a step of {of}", sum(kernels.values()), "kernels"))
+    for family, took in seconds.items():
+        many = f"{kernels[family]:.0f} kernels" if kernels else f"{counted.launches[family]} operations on a CPU"
+        rows.append(Measurement(f"{family} ({many}) in a step of {of}", 1e3 * took, "ms"))
     return rows
 
 
@@ -61,32 +61,30 @@ def family_of(name: str) -> str:
     return next((f for f, parts in FAMILIES.items() if any(part in lower for part in parts)), OTHERS)
 
 
-def kernel_times(step: Callable[[], object], device: torch.device) -> tuple[Counter[str], Counter[str]]:
-    """Seconds and launches by family of ``_STEPS`` steps: of kernels on a GPU, else of torch's operations."""
+def kernel_times(step: Callable[[], object], device: torch.device) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds in a step by family, the longest first, and how many kernels; without a GPU the time that the processor
+    is in torch's operations, and no kernels."""
     gpu = device.type == "cuda"
     with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * gpu]) as found:
         for _ in range(_STEPS):
             step()
         if gpu:
             torch.cuda.synchronize(device)
-    seconds: Counter[str] = Counter()
-    launches: Counter[str] = Counter()
-
-    def add(name: str, within: str | None, microseconds: float) -> None:
-        family = within or family_of(name)
-        seconds[family] += 1e-6 * microseconds
-        launches[family] += 1
+    seconds: defaultdict[str, float] = defaultdict(float)
+    kernels: defaultdict[str, float] = defaultdict(float)
 
     for event in found.events() or []:
         if event.device_type != torch.autograd.DeviceType.CPU:
             continue
-        within = OPTIMISER if _inside(event, OPTIMISER) else None
-        if gpu:
-            for kernel in event.kernels:
-                add(kernel.name, within, kernel.duration)
-        elif event.name.startswith("aten::") and event.self_cpu_time_total > 0:
-            add(event.name, within, event.self_cpu_time_total)
-    return seconds, launches
+        within = _inside(event, OPTIMISER)
+        for kernel in event.kernels:
+            family = OPTIMISER if within else family_of(kernel.name)
+            seconds[family] += 1e-6 * kernel.duration / _STEPS
+            kernels[family] += 1 / _STEPS
+        if not gpu and event.name.startswith("aten::"):
+            family = OPTIMISER if within else family_of(event.name)
+            seconds[family] += 1e-6 * event.self_cpu_time_total / _STEPS
+    return dict(sorted(seconds.items(), key=lambda item: -item[1])), kernels
 
 
 class Operations(TorchDispatchMode):
@@ -101,7 +99,7 @@ class Operations(TorchDispatchMode):
         super().__init__()
         self.launches: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
-        self.in_layers = self.layers = 0
+        self.in_layers = self.layers = self._optimising = 0
         self._modules, self._hooks = [m for m in modules.modules() if isinstance(m, Layer)], list[Any]()
 
     def __enter__(self) -> Any:
@@ -124,30 +122,23 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
+        if func.namespace == "profiler":  # record_function, which may be nested
+            entered = name.startswith("_record_function_enter") and (self._optimising or args[0] == OPTIMISER)
+            self._optimising += 1 if entered else -1 if self._optimising else 0
         if func.is_view or name in _NO_KERNEL or func.namespace != "aten":
             return out
         taken, given = ([x for x in tree_leaves(t) if isinstance(x, torch.Tensor)] for t in ((args, kwargs), out))
+        family = OPTIMISER if self._optimising else family_of(name)
         if len({x.device.type for x in (*taken, *given) if x.ndim}) > 1:
-            name += ":host"
-        family = COPIES if name.endswith(":host") else family_of(name)
+            family = COPIES
         self.launches[family] += 1
         self.bytes[family] += sum(x.numel() * x.element_size() for x in (*taken, *given))
         return out
 
 
-@contextmanager
-def as_on_a_gpu(device: torch.device) -> Iterator[None]:
-    """Attention on a CPU as on a GPU: in one operation, not written out."""
-    with _NoCPU() if device.type == "cpu" else nullcontext():
-        yield
-
-
-class _NoCPU(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return False if func is _IS_CPU else func(*args, **(kwargs or {}))
-
-
-_IS_CPU: Any = torch.Tensor.is_cpu.__get__  # type: ignore[attr-defined]
+def as_on_a_gpu() -> Any:
+    """Within it attention is one operation, as on a GPU, and not written out as a processor has it."""
+    return patch.object(blocks, "written_out", lambda x: False)
 
 
 def _inside(event: Any, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -24,13 +25,16 @@ def compile_layers(
     for layer in layers:
         layer.compile(backend=backend, dynamic=False, fullgraph=True)
     try:
-        take_gradient()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # compilers warn of what is theirs
+            take_gradient()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a compiler's fault may be anything
         for layer in layers:
             layer._compiled_call_impl = None
         torch._dynamo.reset()
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        cause = getattr(error, "inner_exception", error)
+        reason = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
         return f"layers are not compiled, which a GPU would train faster: {reason}"
     return None

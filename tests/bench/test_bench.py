@@ -3,11 +3,14 @@
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from geo4d_bench.bench import model as bench_model
+from geo4d_bench.bench import profiling
 from geo4d_bench.bench.bench import WARM_UP, BenchConfig, median_seconds, run
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.model.types import FirstFrames
@@ -80,9 +83,10 @@ def test_a_training_step_is_measured_in_one_pass_and_in_four() -> None:
 
 
 def test_what_a_preset_costs(tmp_path: Path) -> None:
-    preset = "layered_debug"
-    result = run(BenchConfig("preset", tmp_path, repeats=5, preset=preset, batch_size=2))
-    trained, arithmetic, memory, *plans = result.rows
+    preset = "dit_debug"
+    result = run(BenchConfig("preset", tmp_path, repeats=5, preset=preset, batch_size=2, profile=True))
+    trained, arithmetic, memory, waiting, computing, *profiled = result.rows[:-5]
+    plans = result.rows[-5:]
     assert trained.name.startswith(f"train {preset} (16x24) on ")
     assert "batch 2" in trained.name
     assert trained.unit == "samples/s"
@@ -90,10 +94,69 @@ def test_what_a_preset_costs(tmp_path: Path) -> None:
     assert 0 < arithmetic.ratio < 1  # small matrices never reach what a large product does
     assert memory.unit == "GiB"
     assert 0.1 < memory.value < 1000
+    assert waiting.name.startswith("waiting for made-up windows in a step, ")
+    assert computing.name.startswith("computing in a step, ")
+    assert 0 < waiting.value < computing.value
     assert [row.name.split(",")[0] for row in plans] == [
         "generate one plan of 1 step", *(f"generate one plan of {n} steps" for n in (2, 4, 8, 25))
     ]  # fmt: skip
     assert plans[0].value < plans[-1].value
     assert {row.command for row in result.rows} == {
-        f"geo4d-bench bench preset --preset {preset} --batch-size 2 --device cpu"
+        f"geo4d-bench bench preset --preset {preset} --batch-size 2 --device cpu --profile"
     }
+    by_name = {row.name.split(" (")[0].split(" of a")[0]: row for row in profiled}
+    operations = by_name["operations"]
+    families = [row for row in profiled if row.unit == "ms"]
+    assert sum(int(row.name.split("(")[1].split()[0]) for row in families) == operations.value
+    assert {row.name.split(" (")[0] for row in families} == {
+        "attention", "matrix products", "norms and elementwise", "optimiser",
+    }  # fmt: skip
+    per_layer = next(row for row in profiled if "layer's forward pass" in row.name)
+    assert 10 < per_layer.value <= 15
+    assert by_name["bytes copied between host and device in a step"].value == 0
+
+
+def test_where_memory_runs_out_a_line_says_so_and_the_next_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(bench_model.TrainingStep, "__call__", full)
+    for _ in range(2):  # the file is read again
+        result = run(BenchConfig("preset", tmp_path, repeats=5, preset="dit_debug", batch_size=2))
+    assert len(result.rows) == 6
+    assert "float32: out of memory" in str(result)
+    with (tmp_path / "bench.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["name"].startswith("train dit_debug (16x24) on ")
+    assert rows[0]["name"].endswith(": out of memory")
+    assert [row["value"] != "" for row in rows] == [False, *[True] * 5]
+
+    def wrong(self: object) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(bench_model.TrainingStep, "__call__", wrong)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run(BenchConfig("preset", tmp_path, repeats=5, preset="dit_debug", batch_size=2))
+
+
+def test_kernels_are_told_by_their_names() -> None:
+    for name, family in (
+        ("void pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits<64>>", "attention"),
+        ("fmha_cutlassB_bf16_aligned_64x64_k64_sm80", "attention"),
+        ("sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize128x128x64", "matrix products"),
+        ("nvjet_tst_128x256_64x4_1x2_h_bz_coopA_TNT", "matrix products"),
+        ("sm80_xmma_fprop_implicit_gemm_indexed_bf16", "convolutions"),
+        ("Memcpy HtoD (Pinned -> Device)", "copies between host and device"),
+        ("void at::native::vectorized_elementwise_kernel<4, at::native::GeluCUDAKernelImpl>", "norms and elementwise"),
+        ("void at::native::layer_norm_grad_input_kernel<float>", "norms and elementwise"),
+        ("aten::addmm", "matrix products"), ("aten::addcmul", "norms and elementwise"),
+        ("aten::_scaled_dot_product_flash_attention_for_cpu", "attention"),
+    ):  # fmt: skip
+        assert profiling.family_of(name) == family, name
+
+
+def test_images_of_another_size_are_refused(tiny_dataset: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="have 64 x 80 pixels, the preset's 16 x 24"):
+        run(BenchConfig("preset", tmp_path, repeats=5, preset="dit_debug", data=tiny_dataset.train))

@@ -53,7 +53,7 @@ def trainer(c: Any) -> Trainer:
     """A trainer in the middle of its training, on the meta device."""
     made = Trainer.__new__(Trainer)
     made.config, made.progress, made.unread = TrainConfig(steps=100), Progress(step=10), []
-    made.bf16, made.resident = False, None
+    made.bf16 = False
     made.generator = c.build().to("meta")
     made.model = _LossOf(made.generator)
     made.optimizers = Optimizers(made.generator.optimizer_groups(), 1e-3, 0.01)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.model.base import Generator, Loss, OptimizerName
 from geo4d_bench.model.batch import T_n_cam, apply_ablation
-from geo4d_bench.model.blocks import constant
+from geo4d_bench.model.blocks import constant, in_bf16
 from geo4d_bench.model.distributed import local_shard, mean_over_processes
 from geo4d_bench.model.types import FirstFrames, Video4D
 from geo4d_bench.model.video.autoencoders import LABELS, POINTS, RGB, Autoencoders, Pixels, inpaint
@@ -142,7 +142,9 @@ class VideoGenerator(Generator[VideoConfig]):
         given = _Given(*self._condition(self._first(batch)), self._proprioception(batch))
         views = len(conditions[0].rgb)
         noise = torch.cat([self._noise(seed, views) for seed in seeds]).to(device, non_blocking=True)
-        z = sample(self.diffusion, lambda x, level: self._denoise(x, level, given), noise, steps) / self.codec.scale
+        with in_bf16(device):  # the network alone: what decodes its output would round points by millimetres
+            z = sample(self.diffusion, lambda x, level: self._denoise(x, level, given), noise, steps)
+        z = z / self.codec.scale
         images = {
             stream: _unflattened(self.codec.decode(stream, z[:, :, k].flatten(0, 2), c.frames), *z.shape[:2], c.frames)
             for k, stream in enumerate(self.streams)

@@ -20,6 +20,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from geo4d_bench.model import blocks
 from geo4d_bench.model.video.config import UNetSizes
 
 CROSS_VIEW_HEAD_DIM = 64
@@ -139,7 +140,7 @@ class _WrittenOutOnCPU:
         self._cpu, self._gpu = AttnProcessor(), AttnProcessor2_0()
 
     def __call__(self, attention: Attention, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return (self._cpu if hidden.is_cpu else self._gpu)(attention, hidden, *args, **kwargs)
+        return (self._cpu if blocks.written_out(hidden) else self._gpu)(attention, hidden, *args, **kwargs)
 
 
 class CrossView(nn.Module):

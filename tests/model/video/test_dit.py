@@ -12,9 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from geo4d_bench.dataset.types import Window
 from geo4d_bench.geometry.camera import depth_to_points
-from geo4d_bench.model.batch import batch_from_windows, fake_batch, frames_of_window
+from geo4d_bench.model.batch import batch_from_windows, fake_batch, fake_window, frames_of_window
 from geo4d_bench.model.generators import presets
 from geo4d_bench.model.video import dit
+from geo4d_bench.model.video import generator as generator_module
 from geo4d_bench.model.video.config import DiTConfig
 from geo4d_bench.model.video.dit import VideoTransformer
 
@@ -180,3 +181,47 @@ def test_two_futures_of_one_first_frame_are_sampled_apart_and_not_between() -> N
     # The gripper that a policy would follow is where the square is.
     moved = [np.median(v.points[0, 0][v.parts[0, 0] > 0][:, 0]) for v in np.array(videos, dtype=object)[one_alone]]
     assert (np.sign(moved) == np.where(left > right, -1, 1)[one_alone]).all()
+
+
+@pytest.fixture
+def gpus_bf16(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
+    """What a GPU does in bfloat16, on the CPU; the types of what the layers were given."""
+    seen: list[torch.dtype] = []
+    forward = dit.Layer.forward
+    monkeypatch.setattr(generator_module, "in_bf16", lambda device: torch.autocast("cpu", torch.bfloat16))
+    autocast = torch.get_autocast_dtype
+    monkeypatch.setattr(dit, "_layers_dtype", lambda x: autocast("cpu") if torch.is_autocast_enabled("cpu") else x.dtype)
+    monkeypatch.setattr(dit.Layer, "forward", lambda self, x, shared: seen.append(x.dtype) or forward(self, x, shared))
+    return seen
+
+
+def test_bfloat16_changes_a_plan_by_millimetres(request: pytest.FixtureRequest) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        generator = DEBUG.build().eval()
+        with torch.no_grad():
+            for p in generator.parameters():
+                p.add_(0.03 * torch.randn_like(p))
+    first = frames_of_window(fake_window(DEBUG))
+    (exact,) = generator.generate([first], [0], 4)
+    seen = request.getfixturevalue("gpus_bf16")
+    (rounded,) = generator.generate([first], [0], 4)
+    assert set(seen) == {torch.bfloat16}
+    off = np.abs(rounded.points - exact.points)
+    assert 0 < np.nanmedian(off) < 0.005
+    assert np.nanmax(off) < 0.05
+    assert np.abs(rounded.rgb.astype(int) - exact.rgb.astype(int)).mean() < 1.0
+
+
+def test_tokens_and_gradients_in_bfloat16_are_those_of_float32_but_for_rounding(gpus_bf16: list[torch.dtype]) -> None:
+    made, given = network().float(), {k: v.float() for k, v in inputs().items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        out = made(**given)
+    assert out.dtype == torch.float32
+    assert set(gpus_bf16) == {torch.bfloat16}
+    out.square().sum().backward()
+    rounded = torch.cat([p.grad.flatten() for p in made.parameters()])
+    made.zero_grad()
+    expected = network()(**inputs())
+    torch.testing.assert_close(out.double(), expected, rtol=0.05, atol=0.05)
+    assert rounded.isfinite().all()
