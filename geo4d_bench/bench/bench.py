@@ -79,7 +79,8 @@ class Measurement:
     """One line of bench.csv.
 
     Attributes:
-        value: median, in ``unit``; NaN where memory ran out, as ``name`` says then.  reference: the same work done another way, in the same unit, in the same run.
+        value: median, in ``unit``; NaN where memory ran out, as ``name`` says then.
+        reference: the same work done another way, in the same unit, in the same run.
         ratio: how many times better than the reference. Both are NaN where there is nothing to compare with.
         command: what makes this line again; ``bench.run`` sets it.
     """

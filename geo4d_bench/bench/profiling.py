@@ -88,8 +88,8 @@ def kernel_times(step: Callable[[], object], device: torch.device) -> tuple[dict
 
 
 class Operations(TorchDispatchMode):
-    """Counts what computes or copies, which on a GPU is a kernel to launch (or a few), and the bytes of the tensors that
-    each takes and gives, by family.
+    """Counts by family what computes or copies, which on a GPU is a kernel to launch (or a few), and the bytes of the
+    tensors that each takes and gives.
 
     Attributes:
         in_layers, layers: how many were in the forward passes of a video transformer's layers, and those passes.

@@ -55,7 +55,9 @@ def make_batch(
     many auxiliary ones, of which only the hands' trajectory is learned. Each window has a random generator of its own,
     so that no part depends on another."""
 
-    windows = (drawn(source.sample, *kind, seed, step, part) for kind in (("window", size), ("further", further * size)))
+    windows = (
+        drawn(source.sample, *kind, seed, step, part) for kind in (("window", size), ("further", further * size))
+    )
     return batch_from_windows(*windows)
 
 

@@ -166,7 +166,7 @@ class ResidentWindows:
             if (index := found.pop(f"{prefix}frames", None)) is None:
                 continue
             for name in _IMAGES:
-                if name == "parts" and prefix or f"{prefix}{name}" in found:
+                if (name == "parts" and prefix) or f"{prefix}{name}" in found:
                     continue
                 held: Tensor = getattr(self, name)
                 found[prefix + name] = held.index_select(0, index.flatten()).view(*index.shape, *held.shape[1:])

@@ -1,5 +1,4 @@
-"""A training step stays on its device and never waits for it. No GPU is needed: the meta device refuses to be mixed with
-the processor too."""
+"""A training step stays on its device and never waits for it; the meta device plays the GPU."""
 
 import contextlib
 import dataclasses
@@ -18,6 +17,7 @@ from geo4d_bench.training.optimizer import Optimizers
 from geo4d_bench.training.state import Average, Progress
 from geo4d_bench.training.train import TrainConfig
 from geo4d_bench.training.trainer import Trainer, _LossOf
+
 
 class OnTheDevice(torch.Generator):
     """Draws on the meta device, as a GPU's generator does on the GPU."""

@@ -41,13 +41,17 @@ def moving_cameras(monkeypatch: pytest.MonkeyPatch) -> None:
         return T_world_cam(file, camera) @ T
 
     zoom = np.diag([1.1, 1.1, 1.0])
-    monkeypatch.setattr(EpisodeFile, "K", lambda file, camera: K(file, camera) @ zoom if file.name[-1] == "1" else K(file, camera))
+    monkeypatch.setattr(
+        EpisodeFile, "K", lambda file, camera: K(file, camera) @ zoom if file.name[-1] == "1" else K(file, camera)
+    )
     monkeypatch.setattr(EpisodeFile, "T_world_cam", turned)
 
 
 @pytest.mark.usefixtures("moving_cameras")
 @pytest.mark.parametrize("home", [CPU, GPU])
-@pytest.mark.parametrize(("sensor", "both_poses"), [("perfect", False), ("stereo", True), ("estimated", False), ("estimated", True)])
+@pytest.mark.parametrize(
+    ("sensor", "both_poses"), [("perfect", False), ("stereo", True), ("estimated", False), ("estimated", True)]
+)
 def test_a_batch_is_the_same(tiny_dataset: Tiny, sensor: Any, both_poses: bool, home: Any) -> None:
     windows = Windows([tiny_dataset.train, tiny_dataset.eval], sensor=sensor, both_poses=both_poses)
     held = ResidentWindows(windows, CPU)

@@ -98,7 +98,9 @@ class VideoGenerator(Generator[VideoConfig]):
         first = self._first(batch)
         z, known = self._latents(*self._targets(batch))
         device = z.device
-        level = local_shard(lambda s, generator, device: self.diffusion.draw_levels(s[0], generator), (len(z),), rng).to(device)
+        level = local_shard(
+            lambda s, generator, device: self.diffusion.draw_levels(s[0], generator), (len(z),), rng
+        ).to(device)
         noise = local_shard(torch.randn, z.shape, rng).to(device)
         keep = (local_shard(torch.rand, (len(z), 2), rng) >= self.config.condition_dropout).to(device).T
         condition, context = self._condition(first)

@@ -190,7 +190,9 @@ def gpus_bf16(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
     forward = dit.Layer.forward
     monkeypatch.setattr(generator_module, "in_bf16", lambda device: torch.autocast("cpu", torch.bfloat16))
     autocast = torch.get_autocast_dtype
-    monkeypatch.setattr(dit, "_layers_dtype", lambda x: autocast("cpu") if torch.is_autocast_enabled("cpu") else x.dtype)
+    monkeypatch.setattr(
+        dit, "_layers_dtype", lambda x: autocast("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    )
     monkeypatch.setattr(dit.Layer, "forward", lambda self, x, shared: seen.append(x.dtype) or forward(self, x, shared))
     return seen
 
