@@ -71,10 +71,10 @@ def drawn(
 
 
 def batches(
-    make: Callable[[int], Batch], start: int, workers: int = 0, pin: bool = False
+    make: Callable[[int], Batch], start: int, workers: int = 0, gpu: torch.device | None = None
 ) -> Generator[Batch, None, None]:
     """``make(step)`` for the steps ``start``, ``start + 1`` ..., each worker some steps ahead in the background; with
-    ``pin`` in pinned memory, from which a GPU copies while it computes.
+    ``gpu`` in pinned memory, from which it copies while it computes.
 
     ``workers`` are processes, to which ``make`` is pickled; 0 is a thread of this one, which on a CPU takes less from
     the training. Whoever stops early must close the iterator, which ends the workers.
@@ -87,8 +87,8 @@ def batches(
         with processes(workers, functools.partial(_prepare, make, ready)) as pool:
             arrays = _in_order(pool, _arrays, start, _AHEAD * workers)
             made = ({name: torch.from_numpy(array) for name, array in batch.items()} for batch in arrays)
-            yield from _in_a_thread(lambda step: _pinned(next(made), pin), start) if pin else made
-    yield from _in_a_thread(lambda step: _pinned(make(step), pin), start, ready)
+            yield from _in_a_thread(lambda step: _pinned(next(made), gpu), start) if gpu else made
+    yield from _in_a_thread(lambda step: _pinned(make(step), gpu), start, ready)
 
 
 def _in_a_thread(
@@ -101,8 +101,11 @@ def _in_a_thread(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _pinned(batch: Batch, pin: bool) -> Batch:
-    return {name: tensor.pin_memory() for name, tensor in batch.items()} if pin else batch
+def _pinned(batch: Batch, gpu: torch.device | None) -> Batch:
+    if gpu is None:
+        return batch
+    with torch.cuda.device(gpu):  # a new thread would take memory on the first GPU
+        return {name: tensor.pin_memory() for name, tensor in batch.items()}
 
 
 def _in_order(pool: Executor, make: Callable[[int], R], start: int, ahead: int) -> Iterator[R]:

@@ -65,7 +65,7 @@ def device_batches(
     :func:`~geo4d_bench.training.data.make_batch`. Close it as :func:`~geo4d_bench.training.data.batches`."""
     of_windows = partial(make_batch, source) if held is None else held.numbers
     make = partial(of_windows, size, seed, part=part, further=further)
-    with closing(batches(make, start, 0 if held else workers, pin=device.type == "cuda")) as stream:
+    with closing(batches(make, start, 0 if held else workers, gpu=device if device.type == "cuda" else None)) as stream:
         for batch in stream:
             moved = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
             yield moved if held is None else held.batch(moved)
