@@ -77,6 +77,18 @@ class Generator(nn.Module, ABC, Generic[ConfigT]):
         """A generator to fine-tune, on weights that others trained; ConfigError of one that takes none."""
         raise ConfigError(f"the generator '{config.name}' takes no pretrained weights; choose --preset svd")
 
+    def add_adapters(self) -> None:
+        """Freeze the pretrained weights and train low-rank additions to them; ConfigError of one that has none."""
+        raise ConfigError(f"the generator '{self.config.name}' takes no adapters; choose --preset svd")
+
+    def halve_frozen(self) -> None:
+        """Hold in bfloat16, from now on, what is not trained; a training computes under autocast then."""
+
+    def layers(self) -> list[nn.Module]:
+        """Modules that compute one after the other, each called as a whole: what several GPUs share out, piece by
+        piece."""
+        return []
+
     def fit_autoencoder(
         self, batches: Iterable[dict[str, Tensor]], state: dict[str, Tensor] | None = None
     ) -> list[dict[str, float]]:

@@ -1,6 +1,6 @@
-"""Makes the made-up windows importable from tests/model."""
+"""Makes importable the made-up windows of tests/model, and what the tests of this folder share."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "model")]
