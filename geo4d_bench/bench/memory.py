@@ -61,10 +61,12 @@ def memory(config: BenchConfig) -> list[Measurement]:
     rows = []
     for way, options in ways.items():
         taken = budget(c, config.batch_size // cards, **options)
-        named = f"{config.preset} {way}".strip() + (f" on {cards} cards" if cards > 1 else "")
-        name = f"memory of {named}, {size}"
-        rows += [Measurement(f"{name}: {part}", n / _GIB, "GiB") for part, n in taken.items() if n > 0.005 * _GIB]
-        rows.append(Measurement(f"{name}: together", sum(taken.values()) / _GIB, "GiB"))
+        on = f" on {cards} cards" if cards > 1 else ""
+        name = f"memory of {f'{config.preset} {way}'.strip()}{on}, {size}"
+        whole = sum(taken.values())
+        named = {part: n for part, n in taken.items() if n > 0 and (part in PARTS or n >= 0.01 * whole)}
+        named |= {"activations, all others": whole - sum(named.values()), "together": whole}
+        rows += [Measurement(f"{name}: {part}", n / _GIB, "GiB") for part, n in named.items()]
     return rows
 
 
@@ -192,7 +194,7 @@ def _group(name: str) -> str:
 
 
 class _Casting(TorchFunctionMode):
-    """CUDA's autocast to bfloat16 for tensors on the meta device, which has none, and attention by the kernel that never
+    """CUDA's autocast to bfloat16 for tensors on the meta device, which has none, and attention by a kernel that never
     holds a whole attention matrix."""
 
     low = frozenset({

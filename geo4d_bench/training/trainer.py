@@ -30,9 +30,9 @@ from geo4d_bench.dataset.types import Window
 from geo4d_bench.errors import CheckpointError, ConfigError, TrainingError
 from geo4d_bench.interrupt import StopRequest
 from geo4d_bench.io import write_atomic
+from geo4d_bench.model.adapters import merged
 from geo4d_bench.model.base import Generator
 from geo4d_bench.model.batch import batch_from_windows, frames_of_window, true_video
-from geo4d_bench.model.adapters import merged
 from geo4d_bench.model.checkpoint import WEIGHTS_NAME, not_finite, save_checkpoint, whole
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.distributed import mean_over_processes
@@ -224,18 +224,20 @@ class Trainer:
     def _validate(self, row: dict[str, str]) -> None:
         """Measure the held-out error, save unless this is the last step, and draw, all of the averaged weights. All
         processes call this and :meth:`_save`; the first does it."""
-        weights = whole(self.average.weights, self.first)
+        weights, windows = whole(self.average.weights, self.first), self.val_windows
         if self.first:
-            device, windows = self.accelerator.device, self.val_windows
+            row["held_out_cm"] = "nan"
+        if self.first and windows:
+            device = self.accelerator.device
             averaged = self.average.module(self.skeleton, {k: v.to(device) for k, v in weights.items()})
-            row["held_out_cm"] = f"{hand_error_cm(averaged, windows) if windows else math.nan:.3f}"
+            row["held_out_cm"] = f"{hand_error_cm(averaged, windows):.3f}"
         if self.share < 1.0:
             self._save()
         if not self.first:
             return
         log = pd.DataFrame(self.rows).replace("", math.nan).astype(float)
         training_chart(log, self.copy_cm if math.isfinite(self.copy_cm) else None, self.folder / "loss.png")
-        if windows and averaged.config.generates_video:
+        if windows and self.generator.config.generates_video:
             shown = windows[:2]
             videos = averaged.generate([frames_of_window(w) for w in shown], range(len(shown)))
             draw_samples(self.folder / "samples.png", [true_video(w) for w in shown], videos)

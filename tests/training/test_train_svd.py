@@ -20,6 +20,7 @@ from geo4d_bench.errors import ConfigError
 from geo4d_bench.model.adapters import merged
 from geo4d_bench.model.batch import fake_batch
 from geo4d_bench.model.generators import load_generator
+from geo4d_bench.model.video.autoencoders import RGB
 from geo4d_bench.model.video.generator import VideoGenerator
 from geo4d_bench.training.state import Average
 from geo4d_bench.training.train import TrainConfig
@@ -93,6 +94,24 @@ def test_adapters_are_merged_into_what_is_saved(pretrained: Path, tmp_path: Path
     assert abs(adapted - stock) > 1e-3 * stock
     again.load_state_dict(weights)
     assert loss()[1] == pytest.approx(adapted, rel=1e-5)
+
+
+def test_what_is_frozen_is_held_in_bfloat16_and_makes_the_same_latents(pretrained: Path) -> None:
+    generator = VideoGenerator.from_pretrained(pretrained, SMALL_SVD)
+    first = 2 * torch.rand(1, 8, 64, 64, generator=torch.Generator().manual_seed(0)) - 1
+
+    def encoded() -> list[torch.Tensor]:
+        return [generator.codec.encode(RGB, first[:, :3]), generator.embedding(first)]
+
+    before = encoded()
+    generator.add_adapters()
+    generator.halve_frozen()
+    for a, b in zip(before, encoded(), strict=True):
+        assert b.dtype == torch.float32
+        assert 0 < (a - b).norm() < 0.03 * a.norm()  # a bfloat16 has three digits
+    assert {p.dtype for p in generator.parameters() if p.requires_grad} == {torch.float32}
+    held = sum(p.nbytes for p in generator.parameters() if not p.requires_grad)
+    assert held < 2.1 * sum(p.numel() for p in generator.parameters() if not p.requires_grad)  # but for norms
 
 
 def test_an_average_elsewhere_counts_an_update_for_as_many_steps_as_it_left_out() -> None:

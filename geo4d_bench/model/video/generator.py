@@ -99,7 +99,7 @@ class VideoGenerator(Generator[VideoConfig]):
         return None
 
     def halve_frozen(self) -> None:
-        """The codec and the image embedding whole; of the network its matrices, for norms stay float32 under autocast."""
+        """The codec and the image embedding whole; of the network its matrices: norms are float32 under autocast."""
         for part in (self.codec, self.embedding):
             if part is not None and not any(p.requires_grad for p in part.parameters()):
                 part.to(torch.bfloat16)
