@@ -47,18 +47,15 @@ class Average:
 
     Args:
         every: steps between two updates, each of which counts for as many: its decay is to this power.
-        off_card: keep all, a copy of what is frozen too, in the processor's memory, where a thread does the averaging
-            while the card goes on. The card is never waited for, and is held up only where an update takes longer than
-            ``every`` steps.
+        off_card: keep the averages in the processor's memory, where a thread updates them while the card goes on. The
+            card is never waited for, and is held up only where an update takes longer than ``every`` steps.
     """
 
     def __init__(self, module: nn.Module, decay: float, every: int = 1, off_card: bool = False) -> None:
         self.decay, self.every = decay, every
         own: Callable[[Tensor], Tensor] = (lambda t: t.to("cpu", copy=True)) if off_card else torch.clone
         averages = {p: own(p.detach()) for p in module.parameters() if p.requires_grad}
-        frozen: Callable[[Tensor], Tensor] = Tensor.cpu if off_card else (lambda t: t)
-        state = module.state_dict(keep_vars=True)
-        self._weights = {k: averages[v] if v in averages else frozen(v.detach()) for k, v in state.items()}
+        self._weights = {k: averages.get(v, v.detach()) for k, v in module.state_dict(keep_vars=True).items()}
         self.trained = [name for name, p in module.named_parameters() if p.requires_grad]
         self._thread = ThreadPoolExecutor(1, "average") if off_card else None
         self._staged: list[Tensor] = []
@@ -91,11 +88,11 @@ class Average:
             copied.record()
         self._update = self._thread.submit(_mix, averages, self._staged, share, copied)
 
-    def take_frozen(self, module: nn.Module) -> None:
-        """Take over what is frozen in the module, and may have been fitted before."""
+    def keep_frozen(self, module: nn.Module) -> None:
+        """Have what is frozen, as the module has it now, in the processor's memory."""
         for name, value in module.state_dict(keep_vars=True).items():
-            if not value.requires_grad and self.weights[name].device != value.device:
-                self.weights[name].copy_(value)
+            if not value.requires_grad:
+                self.weights[name] = value.detach().cpu()
 
     def module(self, trained: M, weights: dict[str, Tensor] | None = None) -> M:
         """A copy of the averaged module in evaluation mode, valid until the next update. On the device of the averages

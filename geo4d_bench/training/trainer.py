@@ -154,8 +154,8 @@ class Trainer:
                         torch.distributed.broadcast(tensor, 0)
             else:
                 self.model = self.accelerator.prepare_model(self.model)
-            self.average.take_frozen(self.generator)
             if self.lean:
+                self.average.keep_frozen(self.generator)
                 self.generator.halve_frozen()
             self._train(stop)
 
@@ -167,7 +167,6 @@ class Trainer:
         stopped = self.progress.fitted < self.autoencoder_steps
         if not stopped:
             self.fit_state.clear()
-        self.average.take_frozen(self.generator)
         self._require_finite()
         if self.first:
             write_atomic(self.folder / AUTOENCODER_LOG_NAME, _csv(self.fit_rows))

@@ -14,11 +14,11 @@ def main(out: Path, pretrained: Path, rank: int) -> None:
     import torch.distributed
     from test_train_svd import run
 
-    options = {"steps": 3, "batch_size": 2, "precision": "fp32", "val_windows": 1, "shard": True}
+    options = {"batch_size": 2, "precision": "fp32", "val_windows": 1, "shard": True}
     run(out / "two", pretrained, **options)
     stopped = False
     try:
-        run(out / "parts", pretrained, interrupt_at=32 + 1 + 2 if rank == 1 else None, **options)
+        run(out / "parts", pretrained, interrupt_at=32 + 2 if rank == 1 else None, **options)
     except KeyboardInterrupt:
         stopped = True
     assert stopped
