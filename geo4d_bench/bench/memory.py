@@ -84,7 +84,8 @@ def budget(
         cards: that share out what is trained (FSDP); 1 shares nothing.
     """
     if not checkpointing:
-        c = dataclasses.replace(c, **{"gradient_checkpointing": False})
+        changes: dict[str, Any] = {"gradient_checkpointing": False}
+        c = dataclasses.replace(c, **changes)
     with torch.device("meta"):
         generator = c.build().to("meta")  # a few small tensors are made elsewhere
         if lora:
@@ -103,7 +104,7 @@ def budget(
     }
     further = batch_size * AUXILIARY_WINDOWS if c.predicts_trajectory else 0
     batch = {k: v.to("meta") for k, v in fake_batch(c, batch_size, further).items()}
-    live = _Live(generator, bf16)
+    live = _Live(generator)
     casting = _Casting(bf16)
     with mock.patch.object(torch, "autocast", casting.autocast), live.counting(), casting, live:
         total = generator.loss(batch, torch.Generator().manual_seed(0)).total
@@ -127,11 +128,11 @@ def _moment_bytes(numel: int, each: int, eight_bit: bool) -> int:
     return 2 * (numel + 4 * numel // _EIGHT_BIT_BLOCK + 4 * 256)  # a byte each, scales, and a table of 256 values
 
 
-class _Live(TorchDispatchMode):
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of tensors on the meta device, by what they belong to, until nothing refers to them."""
 
-    def __init__(self, generator: Generator[Any], bf16: bool) -> None:
-        super().__init__()
+    def __init__(self, generator: Generator[Any]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self.generator, self._label = generator, "activations, loss"
         self.now: Counter[str] = Counter()
         self.most: dict[str, int] = {}
@@ -174,7 +175,10 @@ class _Live(TorchDispatchMode):
     def counting(self) -> Iterator[None]:
         """Know of each tensor which of the generator's parts made it."""
         trained = [p for p in self.generator.parameters() if p.requires_grad]
-        hooks = [p.register_post_accumulate_grad_hook(self._is_gradient) for p in trained]
+        hooks: list[Any] = [
+            p.register_post_accumulate_grad_hook(self._is_gradient)  # type: ignore[no-untyped-call]
+            for p in trained
+        ]
         for name, part in self.generator.named_modules():
             hooks.append(part.register_forward_pre_hook(functools.partial(self._in, _group(name))))
             hooks.append(part.register_forward_hook(functools.partial(self._in, _group(name.rpartition(".")[0]))))

@@ -83,7 +83,7 @@ class Average:
         self._staged = self._staged or [torch.empty_like(a, pin_memory=on_card) for a in averages]
         for staged, value in zip(self._staged, live, strict=True):
             staged.copy_(value, non_blocking=True)
-        copied = torch.cuda.Event() if on_card else None
+        copied = torch.cuda.Event() if on_card else None  # type: ignore[no-untyped-call]
         if copied is not None:
             copied.record()
         self._update = self._thread.submit(_mix, averages, self._staged, share, copied)

@@ -54,9 +54,7 @@ def measured(c: GeneratorConfig, batch_size: int, lean: bool, lora: bool) -> int
     return most
 
 
-@pytest.mark.parametrize(
-    ("checkpointing", "lean", "lora"), [(True, True, False), (False, True, True)]
-)
+@pytest.mark.parametrize(("checkpointing", "lean", "lora"), [(True, True, False), (False, True, True)])
 def test_the_table_is_what_a_training_takes(
     checkpointing: bool, lean: bool, lora: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ def main(out: Path, pretrained: Path, rank: int) -> None:
     run(out / "two", pretrained, **options)
     stopped = False
     try:
-        run(out / "parts", pretrained, interrupt_at=32 + 2 if rank == 1 else None, **options)
+        run(out / "parts", pretrained, interrupt_at=32 + 1 if rank == 1 else None, **options)
     except KeyboardInterrupt:
         stopped = True
     assert stopped

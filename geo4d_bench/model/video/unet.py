@@ -117,11 +117,12 @@ class DualDecoderUNet(nn.Module):
         )
         decoders: Any = self.decoders
         layers = [[(block, i) for block in d.up_blocks for i in range(len(block.resnets))] for d in decoders]
-        for k, (layer_n, layer_m) in enumerate(zip(*layers, strict=True)):
+        for k, ((block_n, index), (block_m, _)) in enumerate(zip(*layers, strict=True)):
             skip_n, skip_m = _split_views(skips.pop(), views)
-            n, m = self._layer(*layer_n, n, given_n, skip_n), self._layer(*layer_m, m, given_m, skip_m)
-            if layer_n[1] == len(layer_n[0].resnets) - 1 and layer_n[0].upsamplers is not None:
-                n, m = self._run(layer_n[0].upsamplers[0], n), self._run(layer_m[0].upsamplers[0], m)
+            n = self._layer(block_n, index, n, given_n, skip_n)
+            m = self._layer(block_m, index, m, given_m, skip_m)
+            if index == len(block_n.resnets) - 1 and block_n.upsamplers is not None:
+                n, m = self._run(block_n.upsamplers[0], n), self._run(block_m.upsamplers[0], m)
             if self.cross_view:
                 each = m.unflatten(0, (views - 1, streams, -1))  # (V - 1, S, B * T, C, h, w)
                 queries = each[:, -1].flatten(0, 1)
@@ -140,15 +141,16 @@ class DualDecoderUNet(nn.Module):
     def layers(self) -> list[nn.Module]:
         """What computes its activations anew where ``gradient_checkpointing`` asks for it, each by itself."""
         found: list[nn.Module] = [*self.cross_view]
-        for block in (*self.down_blocks, self.mid_block, *(b for d in self.decoders for b in d.up_blocks)):
+        decoders: Any = self.decoders
+        for block in (*self.down_blocks, self.mid_block, *(b for d in decoders for b in d.up_blocks)):
             for name in ("resnets", "attentions", "downsamplers", "upsamplers"):
                 found += getattr(block, name, None) or []
         return list(dict.fromkeys(found))
 
-    def _layer(self, block: Any, index: int, hidden: Tensor, c: _Condition, *skip: Tensor) -> Tensor:
+    def _layer(self, block: Any, index: int, hidden: Tensor, c: _Condition, *skip: Tensor) -> Any:
         """Of a block a residual block, of ``hidden`` and the ``skip`` connection to a decoder, and its attention where
         it has one."""
-        out: Tensor = self._run(_residual, block.resnets[index], hidden, c, *skip)
+        out = self._run(_residual, block.resnets[index], hidden, c, *skip)
         if getattr(block, "has_cross_attention", False):
             out = self._run(_attention, block.attentions[index], out, c)
         return out
