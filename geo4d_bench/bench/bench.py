@@ -33,6 +33,7 @@ FUNCTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "train": ("model", ()),
     "preset": ("model", ("preset", "batch_size", "device", "data", "profile")),
     "busy": ("busy", ("busy",)),
+    "memory": ("memory", ("preset", "batch_size", "cards")),
 }
 """The module whose function of that name measures, and the options that its command has."""
 
@@ -63,6 +64,10 @@ class BenchConfig:
     """Where preset and generate run."""
     profile: bool = False
     """Show for preset where a training step's time goes, and what it launches, reads and writes."""
+    memory: bool = False
+    """Compute, for preset, what training takes of a GPU's memory; no GPU is needed."""
+    cards: Annotated[int, Field(ge=1, le=1024)] = 1
+    """GPUs that --memory shares a training out among; the batch is that of all."""
     busy: Processes | None = None
     """Measure, for train, how it runs beside so many programs that keep a processor busy each."""
 
@@ -72,6 +77,8 @@ class BenchConfig:
             raise ConfigError(f"--profile is of 'bench preset', got 'bench {self.what}'")
         if self.busy is not None and self.what != "train":
             raise ConfigError(f"--busy is of 'bench train', got {self.busy} for 'bench {self.what}'")
+        if (self.memory and self.what != "preset") or (self.cards > 1 and not self.memory):
+            raise ConfigError(f"--memory is of 'bench preset', --cards of --memory; got them for 'bench {self.what}'")
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ def run(config: BenchConfig) -> Bench:
     Raises:
         ConfigError: too few repeats.  DatasetError, CheckpointError: ``load`` or ``generate`` lacks its input.
     """
-    function = config.what if config.busy is None else "busy"
+    function = "memory" if config.memory else config.what if config.busy is None else "busy"
     module, options = FUNCTIONS[function]
     given = {name: getattr(config, name) for name in options}
     if module == "scene":
@@ -127,7 +134,7 @@ def run(config: BenchConfig) -> Bench:
         for name, value in given.items()
         if value is not None and value is not False
     ]
-    command = f"geo4d-bench bench {config.what}{''.join(words)}"
+    command = f"geo4d-bench bench {config.what}{' --memory' * config.memory}{''.join(words)}"
     measure = getattr(importlib.import_module(f"geo4d_bench.bench.{module}"), function)
     rows = tuple(dataclasses.replace(row, command=command) for row in measure(config))
     path = config.out / "bench.csv"

@@ -72,7 +72,7 @@ class Generator(nn.Module, ABC, Generic[ConfigT]):
         """The parameters to train, by the optimiser that they want; by default all are AdamW's."""
         return {"adamw": [p for p in self.parameters() if p.requires_grad]}
 
-    def layers(self) -> list[nn.Module]:
+    def layers_to_compile(self) -> list[nn.Module]:
         """Modules that are worth compiling for a GPU, one by one: those of a kind share what is compiled."""
         return []
 
@@ -80,6 +80,18 @@ class Generator(nn.Module, ABC, Generic[ConfigT]):
     def from_pretrained(cls, source: Path | str, config: ConfigT) -> Self:
         """A generator to fine-tune, on weights that others trained; ConfigError of one that takes none."""
         raise ConfigError(f"the generator '{config.name}' takes no pretrained weights; choose --preset svd")
+
+    def add_adapters(self) -> None:
+        """Freeze the pretrained weights and train low-rank additions to them; ConfigError of one that has none."""
+        raise ConfigError(f"the generator '{self.config.name}' takes no adapters; choose --preset svd")
+
+    def halve_frozen(self) -> None:
+        """Hold in bfloat16, from now on, what is not trained; a training computes under autocast then."""
+
+    def layers(self) -> list[nn.Module]:
+        """Modules that compute one after the other, each called as a whole: what several GPUs share out, piece by
+        piece."""
+        return []
 
     def fit_autoencoder(
         self, batches: Iterable[dict[str, Tensor]], state: dict[str, Tensor] | None = None

@@ -9,11 +9,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from geo4d_bench.errors import CheckpointError
@@ -95,18 +97,54 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 def optimizer_state(optimizer: Optimizer) -> dict[str, Tensor]:
-    """An optimiser's moments by ``<parameter>/<moment>``."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}/{name}": torch.as_tensor(v) for i, moments in state.items() for name, v in moments.items()}
+    """An optimiser's moments by ``<parameter>/<moment>``; of one in eight bits its codes and scales,
+    ``<parameter>/<moment>.codes`` and so on."""
+    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+    tensors: dict[str, Tensor] = {}
+    for i, moments in state.items():
+        for name, v in moments.items():
+            parts = {f"{name}.{part}": getattr(v, part) for part in getattr(v, "tensor_attrs", ())}
+            tensors |= {f"{i}/{key}": torch.as_tensor(part) for key, part in (parts or {name: v}).items()}
+    return tensors
 
 
 def load_optimizer_state(optimizer: Optimizer, state: dict[str, Tensor]) -> None:
     """Take over what :func:`optimizer_state` returned."""
     moments: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for key, value in state.items():
         index, name = key.split("/")
-        moments[int(index)][name] = value
+        moment, _, part = name.partition(".")
+        if part == "codes":
+            from torchao.optim.subclass_8bit import OptimState8bit
+
+            scale, qmap = (state[f"{index}/{moment}.{k}"] for k in ("scale", "qmap"))
+            value = OptimState8bit(value, scale, qmap, moment == "exp_avg", torch.float32)
+        if part in ("", "codes"):
+            moments[int(index)][moment] = spread(value, parameters[int(index)])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+
+
+def spread(value: Tensor, like: Tensor) -> Tensor:
+    """This process's share of a whole tensor, where ``like``, of the same shape, is shared out among several; else
+    itself."""
+    if not isinstance(like, DTensor) or value.shape != like.shape:
+        return value
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def whole(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """The tensors with those gathered, on the processor, that are shared out among several processes, all of which must
+    call this; nothing of these but for those who ``keep`` it."""
+    gathered: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        if isinstance(value, DTensor):
+            full = value.full_tensor()
+            if keep:
+                gathered[name] = full.cpu()
+        else:
+            gathered[name] = value
+    return gathered
 
 
 @contextmanager

@@ -7,13 +7,17 @@ minutes (one run each), though a step takes a fifth longer.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from geo4d_bench.errors import ConfigError
 from geo4d_bench.model.base import OptimizerName
 from geo4d_bench.model.checkpoint import load_optimizer_state, optimizer_state
 from geo4d_bench.training.device import computes_in_bf16
@@ -24,19 +28,27 @@ class Optimizers:
     scaled to AdamW's size."""
 
     def __init__(
-        self, groups: dict[OptimizerName, list[nn.Parameter]], learning_rate: float, weight_decay: float
+        self,
+        groups: dict[OptimizerName, list[nn.Parameter]],
+        learning_rate: float,
+        weight_decay: float,
+        eight_bit: bool = False,
     ) -> None:
+        """``eight_bit``: AdamW's moments take a byte each, and a scale for 256 of them; ConfigError where torchao is
+        missing."""
         settings: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
-        self.all: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(groups["adamw"], betas=(0.9, 0.95), fused=True, **settings)
-        ]
+        adamw = _eight_bit_adamw() if eight_bit else functools.partial(torch.optim.AdamW, fused=True)
+        self.all: list[torch.optim.Optimizer] = [adamw(groups["adamw"], betas=(0.9, 0.95), **settings)]
         if muons := groups.get("muon"):
             self.all.append(Muon(muons, adjust_lr_fn="match_rms_adamw", **settings))
 
     def set_rate(self, learning_rate: float) -> None:
         for optimizer in self.all:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(learning_rate)
+                else:
+                    group["lr"] = learning_rate
 
     def zero_grad(self) -> None:
         for optimizer in self.all:
@@ -55,6 +67,26 @@ class Optimizers:
         for k, optimizer in enumerate(self.all):
             own = {key.removeprefix(f"{k}/"): v for key, v in state.items() if key.startswith(f"{k}/")}
             load_optimizer_state(optimizer, own)
+
+
+def _eight_bit_adamw() -> Callable[..., torch.optim.Optimizer]:
+    try:
+        from torchao.optim import AdamW8bit
+    except ImportError:
+        raise ConfigError(
+            "fine-tuning in bfloat16 needs torchao, for 8-bit moments, which is not installed; "
+            "pip install 'geo4d-bench[svd]', or train with --precision fp32"
+        ) from None
+
+    class EightBitAdamW(AdamW8bit):  # type: ignore[misc]
+        """torchao's compiles a step for every shape; on a processor that takes minutes and a C++ compiler."""
+
+        def step(self, closure: Any = None) -> Any:
+            on_cpu = self.param_groups[0]["params"][0].is_cpu
+            with torch.compiler.set_stance("force_eager") if on_cpu else nullcontext():
+                return super().step(closure)
+
+    return EightBitAdamW
 
 
 class Muon(torch.optim.Muon):

@@ -51,6 +51,11 @@ class TrainConfig:
     autoencoder_steps: Steps | None = None
     """Steps that fit the preset svd's autoencoder of pointmaps, none by default. They come before --minutes or --steps
     and count towards neither; stopped, they go on from where they were."""
+    tune: Literal["full", "lora"] = "full"
+    """What is trained of pretrained weights: all, or lora, low-rank additions to the attention, for one small GPU."""
+    shard: bool = False
+    """Share out the weights, gradients and moments of a pretrained generator among the processes that a launcher
+    starts (FSDP), for GPUs that cannot hold them each."""
     steps: Steps | None = None
     """Budget (1000 where neither this nor --minutes is given). Learning rate and end follow it."""
     minutes: Positive | None = None
@@ -58,7 +63,8 @@ class TrainConfig:
     batch_size: Count = 8
     """Windows a step, of all processes together."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Highest learning rate, after the warm-up; 1.5e-3 where not given, 1e-5 from pretrained weights."""
+    """Highest learning rate, after the warm-up; 1.5e-3 where not given, 1e-5 from pretrained weights, 1e-4 with
+    --tune lora."""
     seed: Seed = 0
     """Decides weights, windows and noise."""
     out: Path | None = None
@@ -78,6 +84,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.minutes is not None and self.steps is not None:
             raise ConfigError("train: --minutes and --steps are both given; give one of them")
+        for option, given in (("--tune lora", self.tune == "lora"), ("--shard", self.shard)):
+            if given and self.pretrained is None:
+                raise ConfigError(f"train: {option} is for pretrained weights; name them with --pretrained")
+        if self.shard and self.tune == "lora":
+            raise ConfigError("train: --tune lora leaves next to nothing to share out; leave --shard out")
         check_ranges(self)
 
     @property
@@ -85,7 +96,9 @@ class TrainConfig:
         """``learning_rate``, or its default."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return 1.5e-3 if self.pretrained is None else 1e-5
+        if self.pretrained is None:
+            return 1.5e-3
+        return 1e-5 if self.tune == "full" else 1e-4
 
     @property
     def folder(self) -> Path:

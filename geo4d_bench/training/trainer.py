@@ -22,6 +22,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, parse_flag_from_env
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from geo4d_bench.csv_files import read_csv
@@ -29,9 +30,10 @@ from geo4d_bench.dataset.types import Window
 from geo4d_bench.errors import CheckpointError, ConfigError, TrainingError
 from geo4d_bench.interrupt import StopRequest
 from geo4d_bench.io import write_atomic
+from geo4d_bench.model.adapters import merged
 from geo4d_bench.model.base import Generator
 from geo4d_bench.model.batch import batch_from_windows, fake_batch, frames_of_window, true_video
-from geo4d_bench.model.checkpoint import WEIGHTS_NAME, not_finite, save_checkpoint
+from geo4d_bench.model.checkpoint import WEIGHTS_NAME, not_finite, save_checkpoint, whole
 from geo4d_bench.model.config import GeneratorConfig
 from geo4d_bench.model.distributed import mean_over_processes
 from geo4d_bench.runs import claim
@@ -43,11 +45,13 @@ from geo4d_bench.training.optimizer import Optimizers
 from geo4d_bench.training.pace import Pace
 from geo4d_bench.training.pictures import draw_samples, training_chart
 from geo4d_bench.training.resident import ResidentWindows, device_batches, hold_frames
+from geo4d_bench.training.sharding import shard, without_weights
 from geo4d_bench.training.state import (
     STATE_NAME,
     Average,
     Progress,
     load_state,
+    local,
     save_beginning,
     save_state,
     state_tensors,
@@ -59,7 +63,7 @@ if TYPE_CHECKING:
 
 LOG_NAME, AUTOENCODER_LOG_NAME = "training_log.csv", "autoencoder_log.csv"
 _WARMUP_STEPS = 50
-_AVERAGE_DECAY = 0.99
+_AVERAGE_DECAY, _AVERAGE_EVERY = 0.99, 10
 _WEIGHT_DECAY = 0.01
 READ_EVERY_S, READ_EVERY = 1.0, 10
 """Seconds, and steps of several processes, between two looks at the losses: a GPU must not wait for each of them."""
@@ -99,12 +103,25 @@ class Trainer:
                 f"train: --batch-size {config.batch_size} cannot be shared out evenly among {processes} processes; "
                 f"give a multiple of {processes}"
             )
+        if config.shard and processes == 1:
+            raise ConfigError("train: --shard is for several processes, got 1; start them as docs/training.md says")
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed("training", "train", config.seed, "weights"))
             self.generator = generator_config.build(config.pretrained).to(device)
+            if config.tune == "lora":
+                self.generator.add_adapters()
         self.generator.set_priors(prior_windows)
-        self.average = Average(self.generator, _AVERAGE_DECAY)
-        self.optimizers = Optimizers(self.generator.optimizer_groups(), config.highest_rate, _WEIGHT_DECAY)
+        self.skeleton = self.generator
+        self.model: nn.Module = _LossOf(self.generator)
+        if config.shard:
+            self.skeleton = without_weights(self.generator)
+            shard(self.model, self.generator, self.bf16)
+        # Of pretrained weights, what a GPU's memory is saved by (docs/training.md).
+        self.lean = generator_config.needs_pretrained and self.bf16
+        alone = self.lean and not config.shard
+        self.average = Average(self.generator, _AVERAGE_DECAY, _AVERAGE_EVERY if alone else 1, off_card=alone)
+        eight_bit = alone and config.tune == "full"
+        self.optimizers = Optimizers(self.generator.optimizer_groups(), config.highest_rate, _WEIGHT_DECAY, eight_bit)
         self.held: ResidentWindows | None = None
         self.fit_state: dict[str, Tensor] = {}
         self.saved = False
@@ -134,10 +151,19 @@ class Trainer:
             if self.progress.step == 0 and self.progress.fitted < self.autoencoder_steps:
                 self._fit_autoencoder(stop)
             self.held = hold_frames(self.source, self.accelerator.device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-            if self.accelerator.device.type == "cuda" and (why := self._compile()) and self.first:
+            compiles = self.accelerator.device.type == "cuda" and not self.config.shard
+            if compiles and (why := self._compile()) and self.first:
                 print(f"train: {why}", file=sys.stderr)
-            # Wrapped now, because that gives all processes the first one's weights, fitted ones too.
-            self.model = self.accelerator.prepare_model(_LossOf(self.generator))
+            # Now, because that gives all processes the first one's weights, fitted ones too.
+            if self.config.shard:
+                for tensor in self.generator.state_dict().values():
+                    if not isinstance(tensor, DTensor):
+                        torch.distributed.broadcast(tensor, 0)
+            else:
+                self.model = self.accelerator.prepare_model(self.model)
+            if self.lean:
+                self.average.keep_frozen(self.generator)
+                self.generator.halve_frozen()
             self._train(stop)
 
     def _compile(self) -> str | None:
@@ -167,7 +193,7 @@ class Trainer:
         self._require_finite()
         if self.first:
             write_atomic(self.folder / AUTOENCODER_LOG_NAME, _csv(self.fit_rows))
-            self._save_state()
+        self._save_state()
         self.accelerator.wait_for_everyone()
         if stopped:
             raise KeyboardInterrupt
@@ -208,48 +234,59 @@ class Trainer:
                     self._require_finite()
                 if due:
                     validated = int(self.share * config.n_validations)
-                    if self.first:
-                        self._validate(self.rows[-1])
+                    self._validate(self.rows[-1])
                     self.read_at = time.perf_counter()  # validation is no part of the speed
                 self._show(bar)
             self.progress.finished = self.share >= 1.0
-            if self.first:
-                self._save()
+            self._save()
             self.accelerator.wait_for_everyone()  # a launcher ends all processes when one of them has ended
         if not self.progress.finished:
             raise KeyboardInterrupt
 
     def _validate(self, row: dict[str, str]) -> None:
-        """Measure the held-out error, save unless this is the last step, and draw, all of the averaged weights."""
-        averaged, windows = self.average.module(self.generator), self.val_windows
-        row["held_out_cm"] = f"{hand_error_cm(averaged, windows) if windows else math.nan:.3f}"
+        """Measure the held-out error, save unless this is the last step, and draw, all of the averaged weights. All
+        processes call this and :meth:`_save`; the first does it."""
+        weights, windows = whole(self.average.weights, self.first), self.val_windows
+        if self.first:
+            row["held_out_cm"] = "nan"
+        if self.first and windows:
+            device = self.accelerator.device
+            averaged = self.average.module(self.skeleton, {k: v.to(device) for k, v in weights.items()})
+            row["held_out_cm"] = f"{hand_error_cm(averaged, windows):.3f}"
         if self.share < 1.0:
             self._save()
+        if not self.first:
+            return
         log = pd.DataFrame(self.rows).replace("", math.nan).astype(float)
         training_chart(log, self.copy_cm if math.isfinite(self.copy_cm) else None, self.folder / "loss.png")
-        if windows and averaged.config.generates_video:
+        if windows and self.generator.config.generates_video:
             shown = windows[:2]
             videos = averaged.generate([frames_of_window(w) for w in shown], range(len(shown)))
             draw_samples(self.folder / "samples.png", [true_video(w) for w in shown], videos)
 
     def _save(self) -> None:
         """Checkpoint (averaged weights), log, and the state to resume from."""
-        save_beginning(self.folder)
-        save_checkpoint(self.folder, self.generator.config, self.average.weights)
-        write_atomic(self.folder / LOG_NAME, _csv(self.rows))
+        weights = whole(self.average.weights, self.first)
+        if self.first:
+            save_beginning(self.folder)
+            save_checkpoint(self.folder, self.generator.config, merged(weights))
+            write_atomic(self.folder / LOG_NAME, _csv(self.rows))
         self._save_state()
 
     def _save_state(self) -> None:
-        save_state(self.folder, self.progress, self._state())
-        self.saved = True
+        state = whole(self._state(), self.first)
+        if self.first:
+            save_state(self.folder, self.progress, state)
+            self.saved = True
 
     def _state(self) -> dict[str, Tensor]:
         return state_tensors(self.generator, self.average, self.optimizers, self.fit_state)
 
     def _require_finite(self) -> None:
         """TrainingError, in all processes, before anything is saved that no training could go on from."""
-        if name := not_finite(self._state()):
-            self._end(f"'{name}' is not finite any more after step {self.progress.step}")
+        name = not_finite({k: local(v) for k, v in self._state().items()})
+        if self._agree(0.0, name is not None)[1]:
+            self._end(f"'{name or 'a weight elsewhere'}' is not finite any more after step {self.progress.step}")
 
     def _end(self, why: str) -> NoReturn:
         c, state = self.config, self.folder / STATE_NAME
@@ -271,10 +308,11 @@ class Trainer:
         rng = torch.Generator(device).manual_seed(noise_seed)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             total, parts = self.model(batch, rng)
-        self.optimizers.zero_grad()
         self.accelerator.backward(total)
         norm = torch.nn.utils.clip_grad_norm_(self.generator.parameters(), self.generator.config.gradient_clip)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         self.optimizers.step()
+        self.optimizers.zero_grad()  # now, so that gradients take no memory beside the next step's activations
         self.progress.step += 1
         self.average.update(self.generator, self.progress.step)
         losses = mean_over_processes(torch.stack([total.detach(), *parts.values()]).float())

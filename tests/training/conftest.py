@@ -1,7 +1,6 @@
-"""Makes the made-up windows importable from tests/model, and no_waiting from here."""
+"""Makes importable the made-up windows of tests/model, and what the tests of this folder share."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "model")]

@@ -47,12 +47,12 @@ def test_compiled_layers_are_the_same_layers() -> None:
         return graph
 
     assert compile_layers(generator, take, backend) is None
-    assert len(generator.layers()) == 3 * 2
+    assert len(generator.layers_to_compile()) == 3 * 2
     assert len(graphs) == 3  # layers over cells, over frames, and between views, each compiled once
     torch.testing.assert_close(take(), eager, rtol=1e-5, atol=1e-6)
     assert len(graphs) == 3
     assert list(generator.state_dict()) == names
-    assert all(layer._compiled_call_impl is None for layer in copy.deepcopy(generator).layers())
+    assert all(layer._compiled_call_impl is None for layer in copy.deepcopy(generator).layers_to_compile())
 
 
 def test_without_a_compiler_a_training_goes_on_and_says_so() -> None:

@@ -39,10 +39,11 @@ class Autoencoders(nn.Module):
 
     @torch.no_grad()
     def encode(self, stream: int, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) float32 of a stream to unscaled latents (N, C, h, w), the posterior's mode."""
+        """Images (N, 3, H, W) float32 of a stream to unscaled latents (N, C, h, w) float32, the posterior's mode."""
         autoencoder: Any = self.points if stream == POINTS else self.images
         with torch.autocast(images.device.type, enabled=False):  # latents are what training aims at
-            return torch.cat([autoencoder.encode(some).latent_dist.mode() for some in torch.split(images, _CHUNK)])
+            parts = torch.split(images.to(autoencoder.dtype), _CHUNK)
+            return torch.cat([autoencoder.encode(some).latent_dist.mode() for some in parts]).float()
 
     @torch.no_grad()
     def decode(self, stream: int, latents: Tensor, frames: int) -> Tensor:

@@ -6,7 +6,7 @@ they are valid, and the mask of the hands (view n's; view m has none).
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ _GRID = 4  # cells along each side that a learned embedding pools an image to
 class ClipEmbedding(nn.Module):
     """CLIP's image embedding of a view's first frame, frozen."""
 
-    def __init__(self, encoder: nn.Module, sizes: ImageEncoderSizes) -> None:
+    def __init__(self, encoder: Any, sizes: ImageEncoderSizes) -> None:
         super().__init__()
         self.encoder, self.sizes = encoder.requires_grad_(False).eval(), sizes
 
@@ -34,8 +34,9 @@ class ClipEmbedding(nn.Module):
         mean, std = (constant(x, first.device).view(3, 1, 1) for x in statistics)
         with torch.autocast(first.device.type, enabled=False):  # the same in training as when generating
             rgb = _squeezed(first[:, :3], self.sizes.image_size)
-            embedding: Tensor = self.encoder(((rgb + 1) / 2 - mean) / std).image_embeds
-        return embedding[:, None]
+            pixels = ((rgb + 1) / 2 - mean) / std
+            embedding: Tensor = self.encoder(pixels.to(self.encoder.dtype)).image_embeds
+        return embedding[:, None].float()
 
 
 class LearnedEmbedding(nn.Module):

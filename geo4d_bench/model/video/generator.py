@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geo4d_bench.errors import ConfigError
+from geo4d_bench.model.adapters import add_adapters
 from geo4d_bench.model.base import Generator, Loss, OptimizerName
 from geo4d_bench.model.batch import T_n_cam, apply_ablation
 from geo4d_bench.model.blocks import constant, in_bf16
@@ -86,9 +87,35 @@ class VideoGenerator(Generator[VideoConfig]):
                 groups["muon" if inside and name.endswith(".weight") else "adamw"].append(parameter)
         return groups
 
+    def add_adapters(self) -> None:
+        """Low-rank additions to the attention of the pretrained U-Net. What was added to it, and its first and last
+        convolutions, are trained in full; views n and m have adapters of their own, as they have decoders."""
+        network = self.network
+        if self.config.pixels or not isinstance(network, DualDecoderUNet):
+            return super().add_adapters()
+        add_adapters(network, r"(down_blocks|mid_block|decoders)\..*\.to_(q|k|v|out\.0)")
+        ends = [part for d in network.decoders for name, part in d.named_children() if name != "up_blocks"]
+        for part in (network.cross_view, network.proprioception, network.conv_in, *ends):
+            part.requires_grad_(True)
+        return None
+
+    def halve_frozen(self) -> None:
+        """The codec and the image embedding whole; of the network its matrices: norms are float32 under autocast."""
+        for part in (self.codec, self.embedding):
+            if part is not None and not any(p.requires_grad for p in part.parameters()):
+                part.to(torch.bfloat16)
+        for parameter in self.network.parameters():
+            if not parameter.requires_grad and parameter.ndim > 1:
+                parameter.data = parameter.data.bfloat16()
+
     def layers(self) -> list[nn.Module]:
-        """The transformer's; a U-Net's are of too many shapes."""
+        if isinstance(self.network, DualDecoderUNet):
+            return self.network.layers()
         return [m for m in self.network.modules() if isinstance(m, Layer | CrossView)]
+
+    def layers_to_compile(self) -> list[nn.Module]:
+        """The transformer's; a U-Net's are of too many shapes."""
+        return self.layers() if isinstance(self.network, VideoTransformer) else []
 
     def loss(self, batch: dict[str, Tensor], rng: torch.Generator) -> Loss:
         """Mean of (w + M) (D - z)² of the denoised latents D against the true z, with the diffusion's weight w and M on

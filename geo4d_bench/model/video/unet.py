@@ -99,9 +99,17 @@ class DualDecoderUNet(nn.Module):
         hidden = self.conv_in(x.flatten(0, 3))  # (N * T, C, h, w), view by view
         skips = [hidden]
         for block in self.down_blocks:
-            hidden, more = self._run(_whole_block, block, hidden, condition)
-            skips += more
-        hidden = self._run(_whole_block, self.mid_block, hidden, condition)
+            for index in range(len(block.resnets)):
+                hidden = self._layer(block, index, hidden, condition)
+                skips.append(hidden)
+            if block.downsamplers is not None:
+                hidden = self._run(block.downsamplers[0], hidden)
+                skips.append(hidden)
+        middle = self.mid_block
+        hidden = self._run(_residual, middle.resnets[0], hidden, condition)
+        for attention, resnet in zip(middle.attentions, middle.resnets[1:], strict=True):
+            hidden = self._run(_attention, attention, hidden, condition)
+            hidden = self._run(_residual, resnet, hidden, condition)
 
         # From here on view n and the others apart.
         n, m = _split_views(hidden, views)
@@ -110,10 +118,12 @@ class DualDecoderUNet(nn.Module):
         )
         decoders: Any = self.decoders
         layers = [[(block, i) for block in d.up_blocks for i in range(len(block.resnets))] for d in decoders]
-        for k, (layer_n, layer_m) in enumerate(zip(*layers, strict=True)):
+        for k, ((block_n, index), (block_m, _)) in enumerate(zip(*layers, strict=True)):
             skip_n, skip_m = _split_views(skips.pop(), views)
-            n = self._run(_up_layer, *layer_n, n, skip_n, given_n)
-            m = self._run(_up_layer, *layer_m, m, skip_m, given_m)
+            n = self._layer(block_n, index, n, given_n, skip_n)
+            m = self._layer(block_m, index, m, given_m, skip_m)
+            if index == len(block_n.resnets) - 1 and block_n.upsamplers is not None:
+                n, m = self._run(block_n.upsamplers[0], n), self._run(block_m.upsamplers[0], m)
             if self.cross_view:
                 each = m.unflatten(0, (views - 1, streams, -1))  # (V - 1, S, B * T, C, h, w)
                 queries = each[:, -1].flatten(0, 1)
@@ -129,9 +139,27 @@ class DualDecoderUNet(nn.Module):
             if isinstance(module, Attention):
                 module.set_processor(_WrittenOutOnCPU())
 
+    def layers(self) -> list[nn.Module]:
+        """What computes its activations anew where ``gradient_checkpointing`` asks for it, each by itself."""
+        found: list[nn.Module] = [*self.cross_view]
+        decoders: Any = self.decoders
+        for block in (*self.down_blocks, self.mid_block, *(b for d in decoders for b in d.up_blocks)):
+            for name in ("resnets", "attentions", "downsamplers", "upsamplers"):
+                found += getattr(block, name, None) or []
+        return list(dict.fromkeys(found))
+
+    def _layer(self, block: Any, index: int, hidden: Tensor, c: _Condition, *skip: Tensor) -> Any:
+        """Of a block a residual block, of ``hidden`` and the ``skip`` connection to a decoder, and its attention where
+        it has one."""
+        out = self._run(_residual, block.resnets[index], hidden, c, *skip)
+        if getattr(block, "has_cross_attention", False):
+            out = self._run(_attention, block.attentions[index], out, c)
+        return out
+
     def _run(self, function: Callable[..., Any], *args: Any) -> Any:
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(function, *args, use_reentrant=False)
+            # Nothing in a layer draws random numbers.
+            return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
         return function(*args)
 
 
@@ -161,22 +189,16 @@ class CrossView(nn.Module):
         return x + seen.transpose(1, 2).reshape(x.shape)
 
 
-def _up_layer(block: Any, index: int, hidden: Tensor, skip: Tensor, c: _Condition) -> Tensor:
-    """Of an up block a residual block, its attention where it has one, and after the last the upsampler."""
-    out: Tensor = block.resnets[index](torch.cat([hidden, skip], 1), c.time, image_only_indicator=c.still)
-    if getattr(block, "has_cross_attention", False):
-        out = block.attentions[index](
-            out, encoder_hidden_states=c.context, image_only_indicator=c.still, return_dict=False
-        )[0]
-    if index == len(block.resnets) - 1 and block.upsamplers is not None:
-        out = block.upsamplers[0](out)
+def _residual(resnet: nn.Module, hidden: Tensor, c: _Condition, *skip: Tensor) -> Tensor:
+    joined = torch.cat([hidden, *skip], 1) if skip else hidden
+    out: Tensor = resnet(joined, c.time, image_only_indicator=c.still)
     return out
 
 
-def _whole_block(block: Any, hidden: Tensor, c: _Condition) -> Any:
-    """A down or middle block."""
-    context = {"encoder_hidden_states": c.context} if getattr(block, "has_cross_attention", False) else {}
-    return block(hidden, temb=c.time, image_only_indicator=c.still, **context)
+def _attention(attention: nn.Module, hidden: Tensor, c: _Condition) -> Tensor:
+    given = {"encoder_hidden_states": c.context, "image_only_indicator": c.still}
+    out: Tensor = attention(hidden, **given, return_dict=False)[0]
+    return out
 
 
 def _split_views(x: Tensor, views: int) -> tuple[Tensor, ...]:
