@@ -31,6 +31,13 @@ def frame_steps(steps: int, control_hz: float, video_hz: float) -> npt.NDArray[n
     return np.arange(0, steps, round(every), dtype=np.int32)
 
 
+def renderer_of(scene: Path, settings: Settings) -> Renderer | None:
+    """What draws a packed scene as a dataset's settings say; None where it has no views."""
+    if settings.views == "none":
+        return None
+    return scene_renderer(scene, settings.height, settings.width, settings.max_depth_m)
+
+
 @functools.lru_cache(maxsize=1)
 def scene_renderer(scene: Path, height: int, width: int, max_depth_m: float) -> Renderer:
     """The renderer of a packed scene; a process keeps the last one, since most datasets have one scene.
@@ -39,11 +46,12 @@ def scene_renderer(scene: Path, height: int, width: int, max_depth_m: float) -> 
 
 
 def render_episode(
-    path: Path, trajectory: Trajectory, renderer: Renderer, settings: Settings, notes: Mapping[str, Any]
+    path: Path, trajectory: Trajectory, renderer: Renderer | None, settings: Settings, notes: Mapping[str, Any]
 ) -> None:
     """Render a trajectory's frames from its dataset's cameras into an episode file, a few frames in memory at a time.
 
-    The file appears under ``path`` only when it is whole. ``renderer`` draws the scene that the trajectory names.
+    The file appears under ``path`` only when it is whole. ``renderer`` draws the scene that the trajectory names; a
+    dataset without views needs none.
 
     Raises:
         DatasetError: the disk is full or the folder cannot be written.
@@ -51,7 +59,8 @@ def render_episode(
     """
     steps = frame_steps(len(trajectory.time), trajectory.control_hz, settings.video_hz)
     cameras = settings.cameras(trajectory.seed)
-    frames = (renderer.render(trajectory.states[step], cameras, check=index == 0) for index, step in enumerate(steps))
+    drawn = enumerate(steps if renderer else ())
+    frames = (renderer.render(trajectory.states[step], cameras, check=index == 0) for index, step in drawn)
     write_episode(
         path,
         trajectory,
@@ -59,8 +68,8 @@ def render_episode(
         steps=steps,
         video_hz=settings.video_hz,
         cameras=cameras,
-        height=renderer.height,
-        width=renderer.width,
-        seg_names=renderer.scene.seg_names,
+        height=settings.height,
+        width=settings.width,
+        seg_names=renderer.scene.seg_names if renderer else (),
         notes=notes,
     )
