@@ -56,7 +56,7 @@ class DatagenConfig:
     seed: Seed = 0
     """Another seed gives other episodes."""
     views: Views = "all"
-    """none = simulate only, without OpenGL: 'geo4d-bench render' draws the images later, elsewhere, or from another rig."""
+    """none = simulate only, without OpenGL: 'geo4d-bench render' draws the images later, here or elsewhere."""
     workers: Processes = 2
     """Processes; the result does not depend on their number."""
     cluster: str | None = None

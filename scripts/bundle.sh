@@ -73,7 +73,11 @@ for folder in ${data:+"$data" "${data%/}_eval"}; do
 done
 
 (cd "$bundle" && find . -type f ! -name SHA256SUMS -print0 | sort -z | xargs -0 sha256sum >SHA256SUMS)
-pack() { tar -C "$bundle" --sort=name --owner=0 --group=0 --mtime=@0 -cf - "$@" | xz -T0; }
+pack() {
+  tar -C "$bundle" --sort=name --owner=0 --group=0 --mtime=@0 -cf - "$@" | "$python" -c 'import lzma, os, shutil, sys
+with lzma.open(sys.stdout.buffer, "w", preset=int(os.environ.get("XZ_PRESET", "6"))) as packed:
+    shutil.copyfileobj(sys.stdin.buffer, packed, 2**20)'
+}
 mkdir -p "$(dirname "$out")"
 pack . >"$stage/packed"
 size=$(stat -c %s "$stage/packed")

@@ -18,7 +18,8 @@ export LC_ALL=C
 RENDER_S=${RENDER_S:-900} TRAIN_S=${TRAIN_S:-300} EVALUATE_S=${EVALUATE_S:-600} BENCH_S=${BENCH_S:-180}
 MOST_MIB=16 MOST_SHARDS=4
 # What the machine itself has to have, module=package.
-NODE="torch numpy h5py scipy pandas PIL=pillow joblib psutil yaml=PyYAML safetensors matplotlib accelerate tqdm"
+NODE="torch numpy h5py scipy pandas PIL=pillow cv2=opencv-python-headless skimage=scikit-image joblib psutil yaml=PyYAML
+  safetensors matplotlib accelerate tqdm"
 
 die() { echo "gpu_session.sh: $*" >&2; exit 2; }
 
@@ -66,6 +67,7 @@ mkdir -p "$logs"
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 [ "$version" = "$(cat "$bundle/python")" ] || die "$python is $version, but the packages are for $(cat "$bundle/python"); name another with PYTHON=, or bundle.sh --python $version"
 export PYTHONPATH=$bundle/site PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 MUJOCO_GL=${MUJOCO_GL:-egl}
+# shellcheck disable=SC2086  # words
 missing=$("$python" - $NODE <<'PYTHON'
 import importlib.util, sys
 pairs = [name.partition("=") for name in sys.argv[1:]]
