@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from geo4d_bench.dataset.manifest import Settings
 from geo4d_bench.dataset.types import Trajectory
-from geo4d_bench.dataset.writer import write_episode
+from geo4d_bench.dataset.writer import Frame, write_episode
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.rendering.renderer import Renderer
 from geo4d_bench.rendering.scene import load_scene
@@ -59,12 +59,15 @@ def render_episode(
     """
     steps = frame_steps(len(trajectory.time), trajectory.control_hz, settings.video_hz)
     cameras = settings.cameras(trajectory.seed)
-    drawn = enumerate(steps if renderer else ())
-    frames = (renderer.render(trajectory.states[step], cameras, check=index == 0) for index, step in drawn)
+    frames: Iterator[Frame] = iter(())
+    if renderer is not None:
+        states = (trajectory.states[step] for step in steps)
+        drawn = (renderer.render(state, cameras, check=index == 0) for index, state in enumerate(states))
+        frames = ((frame.rgb, frame.depth, frame.seg) for frame in drawn)
     write_episode(
         path,
         trajectory,
-        ((frame.rgb, frame.depth, frame.seg) for frame in frames),
+        frames,
         steps=steps,
         video_hz=settings.video_hz,
         cameras=cameras,

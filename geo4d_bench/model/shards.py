@@ -12,18 +12,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import tyro
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from geo4d_bench.errors import CheckpointError
 from geo4d_bench.io import write_atomic
-from geo4d_bench.model.checkpoint import CONFIG_NAME, WEIGHTS_NAME, existing, read_tensors, write_tensors
 from geo4d_bench.options import check_ranges
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _AGAIN = "copy it again"
 _HEADER_BYTES = 2**16
@@ -94,6 +93,10 @@ def run(config: SplitConfig | JoinConfig) -> Shards | Joined:
 
 def split(folder: Path, out: Path, max_mib: float, *, bf16: bool) -> tuple[Path, ...]:
     """Write a checkpoint's shards into ``out``, each of ``max_mib`` MiB at most; see :func:`run`."""
+    import torch
+
+    from geo4d_bench.model.checkpoint import CONFIG_NAME, WEIGHTS_NAME, existing, read_tensors, write_tensors
+
     config = existing(folder, CONFIG_NAME).read_text(encoding="utf-8")
     tensors = read_tensors(existing(folder, WEIGHTS_NAME))
     rounded = sorted(name for name, tensor in tensors.items() if bf16 and tensor.dtype == torch.float32)
@@ -123,6 +126,8 @@ def split(folder: Path, out: Path, max_mib: float, *, bf16: bool) -> tuple[Path,
 
 def join(shards: tuple[Path, ...], out: Path) -> None:
     """Write the checkpoint that ``shards`` were split from into ``out``; see :func:`run`."""
+    from geo4d_bench.model.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_tensors, write_tensors
+
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if (out / name).exists():
             raise CheckpointError(f"{out / name}: is there already; give another --out")
@@ -142,7 +147,8 @@ def join(shards: tuple[Path, ...], out: Path) -> None:
     count = int(first["shards"])
     if missing := [str(number) for number in range(1, count + 1) if number not in found]:
         raise CheckpointError(f"{shards[0]}: of its {count} shards, {', '.join(missing)} is missing; name all of them")
-    digests, tensors = [], {}
+    digests: list[str] = []
+    tensors: dict[str, Tensor] = {}
     for _, path in sorted(found.items()):
         part = read_tensors(path, _AGAIN)
         if _digest(part) != _metadata(path)["sha256"]:
@@ -159,6 +165,8 @@ def join(shards: tuple[Path, ...], out: Path) -> None:
 
 def _metadata(path: Path) -> dict[str, str]:
     """What :func:`split` wrote beside the tensors; CheckpointError where it is no shard."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, "pt") as file:
             found: dict[str, str] = file.metadata() or {}
@@ -172,6 +180,8 @@ def _metadata(path: Path) -> dict[str, str]:
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
     """sha256 of names, dtypes, shapes and values."""
+    import torch
+
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
