@@ -84,7 +84,7 @@ size=$(stat -c %s "$stage/packed")
 if [ "$size" -gt "$MOST_BYTES" ]; then
   {
     echo "bundle.sh: $((size / 1024)) KiB packed, expected at most $((MOST_BYTES / 1024)); give fewer episodes. What takes how much, packed:"
-    (cd "$bundle" && du -s --apparent-size -k site/* data/* gl 2>/dev/null) | sort -rn | head -n 12 | while read -r _ part; do
+    (cd "$bundle" && du -s --apparent-size -k site/* data/* gl 2>/dev/null || true) | sort -rn | head -n 12 | while read -r _ part; do
       printf '  %8d KiB  %s\n' $(($(pack "$part" | wc -c) / 1024)) "$part"
     done
   } >&2
