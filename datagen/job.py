@@ -17,6 +17,7 @@ from geo4d_bench.dataset.manifest import (
     DamagedManifestError,
     Manifest,
     Settings,
+    Views,
     read_manifest,
     settings_json,
     write_manifest,
@@ -54,6 +55,8 @@ class DatagenConfig:
     """Rendered frames a second; divides the control rate."""
     seed: Seed = 0
     """Another seed gives other episodes."""
+    views: Views = "all"
+    """none = simulate only, without OpenGL: 'geo4d-bench render' draws the images later, here or elsewhere."""
     workers: Processes = 2
     """Processes; the result does not depend on their number."""
     cluster: str | None = None
@@ -81,13 +84,17 @@ class DatagenResult:
         count, steps = len(manifest.episodes), sum(e.steps for e in manifest.episodes)
         size_mb = sum((self.folder / EPISODES / e.file).stat().st_size for e in manifest.episodes) / 1e6
         failed = ", ".join(f"{n} x {why}" for why, n in manifest.failures.items())
+        drawn = manifest.settings.views == "all"
+        cameras = f"{len(manifest.settings.rig.camera_names())} cameras" if drawn else "no images"
         lines = [
             f"{self.folder}: {count} episodes ({self.made} made now), "
             f"{steps / manifest.settings.control_hz / max(count, 1):.1f} s on average, "
-            f"{len(manifest.settings.rig.camera_names())} cameras, {size_mb:.0f} MB",
+            f"{cameras}, {size_mb:.0f} MB",
             f"expert: {count} of {manifest.attempts} attempts succeeded" + (f"; failed: {failed}" if failed else ""),
             f"check it:  geo4d-bench verify {self.folder}",
-            f"train:     geo4d-bench train --data {self.folder}"
+            f"draw it:   geo4d-bench render {self.folder} --out {self.folder}_drawn"
+            if not drawn
+            else f"train:     geo4d-bench train --data {self.folder}"
             if manifest.settings.split == "train"
             else f"evaluate:  geo4d-bench evaluate --data {self.folder}",
         ]
@@ -117,7 +124,7 @@ def make_dataset(
     """:func:`run` for settings that no option names, for example a rig that was made in Python."""
     from geo4d_bench.datagen.worker import make_episode, release_tools, restore_scene
 
-    if cluster is None:
+    if cluster is None and settings.views == "all":
         require_opengl()
     with held(folder):
         manifest = open_folder(folder, settings)
@@ -183,6 +190,7 @@ def settings_of(config: DatagenConfig) -> Settings:
         disturbed_share=config.disturbed_share,
         fingerprint=fingerprint(),
         commit=commit(),
+        views=config.views,
     )
 
 

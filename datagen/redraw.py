@@ -1,4 +1,5 @@
-"""``geo4d-bench render``: a stored dataset drawn from another rig or size. Needs MuJoCo, not robosuite."""
+"""``geo4d-bench render``: a stored dataset drawn from another rig or size, or for the first time, or stripped of its
+images. Needs MuJoCo, not robosuite."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import tyro
 
 from geo4d_bench.datagen.job import DatagenResult, make_missing, open_folder, require_opengl
 from geo4d_bench.dataset.checks import shared_faults, shared_files
-from geo4d_bench.dataset.manifest import EpisodeEntry, Settings, file_sha256, read_manifest
+from geo4d_bench.dataset.manifest import EpisodeEntry, Settings, Views, file_sha256, read_manifest
 from geo4d_bench.dataset.reader import EpisodeFile
 from geo4d_bench.dataset.schema import EPISODES, SCENES, Pixels, require_storable
 from geo4d_bench.errors import ConfigError, DatasetError
@@ -37,6 +38,8 @@ class RenderConfig:
     """Image width in pixels; default the dataset's."""
     video_hz: Positive | None = None
     """Rendered frames a second; divides the control rate; default the dataset's."""
+    views: Views = "all"
+    """none = leave the images out, to carry what was simulated to where it is drawn ('render' without this)."""
     workers: Processes = 2
     """Processes; the result does not depend on their number."""
     cluster: str | None = None
@@ -51,6 +54,8 @@ class RenderResult(DatagenResult):
 
     def __str__(self) -> str:
         settings = self.manifest.settings
+        if settings.views == "none":
+            return super().__str__()
         cameras = len(settings.rig.camera_names())
         return (
             f"{self.folder}: {len(self.manifest.episodes)} episodes ({self.made} rendered now) from {cameras} cameras "
@@ -81,14 +86,14 @@ def render_dataset(
 ) -> RenderResult:
     """:func:`run` for settings that no option names, for example a rig that was made in Python.
 
-    Only rig, size, depth limit and ``video_hz`` may differ from the source's settings.
+    Only rig, size, depth limit, ``video_hz`` and ``views`` may differ from the source's settings.
     """
     from geo4d_bench.datagen.render import scene_renderer
 
     if out.resolve() == data.resolve():
         raise ConfigError(f"--out {out} is the dataset itself; choose another folder")
     source = read_manifest(data)
-    if cluster is None:
+    if cluster is None and settings.views == "all":
         require_opengl()
     with held(out):
         for name, fault in shared_faults(data, source):
@@ -125,7 +130,7 @@ def _settings(config: RenderConfig, source: Settings) -> Settings:
     if config.rig is not None:
         changes["rig"] = make_rig(config.rig, tasks.spec(f"{source.task}-{source.version}").workspace)
     changes |= {"fingerprint": fingerprint(), "commit": commit(), "rendered_from": source.fingerprint}
-    settings = dataclasses.replace(source, **changes)
+    settings = dataclasses.replace(source, views=config.views, **changes)
     frame_steps(1, settings.control_hz, settings.video_hz)
     require_storable(settings.height, settings.width)
     warn_of_unseen_workspace(settings.rig, settings.height, settings.width)
@@ -134,14 +139,14 @@ def _settings(config: RenderConfig, source: Settings) -> Settings:
 
 def _render(data: Path, out: Path, settings: Settings, entry: EpisodeEntry) -> str:
     """Render one episode into its file; returns the file's name."""
-    from geo4d_bench.datagen.render import render_episode, scene_renderer
+    from geo4d_bench.datagen.render import render_episode, renderer_of
 
     path = data / EPISODES / entry.file
     with closing(EpisodeFile(path)) as episode:
         if file_sha256(path) != entry.sha256:
             raise DatasetError(f"{path}: differs from the manifest's sha256; run 'geo4d-bench verify {data}'")
-        scene = data / SCENES / f"{entry.scene}.zip"
-        renderer = scene_renderer(scene, settings.height, settings.width, settings.max_depth_m)
-        renderer.require_sight(episode.trajectory.states[0], settings.cameras(entry.seed))
+        renderer = renderer_of(data / SCENES / f"{entry.scene}.zip", settings)
+        if renderer is not None:
+            renderer.require_sight(episode.trajectory.states[0], settings.cameras(entry.seed))
         render_episode(out / EPISODES / entry.file, episode.trajectory, renderer, settings, episode.attrs["notes"])
     return entry.file

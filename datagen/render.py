@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from geo4d_bench.dataset.manifest import Settings
 from geo4d_bench.dataset.types import Trajectory
-from geo4d_bench.dataset.writer import write_episode
+from geo4d_bench.dataset.writer import Frame, write_episode
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.rendering.renderer import Renderer
 from geo4d_bench.rendering.scene import load_scene
@@ -31,6 +31,13 @@ def frame_steps(steps: int, control_hz: float, video_hz: float) -> npt.NDArray[n
     return np.arange(0, steps, round(every), dtype=np.int32)
 
 
+def renderer_of(scene: Path, settings: Settings) -> Renderer | None:
+    """What draws a packed scene as a dataset's settings say; None where it has no views."""
+    if settings.views == "none":
+        return None
+    return scene_renderer(scene, settings.height, settings.width, settings.max_depth_m)
+
+
 @functools.lru_cache(maxsize=1)
 def scene_renderer(scene: Path, height: int, width: int, max_depth_m: float) -> Renderer:
     """The renderer of a packed scene; a process keeps the last one, since most datasets have one scene.
@@ -39,11 +46,12 @@ def scene_renderer(scene: Path, height: int, width: int, max_depth_m: float) -> 
 
 
 def render_episode(
-    path: Path, trajectory: Trajectory, renderer: Renderer, settings: Settings, notes: Mapping[str, Any]
+    path: Path, trajectory: Trajectory, renderer: Renderer | None, settings: Settings, notes: Mapping[str, Any]
 ) -> None:
     """Render a trajectory's frames from its dataset's cameras into an episode file, a few frames in memory at a time.
 
-    The file appears under ``path`` only when it is whole. ``renderer`` draws the scene that the trajectory names.
+    The file appears under ``path`` only when it is whole. ``renderer`` draws the scene that the trajectory names; a
+    dataset without views needs none.
 
     Raises:
         DatasetError: the disk is full or the folder cannot be written.
@@ -51,16 +59,20 @@ def render_episode(
     """
     steps = frame_steps(len(trajectory.time), trajectory.control_hz, settings.video_hz)
     cameras = settings.cameras(trajectory.seed)
-    frames = (renderer.render(trajectory.states[step], cameras, check=index == 0) for index, step in enumerate(steps))
+    frames: Iterator[Frame] = iter(())
+    if renderer is not None:
+        states = (trajectory.states[step] for step in steps)
+        drawn = (renderer.render(state, cameras, check=index == 0) for index, state in enumerate(states))
+        frames = ((frame.rgb, frame.depth, frame.seg) for frame in drawn)
     write_episode(
         path,
         trajectory,
-        ((frame.rgb, frame.depth, frame.seg) for frame in frames),
+        frames,
         steps=steps,
         video_hz=settings.video_hz,
         cameras=cameras,
-        height=renderer.height,
-        width=renderer.width,
-        seg_names=renderer.scene.seg_names,
+        height=settings.height,
+        width=settings.width,
+        seg_names=renderer.scene.seg_names if renderer else (),
         notes=notes,
     )

@@ -62,7 +62,8 @@ def run(config: VerifyConfig) -> VerifyResult:
     from geo4d_bench.datagen.job import require_opengl
     from geo4d_bench.datagen.render import scene_renderer
 
-    require_opengl()
+    if manifest.settings.views == "all":
+        require_opengl()
     damaged = {file for file, _ in found}
     faults = [(file, fault) for file, fault in found if file not in {e.file for e in manifest.episodes}]
     repaired: list[tuple[str, str]] = []
@@ -87,7 +88,7 @@ def run(config: VerifyConfig) -> VerifyResult:
 
 def _make_again(folder: Path, entry: EpisodeEntry, settings: Settings) -> EpisodeEntry:
     """Render one episode over its damaged file; Geo4DError where its states or scene are not there."""
-    from geo4d_bench.datagen.render import render_episode, scene_renderer
+    from geo4d_bench.datagen.render import render_episode, renderer_of
 
     path = folder / EPISODES / entry.file
     if not path.is_file():
@@ -106,8 +107,7 @@ def _make_again(folder: Path, entry: EpisodeEntry, settings: Settings) -> Episod
             f"needs {SCENES}/{scene.name}, which is missing or damaged: copy it back and repair then, or run the "
             "datagen command that made the dataset again"
         )
-    renderer = scene_renderer(scene, settings.height, settings.width, settings.max_depth_m)
-    render_episode(path, trajectory, renderer, settings, attributes["notes"])
+    render_episode(path, trajectory, renderer_of(scene, settings), settings, attributes["notes"])
     return dataclasses.replace(
         entry,
         sha256=file_sha256(path),

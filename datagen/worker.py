@@ -6,6 +6,7 @@ import functools
 import gc
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from geo4d_bench.dataset.hands import save_hand
 from geo4d_bench.dataset.manifest import EpisodeEntry, Manifest, Settings
@@ -13,6 +14,9 @@ from geo4d_bench.dataset.schema import EPISODES, HANDS, SCENES, episode_name
 from geo4d_bench.errors import DatasetError
 from geo4d_bench.io import write_atomic
 from geo4d_bench.seeding import Split
+
+if TYPE_CHECKING:
+    from geo4d_bench.rendering.renderer import Renderer
 
 ATTEMPTS = 20
 """Seeds tried for one episode before giving up."""
@@ -45,7 +49,9 @@ def make_episode(folder: Path, settings: Settings, index: int) -> str:
     path = folder / EPISODES / episode_name(index)
     split: Split = "eval" if settings.split == "eval" else "train"
     disturbed = is_disturbed(index, settings.disturbed_share)
-    tools.renderer.require_sight(tools.start, settings.cameras(episode_seeds(settings.seed, index)[0]))
+    renderer = tools.renderer if settings.views == "all" else None
+    if renderer is not None:
+        renderer.require_sight(tools.start, settings.cameras(episode_seeds(settings.seed, index)[0]))
     failed: list[tuple[int, str]] = []
     for seed in episode_seeds(settings.seed, index):
         found = collect(tools.task, seed, split, disturbed=disturbed, scene=tools.scene_sha256)
@@ -53,7 +59,7 @@ def make_episode(folder: Path, settings: Settings, index: int) -> str:
             failed.append((seed, found))
             continue
         tools.save_shared(folder)
-        render_episode(path, found, tools.renderer, settings, {"failed_attempts": failed})
+        render_episode(path, found, renderer, settings, {"failed_attempts": failed})
         return path.name
     reasons = "; ".join(sorted({why for _, why in failed}))
     raise DatasetError(
@@ -90,12 +96,11 @@ def require_own_seed(folder: Path, entry: EpisodeEntry, settings: Settings) -> N
 
 
 class _Tools:
-    """What serves all episodes of a process: a task's simulation, its packed scene, the renderer and the hands."""
+    """What serves all episodes of a process: a task's simulation, its packed scene, the hands, and what draws them."""
 
     def __init__(self, task_id: str, height: int, width: int, max_depth_m: float) -> None:
         from geo4d_bench import tasks
         from geo4d_bench.rendering.hand import hand_model
-        from geo4d_bench.rendering.renderer import Renderer
         from geo4d_bench.rendering.scene import load_scene, pack_scene
 
         self.task = tasks.make(task_id)
@@ -103,9 +108,17 @@ class _Tools:
         self.start = self.task.physics_state()
         self.packed_scene = pack_scene(self.task.scene_xml(), arms=self.task.spec.arms)
         self.scene_sha256 = hashlib.sha256(self.packed_scene).hexdigest()
-        scene = load_scene(self.packed_scene)
-        self.hands = {arm: hand_model(scene, arm) for arm in self.task.spec.arms}
-        self.renderer = Renderer(scene, height, width, max_depth_m=max_depth_m)
+        self.scene = load_scene(self.packed_scene)
+        self.hands = {arm: hand_model(self.scene, arm) for arm in self.task.spec.arms}
+        self._image = (height, width, max_depth_m)
+
+    @functools.cached_property
+    def renderer(self) -> Renderer:
+        """Made where images are, for it needs OpenGL."""
+        from geo4d_bench.rendering.renderer import Renderer
+
+        height, width, max_depth_m = self._image
+        return Renderer(self.scene, height, width, max_depth_m=max_depth_m)
 
     def save_shared(self, folder: Path) -> None:
         """Write the scene and hands that are not in the dataset yet."""

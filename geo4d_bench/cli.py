@@ -57,6 +57,8 @@ COMMANDS = {
     "report": Entry("report.report", "ReportConfig", "gather results and pictures on one page"),
     "tables": Entry("report.tables", "TablesConfig", "make a Markdown page's tables from the CSV files that it names"),
     "rig import": Entry("tasks.rig_import", "RigImportConfig", "make a rig's file of calibration files"),
+    "checkpoint split": Entry("model.shards", "SplitConfig", "write a checkpoint as files of a limited size"),
+    "checkpoint join": Entry("model.shards", "JoinConfig", "put such files together into a checkpoint"),
     "bench": Entry("bench.bench", "BenchConfig", "measure speed against references, side by side"),
 }
 
@@ -120,7 +122,7 @@ def _run(name: str, args: list[str], own_process: bool) -> int:
 
 
 def _usage() -> str:
-    lines = "\n".join(f"  {name:<12} {entry.help}" for name, entry in COMMANDS.items())
+    lines = "\n".join(f"  {name:<16} {entry.help}" for name, entry in COMMANDS.items())
     return (
         "usage: geo4d-bench COMMAND [options]\n\n"
         "Does a policy that plans by generating 4D video still work when the cameras move?\n\n"

@@ -48,12 +48,24 @@ def test_help_is_light():
 
 @pytest.mark.parametrize(
     "command",
-    ["doctor", "tasks", "datagen", "verify", "train", "evaluate", "rollout", "leaderboard", "report", "bench"],
+    [
+        "doctor",
+        "tasks",
+        "datagen",
+        "verify",
+        "train",
+        "evaluate",
+        "rollout",
+        "leaderboard",
+        "report",
+        "bench",
+        "checkpoint split",
+    ],
 )
 def test_every_command_explains_itself_without_heavy_imports(command):
     code = (
         "import sys\nfrom geo4d_bench.cli import main\n"
-        f"try:\n    main(['{command}', '--help'])\nexcept SystemExit as e:\n    assert e.code == 0\n"
+        f"try:\n    main([*'{command}'.split(), '--help'])\nexcept SystemExit as e:\n    assert e.code == 0\n"
         "heavy = {'torch', 'robosuite', 'diffusers', 'mujoco'} & set(sys.modules); assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

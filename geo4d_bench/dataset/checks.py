@@ -100,7 +100,7 @@ def _faults(episode: EpisodeFile, settings: Settings, entry: EpisodeEntry | None
     _ = episode.steps  # DatasetError where they do not rise
     for camera in settings.cameras(int(episode.attrs["seed"]) if entry is None else entry.seed):
         yield from _view_faults(episode, camera, settings, images)
-    extra = set(episode.file["views"]) - set(settings.rig.camera_names())
+    extra = set(episode.file["views"]) - (set(settings.rig.camera_names()) if settings.views == "all" else set())
     if extra:
         yield f"has cameras that the rig lacks: {', '.join(sorted(extra))}"
 

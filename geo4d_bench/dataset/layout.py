@@ -63,7 +63,7 @@ def check_layout(file: Any) -> None:
     }
     cameras = sorted(named["views"].union(json.loads(attributes.get("cameras", "[]"))))  # older files lack ``cameras``
     missing = [f"views/{camera}" for camera in cameras if camera not in named["views"]]
-    if missing or not cameras:
+    if missing or "views" not in file or not (cameras or attributes.get("cameras") == "[]"):
         raise DatasetError(f"{missing[0] if missing else 'views'} is missing")
     sizes: dict[str, int] = {}
     for path, (letters, expected_dtype) in arrays_of(json.loads(attributes["arms"]), named["objects"], cameras).items():

@@ -46,6 +46,8 @@ _Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # of an episode: an int64 in 
 _Count = Annotated[int, Field(ge=0, le=10**9)]
 _Pixels = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 _Hz = Annotated[float, Field(ge=1e-3, le=1e5)]
+Views = Literal["all", "none"]
+"""Of which cameras a dataset has images: of all of its rig's, or of none."""
 Number = Annotated[float, Field(ge=-1e6, le=1e6)]
 Four = tuple[Number, Number, Number, Number]
 
@@ -104,6 +106,8 @@ class Settings:
         fingerprint, commit: of the source that began the dataset.
         rendered_from: ``fingerprint`` of the dataset whose states and scenes were rendered anew; empty where the
             episodes were simulated for this one.
+        views: ``none`` where the episodes have no images: what was simulated alone, to be drawn elsewhere from the rig
+            and at the size that stand here, or others.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
@@ -125,9 +129,13 @@ class Settings:
     fingerprint: _Text
     commit: _Text
     rendered_from: _Text = ""
+    views: Views = "all"
 
     def cameras(self, seed: int) -> tuple[Camera, ...]:
-        """The cameras of the episode with a seed; the same for every seed unless the rig is drawn for each."""
+        """The cameras whose images the episode with a seed has; the same for every seed unless the rig is drawn for
+        each."""
+        if self.views == "none":
+            return ()
         return self.rig.episode(f"{self.task}-{self.version}", self.split, seed).cameras
 
 

@@ -31,6 +31,8 @@ from geo4d_bench.geometry.se3 import Array
 
 REMAKE = "; 'geo4d-bench verify --repair' or the same datagen command makes it again"
 
+NO_IMAGES = "has no images, only what was simulated; 'geo4d-bench render DATASET --out FOLDER' draws them"
+
 
 @dataclass(frozen=True)
 class ViewFrames:
@@ -175,6 +177,8 @@ class Dataset:
         self.path = Path(path)
         self.manifest: Manifest = read_manifest(self.path)
         s = self.manifest.settings
+        if s.views == "none":
+            raise DatasetError(f"{path}: {NO_IMAGES}")
         self.rig: AnyRig = s.rig
         self.arms, self.size = s.arms, (s.height, s.width)
         self._hands: dict[str, HandModel] = {}

@@ -45,7 +45,7 @@ def write_episode(
 
     Args:
         path: where the episode goes.  trajectory: what was simulated.
-        frames: one for each of ``steps``, of all ``cameras`` in their order.
+        frames: one for each of ``steps``, of all ``cameras`` in their order; none where there are no cameras.
         steps: (K,) control step of every frame.  video_hz: frames a second of the simulated time.
         height, width: pixels.  seg_names: what the labels of segmentation images mean.
         notes: further attributes of the episode (JSON values).
@@ -54,11 +54,13 @@ def write_episode(
         DatasetError: the disk is full, the folder cannot be written, or ``frames`` are not as many or not as large as
             announced. Nothing is left on disk then.
     """
-    frames, count, shape = iter(frames), len(steps), (len(cameras), height, width)
+    frames, count, shape = iter(frames), len(steps) if cameras else 0, (len(cameras), height, width)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(path.name, "w", driver="core", backing_store=False, libver="v110") as file:
             _write_trajectory(file, trajectory, steps, video_hz, cameras, notes or {})
+            if not cameras:
+                file.create_group("views")
             views = [_create_view(file, camera, count, height, width, seg_names) for camera in cameras]
             for first in range(0, count, CHUNK_FRAMES):  # a whole chunk at once: HDF5 would compress it anew each time
                 last = min(first + CHUNK_FRAMES, count)

@@ -12,7 +12,7 @@ import tyro
 
 from geo4d_bench.dataset.layout import attributes_of
 from geo4d_bench.dataset.manifest import Manifest
-from geo4d_bench.dataset.reader import Dataset, EpisodeFile
+from geo4d_bench.dataset.reader import NO_IMAGES, Dataset, EpisodeFile
 from geo4d_bench.dataset.schema import EPISODES, IMAGES
 from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.report.pictures import episode_film, episode_sheet, sensor_sheet
@@ -96,6 +96,8 @@ def run(config: InspectConfig) -> Inspection:
         if not 0 <= frame < frames:
             raise ConfigError(f"--frame {frame}: {episode.name} has frames 0 to {frames - 1}")
         names = [camera.name for camera in episode.cameras]
+        if not names:
+            raise DatasetError(f"{episode.path}: {NO_IMAGES}")
         missing = [name for name in config.cameras if name not in names]
         if missing:
             raise DatasetError(f"{episode.path}: there is no camera '{missing[0]}'; it has {', '.join(names)}")
