@@ -14,7 +14,7 @@ from geo4d_bench.model.base import Generator
 def compile_layers(
     generator: Generator[Any], take_gradient: Callable[[], object], backend: str = "inductor"
 ) -> str | None:
-    """Compile ``generator.layers_to_compile()`` in place: names of weights stay, and copies of the generator are not compiled.
+    """Compile ``generator.layers_to_compile()`` in place: weights keep their names, and copies are not compiled.
 
     ``take_gradient`` computes a gradient as a training step does, for which everything is compiled. Where that fails,
     for want of Triton or a C compiler for example, nothing is compiled, and a sentence that says so is returned.
