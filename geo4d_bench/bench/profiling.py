@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import torch
 from torch import nn
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -74,7 +75,7 @@ def kernel_times(step: Callable[[], object], device: torch.device) -> tuple[dict
     kernels: defaultdict[str, float] = defaultdict(float)
 
     for event in found.events() or []:
-        if event.device_type != torch.autograd.DeviceType.CPU:
+        if event.device_type != DeviceType.CPU:
             continue
         within = _inside(event, OPTIMISER)
         for kernel in event.kernels:
@@ -87,7 +88,7 @@ def kernel_times(step: Callable[[], object], device: torch.device) -> tuple[dict
     return dict(sorted(seconds.items(), key=lambda item: -item[1])), kernels
 
 
-class Operations(TorchDispatchMode):
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts by family what computes or copies, which on a GPU is a kernel to launch (or a few), and the bytes of the
     tensors that each takes and gives.
 
@@ -96,7 +97,7 @@ class Operations(TorchDispatchMode):
     """
 
     def __init__(self, modules: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.launches: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
         self.in_layers = self.layers = self._optimising = 0
@@ -108,12 +109,12 @@ class Operations(TorchDispatchMode):
                 layer.register_forward_pre_hook(lambda *_: self._leave(-1)),
                 layer.register_forward_hook(lambda *_: self._leave(1)),
             ]
-        return super().__enter__()
+        return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
         for hook in self._hooks:
             hook.remove()
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def _leave(self, sign: int) -> None:
         self.in_layers += sign * self.launches.total()

@@ -132,7 +132,7 @@ class ResidentWindows:
         height, width = self.windows.datasets[0].size
         T_n_ee, T_n_m = place.T_n_ee.astype(np.float32), place.T_n_m.astype(np.float32)
         slopes = [ray_slopes(K, height, width) for K in place.K]
-        found = {
+        found: dict[str, npt.NDArray[Any]] = {
             "x": np.stack([x for x, _ in slopes]),
             "y": np.stack([y for _, y in slopes]),
             "T_world_cam": np.stack([place.T_world_n, place.T_world_n @ place.T_n_m]).astype(np.float32),

@@ -148,7 +148,7 @@ class Decoder(nn.Module):
 
     def latents(self, x: Tensor) -> Tensor:
         """What tokens (..., D) say, in float32: bfloat16 would round a point by millimetres."""
-        return cast(Tensor, _in_own_dtype(self.read, x, torch.float32))
+        return _in_own_dtype(self.read, x, torch.float32)
 
 
 def _layers_dtype(x: Tensor) -> torch.dtype:
