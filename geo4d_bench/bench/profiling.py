@@ -38,6 +38,8 @@ def profiled(step: Callable[[], object], modules: nn.Module, device: torch.devic
     counted = Operations(modules)
     with FlopCounterMode(display=False) as arithmetic, as_on_a_gpu(), counted:
         step()
+    with as_on_a_gpu():
+        seconds, kernels = kernel_times(step, device)
     rows = [
         Measurement(f"arithmetic of a step of {of}", 1e-12 * arithmetic.get_total_flops(), "TFLOP"),
         Measurement(f"operations of a step of {of}, attention as on a GPU", counted.launches.total(), "operations"),
@@ -47,7 +49,6 @@ def profiled(step: Callable[[], object], modules: nn.Module, device: torch.devic
     if counted.layers:
         per_layer = counted.in_layers / counted.layers
         rows.append(Measurement(f"operations of a layer's forward pass, {of}", per_layer, "operations"))
-    seconds, kernels = kernel_times(step, device)
     if device.type == "cuda":
         rows.append(Measurement(f"kernels launched in a step of {of}", sum(kernels.values()), "kernels"))
     for family, took in seconds.items():
