@@ -18,6 +18,7 @@ from geo4d_bench.errors import ConfigError
 NEEDED: dict[str, dict[str, Any]] = {
     "render": {"data": Path("d"), "out": Path("o")}, "segmenter": {"data": Path("d")}, "bench": {"what": "load"},
     "rig import": {"files": (Path("f"),), "out": Path("o.yaml")},
+    "checkpoint split": {"checkpoint": Path("c"), "out": Path("o")},
 }  # fmt: skip
 CHECKED_WITH_THE_DATA = {"inspect": {"episode", "frame"}, "rig import": {"position"}}
 CONFIGS = [

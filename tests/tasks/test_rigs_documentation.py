@@ -43,4 +43,4 @@ def test_each_command_is_understood(line: str) -> None:
     entry = COMMANDS[name]
     config = tyro.cli(getattr(importlib.import_module(f"geo4d_bench.{entry.module}"), entry.config), args=args)
     for views in (getattr(config, option, "") for option in ("rig", "views")):
-        assert views in ("", "seen", "novel", *RIGS) or is_rig_file(views)
+        assert views in ("", "all", "seen", "novel", *RIGS) or is_rig_file(views)
