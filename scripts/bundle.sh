@@ -7,7 +7,7 @@
 # --python   version of the Python there
 # --also     packages that the machine lacks besides PACKAGES below
 set -euo pipefail
-export LC_ALL=C
+export LC_ALL=C PYTHONSAFEPATH=1
 root=$(cd "$(dirname "$0")/.." && pwd)
 MOST_BYTES=$((${BUNDLE_MIB:-60} * 1024 * 1024))
 # What a machine for PyTorch lacks of what rendering, training and scoring import; gpu_session.sh names what else they need.

@@ -66,7 +66,8 @@ mkdir -p "$logs"
 
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 [ "$version" = "$(cat "$bundle/python")" ] || die "$python is $version, but the packages are for $(cat "$bundle/python"); name another with PYTHON=, or bundle.sh --python $version"
-export PYTHONPATH=$bundle/site PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 MUJOCO_GL=${MUJOCO_GL:-egl}
+# Nothing is imported from the working directory, which may be a clone.
+export PYTHONPATH=$bundle/site PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 MUJOCO_GL=${MUJOCO_GL:-egl}
 # shellcheck disable=SC2086  # words
 missing=$("$python" - $NODE <<'PYTHON'
 import importlib.util, sys

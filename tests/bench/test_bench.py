@@ -77,12 +77,14 @@ def test_plans_are_measured_by_steps_by_views_and_by_episodes() -> None:
     assert together.batches == [3, 1] * (WARM_UP + 1)
 
 
-def test_a_training_step_is_measured_in_one_pass_and_in_four() -> None:
+def test_a_training_step_is_measured_in_one_pass_and_in_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_model, "BATCH", 2)
     one, four = bench_model.gradient_seconds("layered_debug", 3)
     assert 0 < one < four
 
 
-def test_what_a_preset_costs(tmp_path: Path) -> None:
+def test_what_a_preset_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_model, "_PRODUCT", {"cpu": 1024})
     preset = "dit_debug"
     result = run(BenchConfig("preset", tmp_path, repeats=5, preset=preset, batch_size=2, profile=True))
     trained, arithmetic, memory, waiting, computing, *profiled = result.rows[:-5]
@@ -124,6 +126,7 @@ def test_where_memory_runs_out_a_line_says_so_and_the_next_are_measured(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
     monkeypatch.setattr(bench_model, "STEPS", (1, 2))
+    monkeypatch.setattr(bench_model, "_PRODUCT", {"cpu": 256})
     monkeypatch.setattr(bench_model.TrainingStep, "__call__", full)
     for _ in range(2):  # the file is read again
         result = run(BenchConfig("preset", tmp_path, repeats=5, preset="dit_debug", batch_size=2))

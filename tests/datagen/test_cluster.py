@@ -126,7 +126,7 @@ def test_episodes_and_windows_are_the_same_from_a_cluster(address: str, tiny_dat
         with path.open() as file:
             return [{k: v for k, v in row.items() if not k.endswith(without)} for row in csv.DictReader(file)]
 
-    played = RolloutConfig(policy="random", episodes=2, workers=1, out=tmp_path / "here")
+    played = RolloutConfig(policy="expert", episodes=2, workers=1, out=tmp_path / "here")
     rollout.run(played)
     rollout.run(dataclasses.replace(played, cluster=address, out=tmp_path / "there"))
     here, there = (rows(tmp_path / name / "episodes.csv", WALL_TIME_COLUMNS) for name in ("here", "there"))
