@@ -77,8 +77,12 @@ class BenchConfig:
             raise ConfigError(f"--profile is of 'bench preset', got 'bench {self.what}'")
         if self.busy is not None and self.what != "train":
             raise ConfigError(f"--busy is of 'bench train', got {self.busy} for 'bench {self.what}'")
-        if (self.memory and self.what != "preset") or (self.cards > 1 and not self.memory):
-            raise ConfigError(f"--memory is of 'bench preset', --cards of --memory; got them for 'bench {self.what}'")
+        if self.memory and self.what != "preset":
+            raise ConfigError(f"--memory is of 'bench preset', got 'bench {self.what}'")
+        if self.cards > 1 and not self.memory:
+            raise ConfigError(f"--cards of --memory: got {self.cards} without it")
+        if self.memory and (self.profile or self.data is not None):
+            raise ConfigError("--memory computes, it runs nothing: leave --profile and --data out")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from geo4d_bench.training.data import AUXILIARY_WINDOWS, WindowSource
 from geo4d_bench.training.device import computes_in_bf16, peak_mib
 from geo4d_bench.training.optimizer import Optimizers
 from geo4d_bench.training.resident import device_batches, hold_frames
-from geo4d_bench.training.state import Average
+from geo4d_bench.training.state import AVERAGE_EVERY, Average
 
 STEPS = (1, 2, 4, 8, 25)
 """The paper's is the last."""
@@ -204,9 +204,13 @@ class TrainingStep:
         torch.manual_seed(0)
         self.generator = c.build().to(device)
         self.batch = {k: v.to(device) for k, v in fake_batch(c, batch_size, batch_size * _further(c)).items()}
-        self._optimizers = Optimizers(self.generator.optimizer_groups(), 1e-4, 0.01)
-        self._average = Average(self.generator, 0.99)
         self._device, self._taken, self.bf16 = device, 0, computes_in_bf16(device)
+        lean = c.needs_pretrained and self.bf16
+        self._optimizers = Optimizers(self.generator.optimizer_groups(), 1e-4, 0.01, eight_bit=lean)
+        self._average = Average(self.generator, 0.99, AVERAGE_EVERY if lean else 1, off_card=lean)
+        if lean:
+            self._average.keep_frozen(self.generator)
+            self.generator.halve_frozen()
 
     def compile(self) -> str | None:
         """As the trainer does on a GPU; why it could not be done."""
@@ -220,11 +224,11 @@ class TrainingStep:
 
     def __call__(self, batch: dict[str, torch.Tensor] | None = None) -> None:
         total = self.loss(self.batch if batch is None else batch)
-        self._optimizers.zero_grad()
         torch.autograd.backward(total)
         with record_function(OPTIMISER):
             torch.nn.utils.clip_grad_norm_(self.generator.parameters(), self.generator.config.gradient_clip)
             self._optimizers.step()
+            self._optimizers.zero_grad()
             self._taken += 1
             self._average.update(self.generator, self._taken)
 

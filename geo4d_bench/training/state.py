@@ -20,6 +20,8 @@ from geo4d_bench.model.checkpoint import read_tensors, spread, write_tensors
 from geo4d_bench.training.optimizer import Optimizers
 
 STATE_NAME = "trainer.safetensors"
+AVERAGE_EVERY = 10
+"""Steps between two updates of averages that are kept off the card."""
 M = TypeVar("M", bound=nn.Module)
 
 

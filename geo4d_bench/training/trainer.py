@@ -47,6 +47,7 @@ from geo4d_bench.training.pictures import draw_samples, training_chart
 from geo4d_bench.training.resident import ResidentWindows, device_batches, hold_frames
 from geo4d_bench.training.sharding import shard, without_weights
 from geo4d_bench.training.state import (
+    AVERAGE_EVERY,
     STATE_NAME,
     Average,
     Progress,
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
 
 LOG_NAME, AUTOENCODER_LOG_NAME = "training_log.csv", "autoencoder_log.csv"
 _WARMUP_STEPS = 50
-_AVERAGE_DECAY, _AVERAGE_EVERY = 0.99, 10
+_AVERAGE_DECAY = 0.99
 _WEIGHT_DECAY = 0.01
 READ_EVERY_S, READ_EVERY = 1.0, 10
 """Seconds, and steps of several processes, between two looks at the losses: a GPU must not wait for each of them."""
@@ -119,7 +120,7 @@ class Trainer:
         # Of pretrained weights, what a GPU's memory is saved by (docs/training.md).
         self.lean = generator_config.needs_pretrained and self.bf16
         alone = self.lean and not config.shard
-        self.average = Average(self.generator, _AVERAGE_DECAY, _AVERAGE_EVERY if alone else 1, off_card=alone)
+        self.average = Average(self.generator, _AVERAGE_DECAY, AVERAGE_EVERY if alone else 1, off_card=alone)
         eight_bit = alone and config.tune == "full"
         self.optimizers = Optimizers(self.generator.optimizer_groups(), config.highest_rate, _WEIGHT_DECAY, eight_bit)
         self.held: ResidentWindows | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from geo4d_bench.bench.bench import BenchConfig, run
 from geo4d_bench.bench.memory import budget
+from geo4d_bench.bench.model import TrainingStep
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.model.batch import fake_batch
 from geo4d_bench.model.config import GeneratorConfig
@@ -64,6 +66,19 @@ def test_the_table_is_what_a_training_takes(
     assert sum(table.values()) == pytest.approx(measured(c, 2, lean, lora), rel=0.1)
 
 
+def test_a_measured_step_of_pretrained_weights_takes_as_little_as_training_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("geo4d_bench.bench.model.computes_in_bf16", lambda device: True)
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # emulated it takes minutes
+    monkeypatch.setattr("geo4d_bench.model.video.generator.VideoGenerator.halve_frozen", lambda self: None)
+    step = TrainingStep(SMALL_SVD, 1, torch.device("cpu"))
+    step()
+    assert any(name.endswith("exp_avg.codes") for name in step._optimizers.state())
+    assert (step._average.every, step._average.module(step.generator).training) == (10, False)
+    assert all(p.grad is None for p in step.generator.parameters())
+
+
 def test_cards_share_out_what_is_trained() -> None:
     alone, shared = (budget(presets().get("unet_debug"), 1, cards=cards) for cards in (1, 4))
     for part in ("weights, trained", "optimiser states", "averaged weights"):
@@ -87,6 +102,7 @@ def test_rows_add_up_for_any_preset(tmp_path: Path) -> None:
     [
         ({"what": "train", "memory": True}, "--memory is of 'bench preset'"),
         ({"what": "preset", "cards": 4}, "--cards of --memory"),
+        ({"what": "preset", "memory": True, "profile": True}, "leave --profile and --data out"),
     ],
 )
 def test_memory_is_of_presets(options: dict[str, object], message: str) -> None:

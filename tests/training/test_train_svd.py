@@ -42,7 +42,7 @@ def run(out: Path, pretrained: Path, interrupt_at: int | None = None, **changes:
 def test_a_stopped_fine_tuning_goes_on_exactly(
     pretrained: Path, tmp_path: Path, tune: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("geo4d_bench.training.trainer._AVERAGE_EVERY", 2)
+    monkeypatch.setattr("geo4d_bench.training.trainer.AVERAGE_EVERY", 2)
     # Most processors emulate bfloat16, which takes minutes.
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
     monkeypatch.setattr(VideoGenerator, "halve_frozen", lambda self: None)
