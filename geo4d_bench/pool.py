@@ -88,6 +88,11 @@ def processes(workers: int, prepare: Callable[[], object] = int) -> Iterator[Exe
 
 def _begin(parent: int, prepare: Callable[[], object]) -> None:
     """Runs first in a new process, which ends when the command that started it was killed."""
+    from joblib.externals.loky import process_executor
+
+    # loky would end a process that holds 300 MB more than when it began and start another, with a warning that may
+    # kill the thread which feeds them. A generator takes more than that, and is kept on purpose.
+    process_executor._USE_PSUTIL = False
 
     def watch() -> None:
         while os.getppid() == parent:

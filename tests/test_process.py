@@ -6,12 +6,15 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from geo4d_bench import process
+from geo4d_bench.pool import processes
 from geo4d_bench.process import GPU
 
 TESTS = Path(__file__).parent
@@ -130,6 +133,7 @@ def environment() -> dict[str, str]:
 
 STREAMS = """
 import sys
+import time
 from pathlib import Path
 from geo4d_bench import process
 
@@ -185,3 +189,19 @@ def test_caches_are_a_command_s_own_only_where_there_is_no_home(
         (folder,) = map(Path, map(str, found))
         assert folder.stat().st_mode & 0o777 == 0o700
         folder.rmdir()
+
+
+def test_a_worker_that_keeps_a_model_is_not_taken_for_a_leak() -> None:
+    with processes(2) as pool:
+        pids = set(pool.map(_keep_400_mb, range(8)))
+    assert len(pids) <= 2  # a process that is ended for what it keeps is replaced by another
+
+
+_kept: list[np.ndarray] = []
+
+
+def _keep_400_mb(_job: int) -> int:
+    if not _kept:
+        _kept.append(np.ones(50_000_000))
+    time.sleep(0.7)  # loky looks at a process once a second
+    return os.getpid()
