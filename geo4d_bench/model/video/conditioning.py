@@ -1,4 +1,4 @@
-"""The U-Net's image embeddings of first frames.
+"""Embeddings of first frames: one of a whole image for the U-Net, one of each cell for the transformer.
 
 First frames are (N, 8, H, W): colours in -1..1, normalised points in the view's own frame (0 where invalid), whether
 they are valid, and the mask of the hands (view n's; view m has none).
@@ -17,6 +17,7 @@ from geo4d_bench.model.video.config import ImageEncoderSizes
 
 FIRST_CHANNELS = 8
 VALID = 6  # where validity is in them
+_OCTAVES = 4  # of points' sines; the longest wave is two units
 _GRID = 4  # cells along each side that a learned embedding pools an image to
 
 
@@ -52,6 +53,34 @@ class LearnedEmbedding(nn.Module):
     def forward(self, first: Tensor) -> Tensor:
         """(N, 8, H, W) -> (N, 1, D)."""
         return cast(Tensor, self.layers(first))[:, None]
+
+
+class CellEmbedding(nn.Module):
+    """A small convolutional network's embedding of each cell of a view's first frame, with sines of its points.
+
+    Convolutions before a transformer let it learn from fewer samples (Xiao et al. 2021,
+    https://arxiv.org/abs/2106.14881).
+
+    Args:
+        cell: side in pixels, a power of 2.
+        dim: of an embedding.
+    """
+
+    def __init__(self, cell: int, dim: int) -> None:
+        super().__init__()
+        channels, layers = FIRST_CHANNELS + 6 * _OCTAVES, []
+        for further in reversed(range(cell.bit_length() - 1)):
+            width = max(dim >> further, 16)
+            layers += [nn.Conv2d(channels, width, 3, 2, 1), nn.GELU(approximate="tanh")]
+            channels = width
+        self.stem = nn.Sequential(*layers, nn.Conv2d(channels, dim, 1))
+
+    def forward(self, first: Tensor) -> Tensor:
+        """(N, 8, H, W) -> (N, h * w, D)."""
+        points, valid = first[:, 3:6], first[:, VALID : VALID + 1]
+        phases = torch.cat([points * (torch.pi * 2.0**k) for k in range(_OCTAVES)], 1)
+        known = torch.cat([first, phases.sin() * valid, phases.cos() * valid], 1)
+        return cast(Tensor, self.stem(known)).flatten(2).transpose(1, 2)
 
 
 def _squeezed(images: Tensor, size: int) -> Tensor:

@@ -214,6 +214,7 @@ class DiTConfig(VideoConfig):
     Attributes:
         dim: width of a token.  heads: of attention.
         trunk_layers: shared by the views.  decoder_layers: that each view has to itself.
+        loss_frames: how many of the video's frames a training step denoises, drawn anew for each.
     """
 
     name = "dit"
@@ -222,6 +223,7 @@ class DiTConfig(VideoConfig):
     heads: int
     trunk_layers: int
     decoder_layers: int
+    loss_frames: int = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -230,10 +232,17 @@ class DiTConfig(VideoConfig):
                 f"generator: {self.height} x {self.width} pixels don't divide into patches of {self.patch}; "
                 "choose multiples of the patch"
             )
-        if min(self.dim, self.heads, self.decoder_layers) < 1 or self.trunk_layers < 0 or self.dim % self.heads:
+        if self.patch & (self.patch - 1):
+            raise ConfigError(f"generator: patch is {self.patch}, expected a power of 2")
+        if (
+            min(self.dim, self.heads, self.decoder_layers, self.loss_frames) < 1
+            or self.trunk_layers < 0
+            or self.dim % self.heads
+        ):
             raise ConfigError(
                 f"generator: dim {self.dim}, heads {self.heads}, trunk_layers {self.trunk_layers}, decoder_layers "
-                f"{self.decoder_layers}; all but trunk_layers must be at least 1, and heads divide dim"
+                f"{self.decoder_layers}, loss_frames {self.loss_frames}; all but trunk_layers must be at least 1, and "
+                "heads divide dim"
             )
 
     @classmethod

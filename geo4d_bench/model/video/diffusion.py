@@ -1,8 +1,8 @@
 """Two families of diffusion: how noise is added, and what the network's output means.
 
 ``EDM`` is that of Stable Video Diffusion (Karras et al. 2022, https://arxiv.org/abs/2206.00364, with v-prediction), for
-its weights; ``RectifiedFlow`` is for models trained from scratch, which need one to eight steps. Noise levels are (B,)
-float32; noisy x, clean z and noise are (B, ...).
+its weights; ``RectifiedFlow`` is for models trained from scratch, which need one to eight steps. Noise levels are (B,
+V) float32, one for each view; noisy x, clean z and noise are (B, V, ...).
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from torch import Tensor
 
 
 def sample(diffusion: Diffusion, denoise: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int) -> Tensor:
-    """Euler steps from noise of unit variance to a clean sample of the same shape (B, ...).
+    """Euler steps from noise of unit variance to a clean sample of the same shape (B, V, ...).
 
-    ``denoise`` estimates clean z from noisy x (B, ...) and level (B,). Both families move along (x - z) / level: for
-    rectified flow that is the velocity, noise - z.
+    ``denoise`` estimates clean z from noisy x (B, V, ...) and levels (B, V). Both families move along (x - z) / level:
+    for rectified flow that is the velocity, noise - z.
     """
-    levels = diffusion.sampling_levels(steps).to(noise.device, non_blocking=True)
-    x = diffusion.start(noise, levels[0])
-    for level, following in pairwise(levels):
-        direction = (x - denoise(x, level.expand(len(x)))) / level
-        x = x + direction * (following - level)
+    batch, views = noise.shape[:2]
+    of_n, of_m = diffusion.sampling_levels(steps).to(noise.device)
+    levels = torch.stack([of_n, *[of_m] * (views - 1)]).expand(batch, -1, -1)  # (B, V, steps + 1)
+    x = diffusion.start(noise, levels[..., 0])
+    for level, following in pairwise(levels.unbind(-1)):
+        direction = (x - denoise(x, level)) / expand_as(level, x)
+        x = x + direction * expand_as(following - level, x)
     return x
 
 
@@ -36,13 +38,17 @@ class EDM:
 
     def draw_levels(self, size: int, rng: torch.Generator) -> Tensor:
         """(size,) noise levels to train at, on the device of ``rng``."""
-        return (self.log_mean + self.log_std * torch.randn(size, generator=rng, device=rng.device)).exp()
+        return (
+            (self.log_mean + self.log_std * torch.randn(size, generator=rng, device=rng.device))
+            .exp()[:, None]
+            .expand(-1, 2)
+        )
 
     def add_noise(self, z: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         return z + expand_as(level, z) * noise
 
     def network_input(self, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """x scaled to about unit variance, and the level (B,) as the network is given it."""
+        """x scaled to about unit variance, and the level (B, V) as the network is given it."""
         return x / (expand_as(level, x) ** 2 + 1).sqrt(), 0.25 * level.log()
 
     def denoised(self, output: Tensor, x: Tensor, level: Tensor) -> Tensor:
@@ -51,25 +57,27 @@ class EDM:
         return output * (-s / (s**2 + 1).sqrt()) + x / (s**2 + 1)
 
     def loss_weight(self, level: Tensor) -> Tensor:
-        """(B,) weight of the squared error of the clean z."""
+        """(B, V) weight of the squared error of the clean z."""
         return (level**2 + 1) / level**2
 
     def sampling_levels(self, steps: int) -> Tensor:
-        """(steps + 1,) falling noise levels, the last one 0."""
+        """(2, steps + 1) falling noise levels of view n and further views, the last ones 0."""
         high, low = (s ** (1 / self.rho) for s in (self.sigma_max, self.sigma_min))
         ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
-        return torch.cat([(high + ramp * (low - high)) ** self.rho, torch.zeros(1)]).float()
+        return torch.cat([(high + ramp * (low - high)) ** self.rho, torch.zeros(1)]).float().expand(2, -1)
 
     def start(self, noise: Tensor, level: Tensor) -> Tensor:
-        """Where sampling begins; ``level`` is the first of :meth:`sampling_levels`, 0-dimensional."""
-        return noise * (level**2 + 1).sqrt()
+        """Where sampling begins, at the first levels (B, V) of :meth:`sampling_levels`."""
+        return noise * (expand_as(level, noise) ** 2 + 1).sqrt()
 
 
 class RectifiedFlow:
     """x = (1 - t) z + t noise with the level t in 0..1 (Liu et al. 2022, https://arxiv.org/abs/2209.03003).
 
     The network predicts z itself: with little training and large cells that is far easier to learn than the velocity,
-    which contains the noise. The methods are those of :class:`EDM`.
+    which contains the noise. View n is denoised ahead of the others, which see how it turns out and follow; levels of
+    their own are from Diffusion Forcing (Chen et al. 2024, https://arxiv.org/abs/2407.01392). The methods are those of
+    :class:`EDM`.
     """
 
     def __init__(self, pure_noise_share: float = 0.7) -> None:
@@ -78,9 +86,10 @@ class RectifiedFlow:
         self.pure_noise_share = pure_noise_share
 
     def draw_levels(self, size: int, rng: torch.Generator) -> Tensor:
-        inner = torch.sigmoid(torch.randn(size, generator=rng, device=rng.device))
-        pure = torch.rand(size, generator=rng, device=rng.device) < self.pure_noise_share
-        return torch.where(pure, torch.ones_like(inner), inner)
+        of_n = torch.sigmoid(torch.randn(size, generator=rng, device=rng.device))
+        further, pure = torch.rand((2, size), generator=rng, device=rng.device)
+        both = torch.stack([of_n, torch.lerp(of_n, torch.ones_like(of_n), further)], 1)
+        return torch.where((pure < self.pure_noise_share)[:, None], torch.ones_like(both), both)
 
     def add_noise(self, z: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         return torch.lerp(z, noise, expand_as(level, z))
@@ -95,7 +104,9 @@ class RectifiedFlow:
         return torch.ones_like(level)
 
     def sampling_levels(self, steps: int) -> Tensor:
-        return torch.linspace(1, 0, steps + 1)
+        of_n = torch.linspace(1, 0, steps + 1)
+        of_m = torch.cat([torch.ones(1), torch.linspace(1, 0, steps)]) if steps > 1 else of_n
+        return torch.stack([of_n, of_m])
 
     def start(self, noise: Tensor, level: Tensor) -> Tensor:
         return noise
@@ -105,5 +116,5 @@ Diffusion = EDM | RectifiedFlow
 
 
 def expand_as(values: Tensor, x: Tensor) -> Tensor:
-    """(B,) to (B, 1, ...) with as many dimensions as x."""
-    return values.view(-1, *[1] * (x.ndim - 1))
+    """(B, ...) to (B, ..., 1, ...) with as many dimensions as x."""
+    return values.view(*values.shape, *[1] * (x.ndim - values.ndim))

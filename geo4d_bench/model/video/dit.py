@@ -34,7 +34,7 @@ class VideoTransformer(nn.Module):
     def __init__(self, c: DiTConfig, channels: int, proprioception: int) -> None:
         super().__init__()
         cells = (c.height // c.cell) * (c.width // c.cell)
-        self.embed, self.embed_condition = nn.Linear(channels, c.dim), nn.Linear(channels, c.dim, bias=False)
+        self.embed = nn.Linear(channels, c.dim)
         self.frequencies = Timesteps(_FREQUENCIES, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time = TimestepEmbedding(_FREQUENCIES, c.dim)
         self.proprioception = nn.Linear(proprioception, c.dim)
@@ -50,35 +50,40 @@ class VideoTransformer(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, condition: Tensor, level: Tensor, proprioception: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, level: Tensor, context: Tensor, proprioception: Tensor, frames: Tensor | None = None
+    ) -> Tensor:
         """Output of all views and streams in one pass.
 
         Args:
             x: (V, S, B, T, C, h, w) noisy latents of view n, then of one view m or several, in S streams.
-            condition: (V, S, B, 1, C, h, w) latents of the first frames.
-            level: (B,) the noise level, as the diffusion gives it to the network.
+            level: (B, V) the noise levels, as the diffusion gives them to the network.
+            context: (B, V, h * w, D) embeddings of the first frames' cells.
             proprioception: (B, numbers).
+            frames: (T,) which frames of the video these are; all by default.
 
         Returns:
             (V, S, B, T, C, h, w).
         """
-        views, streams, batch, frames, channels, *cells = x.shape
+        views, streams, batch, length, channels, *cells = x.shape
         view = torch.cat([self.view[:1], self.view[1:].expand(views - 1, -1, -1)])
-        tokens = self.embed(_tokens(x)) + self.embed_condition(_tokens(condition))  # (B, T, V, L, D)
-        tokens = tokens + (self.cell_position + self.frame_position + view)
+        frame = self.frame_position if frames is None else self.frame_position[frames]
+        tokens = self.embed(_tokens(x)) + context[:, None]  # (B, T, V, L, D)
+        tokens = tokens + (self.cell_position + frame + view)
         tokens = tokens.to(_layers_dtype(tokens))
-        time = self.time(self.frequencies(level).to(self.view.dtype))
-        shared = self.modulation(F.silu(time + self.proprioception(proprioception))).view(batch, 6, -1)
+        time = self.time(self.frequencies(level.flatten()).to(self.view.dtype)).view(batch, views, -1)
+        given = time + self.proprioception(proprioception)[:, None]
+        shared = self.modulation(F.silu(given)).view(batch, views, 6, -1)
         for layer in self.trunk:
             tokens = layer(tokens, shared)
         n, m = (part.contiguous() for part in tokens.tensor_split([1], 2))
         decoder_n, decoder_m = (cast(Decoder, d) for d in self.decoders)
         for i, (layer_n, layer_m) in enumerate(zip(decoder_n.layers, decoder_m.layers, strict=True)):
-            n, m = layer_n(n, shared), layer_m(m, shared)
+            n, m = layer_n(n, shared[:, :1]), layer_m(m, shared[:, 1:])
             if self.cross_view:
                 m = self.cross_view[i](m, n)
         out = torch.cat([decoder_n.latents(n), decoder_m.latents(m)], 2)
-        return out.view(batch, frames, views, *cells, streams, channels).permute(2, 5, 0, 1, 6, 3, 4)
+        return out.view(batch, length, views, *cells, streams, channels).permute(2, 5, 0, 1, 6, 3, 4)
 
 
 class Layer(nn.Module):
@@ -97,9 +102,9 @@ class Layer(nn.Module):
         self.modulation = nn.Parameter(torch.tensor([0.0, 1.0, 1.0] * 2)[:, None].repeat(1, c.dim))
 
     def forward(self, x: Tensor, shared: Tensor) -> Tensor:
-        """``shared`` (B, 6, D) is the modulation that all layers share."""
-        modulation = (shared + self.modulation).to(x.dtype).view(len(shared), 6, 1, 1, 1, -1)
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.unbind(1)
+        """``shared`` (B, V, 6, D) is the modulation that all layers share."""
+        modulation = (shared + self.modulation).to(x.dtype)[:, None, :, :, None]
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.unbind(3)
         x = torch.addcmul(x, gate, self._attention(torch.addcmul(shift, _normalised(x), scale)))
         hidden = F.gelu(self.up(torch.addcmul(mlp_shift, _normalised(x), mlp_scale)), approximate="tanh")
         return torch.addcmul(x, mlp_gate, self.down(hidden))

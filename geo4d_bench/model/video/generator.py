@@ -28,7 +28,7 @@ from geo4d_bench.model.blocks import constant, in_bf16
 from geo4d_bench.model.distributed import local_shard, mean_over_processes
 from geo4d_bench.model.types import FirstFrames, Video4D
 from geo4d_bench.model.video.autoencoders import LABELS, POINTS, RGB, Autoencoders, Pixels, inpaint
-from geo4d_bench.model.video.conditioning import VALID, ClipEmbedding, LearnedEmbedding
+from geo4d_bench.model.video.conditioning import VALID, CellEmbedding, ClipEmbedding, LearnedEmbedding
 from geo4d_bench.model.video.config import DiTConfig, UNetConfig, VideoConfig
 from geo4d_bench.model.video.diffusion import EDM, RectifiedFlow, expand_as, sample
 from geo4d_bench.model.video.dit import CrossView, Layer, VideoTransformer
@@ -58,6 +58,7 @@ class VideoGenerator(Generator[VideoConfig]):
         self.embedding: nn.Module | None = None
         if isinstance(c, DiTConfig):
             self.network = VideoTransformer(c, len(self.streams) * c.channels, 4 * c.arms)
+            self.embedding = CellEmbedding(c.cell, c.dim)
         elif isinstance(c, UNetConfig):
             self._build_unet(c, networks or random_networks(c))
 
@@ -121,7 +122,11 @@ class VideoGenerator(Generator[VideoConfig]):
         """Mean of (w + M) (D - z)² of the denoised latents D against the true z, with the diffusion's weight w and M on
         and near hands, over all streams of both views."""
         self.check(batch)
-        batch = apply_ablation(self.config, batch)
+        batch, frames = apply_ablation(self.config, batch), None
+        if isinstance(self.config, DiTConfig) and self.config.loss_frames < self.config.frames:
+            order = torch.randperm(self.config.frames, generator=rng, device=rng.device)
+            frames = order[: self.config.loss_frames].sort().values.to(batch["rgb"].device)
+            batch |= {k: batch[k].index_select(2, frames) for k in ("rgb", "points", "valid", "parts")}
         first = self._first(batch)
         z, known = self._latents(*self._targets(batch))
         device = z.device
@@ -135,6 +140,7 @@ class VideoGenerator(Generator[VideoConfig]):
             condition * expand_as(keep[0], condition),
             None if context is None else context * expand_as(keep[1], context),
             self._proprioception(batch),
+            frames,
         )
         denoised = self._denoise(self.diffusion.add_noise(z, noise, level), level, given)
         hand_weight = self.config.hand_weight if self.config.weight_gripper else 0.0
@@ -183,7 +189,8 @@ class VideoGenerator(Generator[VideoConfig]):
         rgb = images[RGB].movedim(3, -1)
         if c.rgb_only:
             return self.as_videos(conditions, rgb, torch.zeros_like(rgb), torch.zeros_like(seen), parts)
-        metres = images[POINTS].movedim(3, -1) * c.point_scale_m + constant(c.point_mean_m, device)
+        points = expanded(images[POINTS]) if c.pixels else images[POINTS]
+        metres = points.movedim(3, -1) * c.point_scale_m + self._origin(batch)[:, :, None, None, None]
         if c.calibrated:
             metres[:, 1:] = _transform(T_n_cam(batch)[:, 1:, None, None, None], metres[:, 1:])
         return self.as_videos(conditions, rgb, metres, seen, parts)
@@ -195,13 +202,12 @@ class VideoGenerator(Generator[VideoConfig]):
         return torch.cat([torch.randn((1, n, *shape), generator=rng) for n in (2, *[1] * (views - 2))], 1)
 
     def _denoise(self, x: Tensor, level: Tensor, given: _Given) -> Tensor:
-        """The clean latents (B, V, S, T, C, h, w) estimated from noisy ``x`` at a level (B,)."""
+        """The clean latents (B, V, S, T, C, h, w) estimated from noisy ``x`` at levels (B, V)."""
         c = self.config
         scaled, time = self.diffusion.network_input(x, level)
         # The networks want views and streams first: (B, V, S, ...) -> (V, S, B, ...).
         if isinstance(self.network, VideoTransformer):
-            moved, condition = scaled.movedim(0, 2), given.condition.movedim(0, 2)
-            output = self.network(moved, condition, time, given.proprioception)
+            output = self.network(scaled.movedim(0, 2), time, given.context, given.proprioception, given.frames)
         else:
             assert given.context is not None
             added_time = constant((1.0 / c.dt_s - 1.0, _MOTION, _NOISE), x.device)  # SVD is given fps - 1
@@ -214,7 +220,7 @@ class VideoGenerator(Generator[VideoConfig]):
         return self.diffusion.denoised(output, x, level)
 
     def _condition(self, first: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Unscaled latents (B, V, S, 1, C, h, w) of first frames (B, V, 8, H, W), and embeddings (B, V, 1, D)."""
+        """Unscaled latents (B, V, S, 1, C, h, w) of first frames (B, V, 8, H, W), and embeddings (B, V, L, D)."""
         images, shape = first.flatten(0, 1), first.shape[:2]
         valid, hand = images[:, VALID : VALID + 1], images[:, VALID + 1 :]
         labels = torch.cat([2.0 * valid - 1.0, hand, torch.zeros_like(hand)], 1)
@@ -226,18 +232,21 @@ class VideoGenerator(Generator[VideoConfig]):
     def _proprioception(self, batch: dict[str, Tensor]) -> Tensor:
         """(B, 4 arms): normalised places of the hands in camera n's frame, and openings; zeros with RGB alone."""
         c = self.config
-        mean = constant(c.point_mean_m, batch["first_hand"].device)
-        place = (batch["first_hand"] - mean) / c.point_scale_m
+        place = (batch["first_hand"] - self._mean(batch["first_hand"])) / c.point_scale_m
         both = torch.cat([place, batch["opening"][..., None] / _OPENING_M - 1.0], -1).flatten(1)
         return both * (not c.rgb_only)
 
     def _first(self, batch: dict[str, Tensor]) -> Tensor:
         """(B, V, 8, H, W), see :mod:`geo4d_bench.model.video.conditioning`."""
-        rgb = batch["first_rgb"].float() / 127.5 - 1.0
-        valid = batch["first_valid"][:, :, None].float() * (not self.config.rgb_only)
+        c, rgb = self.config, batch["first_rgb"].float() / 127.5 - 1.0
+        valid = batch["first_valid"][:, :, None].float() * (not c.rgb_only)
         hand = torch.zeros_like(valid)
         hand[:, 0, 0] = batch["hand_mask"].float()
-        return torch.cat([rgb.movedim(-1, 2), self._points(batch["first_points"], valid), valid, hand], 2)
+        origin = self._origin(batch)
+        if not c.calibrated:  # where view m sees the hands is not known
+            origin = torch.cat([origin[:, :1], self._mean(origin).expand_as(origin[:, 1:])], 1)
+        points = self._points(batch["first_points"], origin, valid)
+        return torch.cat([rgb.movedim(-1, 2), points, valid, hand], 2)
 
     def _targets(self, batch: dict[str, Tensor]) -> tuple[dict[int, Tensor], Tensor]:
         """Images (B, V, T, 3, H, W) by stream, and validity (B, V, T, 1, H, W) bool."""
@@ -249,14 +258,29 @@ class VideoGenerator(Generator[VideoConfig]):
         return {
             LABELS: label_image(batch["parts"], batch["valid"]),
             RGB: rgb.movedim(-1, 3),
-            POINTS: self._points(points, valid & (not self.config.rgb_only)),
+            POINTS: self._points(points, self._origin(batch)[:, :, None], valid & (not self.config.rgb_only)),
         }, valid
 
-    def _points(self, points: Tensor, valid: Tensor) -> Tensor:
-        """Points (..., H, W, 3) in metres normalised, (..., 3, H, W); where invalid (..., 1, H, W) 0, or inpainted for
-        an autoencoder."""
-        mean = constant(self.config.point_mean_m, points.device)
-        normalised = ((points - mean) / self.config.point_scale_m).movedim(-1, -3)
+    def _mean(self, like: Tensor) -> Tensor:
+        return constant(self.config.point_mean_m, like.device)
+
+    def _origin(self, batch: dict[str, Tensor]) -> Tensor:
+        """(B, V, 3) metres, in the frame that a view's points are in: where they are seen from. That is where the hands
+        are at first, or, as an autoencoder needs it, the mean of all points."""
+        c, views = self.config, batch["first_rgb"].shape[1]
+        hand = batch["first_hand"].mean(1, keepdim=True)  # camera n's frame
+        if not c.pixels or c.rgb_only:
+            return self._mean(hand).expand(len(hand), views, 3)
+        if not c.calibrated:
+            return hand.expand(-1, views, -1)
+        return _transform(torch.linalg.inv_ex(T_n_cam(batch)).inverse, hand)
+
+    def _points(self, points: Tensor, origin: Tensor, valid: Tensor) -> Tensor:
+        """Points (..., H, W, 3) from an origin (..., 3), in metres, normalised, (..., 3, H, W); where invalid
+        (..., 1, H, W) 0, or inpainted for an autoencoder."""
+        normalised = ((points - origin[..., None, None, :]) / self.config.point_scale_m).movedim(-1, -3)
+        if self.config.pixels:
+            normalised = contracted(normalised)
         if self.config.pixels:
             return normalised * valid
         return inpaint(normalised.flatten(0, -4), valid.flatten(0, -4).bool()).view(normalised.shape)
@@ -290,13 +314,26 @@ class _Given(NamedTuple):
     """What a network is given besides noisy latents and their level."""
 
     condition: Tensor  # (B, V, S, 1, C, h, w)
-    context: Tensor | None  # (B, V, 1, D)
+    context: Tensor | None  # (B, V, L, D)
     proprioception: Tensor  # (B, 4 arms)
+    frames: Tensor | None = None  # which these are, where they are not all
 
 
 def _unflattened(x: Tensor, *shape: int) -> Tensor:
     """(N, ...) -> (shape..., ...)."""
     return x.view(*shape, *x.shape[1:])
+
+
+def contracted(points: Tensor) -> Tensor:
+    """Points (..., 3, H, W) drawn into the unit ball, p / (1 + |p|), so that near ones are told apart best."""
+    return points / (1.0 + points.norm(dim=-3, keepdim=True))
+
+
+def expanded(points: Tensor) -> Tensor:
+    """The points (..., 3, H, W) that :func:`contracted` made these of; none is farther than 19."""
+    norm = points.norm(dim=-3, keepdim=True)
+    inside = norm.clamp(max=0.95)
+    return points * inside / (norm.clamp(min=1e-6) * (1.0 - inside))
 
 
 def _transform(T: Tensor, points: Tensor) -> Tensor:

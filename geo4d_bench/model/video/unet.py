@@ -77,7 +77,7 @@ class DualDecoderUNet(nn.Module):
             x: (V, S, B, T, C, h, w) view n, then one view m or several; S streams, of which view m attends to view n in
                 the last; noisy latents and condition on channels.
                 h and w divide by 2 ** (number of down blocks - 1).
-            level: (B,) the noise level, as the diffusion gives it to the network.
+            level: (B, V) the noise levels, as the diffusion gives them to the network.
             context: (V, B, L, D) of each view, for cross-attention.
             added_time: (numbers,) what else the time embedding is given, the same for all.
             proprioception: (B, numbers).
@@ -87,7 +87,7 @@ class DualDecoderUNet(nn.Module):
         """
         views, streams, batch, frames = x.shape[:4]
         videos, dtype = views * streams * batch, self.conv_in.weight.dtype
-        time = self.time_embedding(self.time_proj(level.repeat(views * streams)).to(dtype))
+        time = self.time_embedding(self.time_proj(level.T[:, None].expand(-1, streams, -1).flatten()).to(dtype))
         time = time + self.add_embedding(self.add_time_proj(added_time).flatten().expand(videos, -1).to(dtype))
         time = time + self.proprioception(proprioception.to(dtype)).repeat(views * streams, 1)
         contexts = context[:, None].expand(-1, streams, -1, -1, -1).flatten(0, 2)  # (N, L, D)

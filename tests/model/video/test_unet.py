@@ -59,7 +59,7 @@ def inputs(views: int = 2) -> dict[str, torch.Tensor]:
     x = torch.randn(views, 2, BATCH, FRAMES, 2 * CHANNELS, 4, 6, generator=rng, dtype=torch.float64)
     context = torch.randn(views, BATCH, 1, 16, generator=rng, dtype=torch.float64)
     return {
-        "x": x, "level": torch.tensor([0.3, -0.9], dtype=torch.float64), "context": context,
+        "x": x, "level": torch.randn(BATCH, views, generator=rng, dtype=torch.float64), "context": context,
         "added_time": torch.tensor([1.5, 127.0, 0.0], dtype=torch.float64),
         "proprioception": torch.randn(BATCH, 4, generator=rng, dtype=torch.float64),
     }  # fmt: skip
@@ -99,7 +99,9 @@ def in_one_batch(stock: UNetSpatioTemporalConditionModel, given: dict[str, torch
         module.forward = in_halves(module.forward)
     context = given["context"][:, None].expand(-1, 2, -1, -1, -1).flatten(0, 2)
     added_time = given["added_time"].expand(4 * BATCH, -1)
-    out: torch.Tensor = reference(given["x"].flatten(0, 2), given["level"].repeat(4), context, added_time).sample
+    out: torch.Tensor = reference(
+        given["x"].flatten(0, 2), given["level"].T[:, None].expand(-1, 2, -1).flatten(), context, added_time
+    ).sample
     return out.view(2, 2, BATCH, *out.shape[1:])
 
 
@@ -108,7 +110,7 @@ def alone(
 ) -> torch.Tensor:
     """What it makes of a view's first video by itself, (1, T, C, h, w)."""
     out: torch.Tensor = stock(
-        given["x"][view, stream, :1], given["level"][:1], given["context"][view, :1], given["added_time"][None]
+        given["x"][view, stream, :1], given["level"][:1, view], given["context"][view, :1], given["added_time"][None]
     ).sample
     return out
 
