@@ -243,14 +243,14 @@ def _eval_of(data: Path) -> Path:
 
 
 def _open(config: TrainConfig, data: Dataset, preset: GeneratorConfig, workers: int = 0) -> WindowSource:
-    """Windows of a dataset's seen cameras: novel ones are for evaluation alone. Unpacked images take a quarter of the
-    free memory at most, shared by the processes."""
+    """Windows of a dataset's seen cameras: novel ones are for evaluation alone. Unpacked images take half of the free
+    memory at most, shared by the processes."""
     import psutil
 
     from geo4d_bench.dataset.windows import REMEMBER_BYTES, Windows
 
     processes = max(1, workers) * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    room = min(REMEMBER_BYTES, psutil.virtual_memory().available // 4) // processes
+    room = min(REMEMBER_BYTES, psutil.virtual_memory().available // 2) // processes
     return Windows(
         data, "seen", horizon=preset.frames, dt_s=preset.dt_s, remember_bytes=room, sensor=config.sensor,
         both_poses=config.calibrated,

@@ -246,7 +246,7 @@ def test_windows_do_not_depend_on_what_is_remembered(tiny_dataset: Any, episodes
     plain = Windows(tiny_dataset.train, "seen", remember_bytes=0)
     height, width = plain.datasets[0].size
     frames = [len(episode.steps) for _, episode in plain.episodes]
-    room = int(episodes_that_fit * max(frames) * len(plain.cameras) * height * width * 8)
+    room = int(episodes_that_fit * max(frames) * len(plain.cameras) * height * width * 6)
     remembering = Windows(tiny_dataset.train, "seen", remember_bytes=room)
     for turn in range(2):
         for seed in range(6):

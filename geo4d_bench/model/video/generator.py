@@ -126,7 +126,7 @@ class VideoGenerator(Generator[VideoConfig]):
         if isinstance(self.config, DiTConfig) and self.config.loss_frames < self.config.frames:
             order = torch.randperm(self.config.frames, generator=rng, device=rng.device)
             frames = order[: self.config.loss_frames].sort().values.to(batch["rgb"].device)
-            batch |= {k: batch[k].index_select(2, frames) for k in ("rgb", "points", "valid", "parts")}
+            batch = batch | {k: batch[k].index_select(2, frames) for k in ("rgb", "points", "valid", "parts")}
         first = self._first(batch)
         z, known = self._latents(*self._targets(batch))
         device = z.device
