@@ -32,7 +32,7 @@ class _Images:
     true depth of each frame's hand pixels."""
 
     rgb: npt.NDArray[np.uint8]
-    depth: npt.NDArray[np.float32] | npt.NDArray[np.uint16]
+    depth: npt.NDArray[Any]
     parts: npt.NDArray[np.uint8]
     hand_depth: list[npt.NDArray[np.float32]] | None
 

@@ -74,13 +74,19 @@ class CellEmbedding(nn.Module):
             layers += [nn.Conv2d(channels, width, 3, 2, 1), nn.GELU(approximate="tanh")]
             channels = width
         self.stem = nn.Sequential(*layers, nn.Conv2d(channels, dim, 1))
+        self.norm = nn.LayerNorm(dim)
+        # By default each layer would shrink what tells one cell from another threefold.
+        for layer in self.stem:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight)
+                nn.init.zeros_(cast(Tensor, layer.bias))
 
     def forward(self, first: Tensor) -> Tensor:
         """(N, 8, H, W) -> (N, h * w, D)."""
         points, valid = first[:, 3:6], first[:, VALID : VALID + 1]
         phases = torch.cat([points * (torch.pi * 2.0**k) for k in range(_OCTAVES)], 1)
         known = torch.cat([first, phases.sin() * valid, phases.cos() * valid], 1)
-        return cast(Tensor, self.stem(known)).flatten(2).transpose(1, 2)
+        return cast(Tensor, self.norm(self.stem(known).flatten(2).transpose(1, 2)))
 
 
 def _squeezed(images: Tensor, size: int) -> Tensor:

@@ -80,6 +80,8 @@ class RectifiedFlow:
     :class:`EDM`.
     """
 
+    data_std = 0.5
+
     def __init__(self, pure_noise_share: float = 0.7) -> None:
         """``pure_noise_share`` of the training samples are at t = 1, where one-step generation works; the others'
         levels are logit-normal."""
@@ -95,7 +97,10 @@ class RectifiedFlow:
         return torch.lerp(z, noise, expand_as(level, z))
 
     def network_input(self, x: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        return x, 1000.0 * level
+        """What x says of z, the best linear estimate: nothing at t = 1, where noise would drown what is given."""
+        t = expand_as(level, x)
+        variance = self.data_std**2
+        return x * ((1 - t) * variance / ((1 - t).square() * variance + t.square())), 1000.0 * level
 
     def denoised(self, output: Tensor, x: Tensor, level: Tensor) -> Tensor:
         return output

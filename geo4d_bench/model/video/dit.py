@@ -40,8 +40,7 @@ class VideoTransformer(nn.Module):
         self.proprioception = nn.Linear(proprioception, c.dim)
         self.modulation = nn.Linear(c.dim, 6 * c.dim)
         self.cell_position, self.frame_position, self.view = (
-            nn.Parameter(0.02 * torch.randn(shape))
-            for shape in ((cells, c.dim), (c.frames, 1, 1, c.dim), (2, 1, c.dim))
+            nn.Parameter(0.5 * torch.randn(shape)) for shape in ((cells, c.dim), (c.frames, 1, 1, c.dim), (2, 1, c.dim))
         )
         self.trunk = nn.ModuleList(Layer(c, i, c.cross_view_attention) for i in range(c.trunk_layers))
         decoder_n = Decoder(c, channels)

@@ -2,8 +2,9 @@
 transformer.
 
 Colours, pointmaps, validity and gripper parts of two views are denoised in one pass, view m's pointmaps in camera n's
-frame, which is learned from such targets alone (paper, section 3). A calibrated generator makes both views in their own
-frames, and view m is moved to camera n's by the known poses. A plan is read from the video alone.
+frame, which is learned from such targets alone (paper, section 3). A calibrated generator makes both views in one frame
+along the world's axes, or for an autoencoder each in its own, which known poses take to camera n's. A plan is read from
+the video alone.
 
 It is trained on pairs of views and generates any number of them in one pass: every further view is a view m, with the
 same weights. In the U-Net it attends to view n alone, so that each is as if generated with view n by itself; in the
@@ -24,7 +25,7 @@ from geo4d_bench.errors import ConfigError
 from geo4d_bench.model.adapters import add_adapters
 from geo4d_bench.model.base import Generator, Loss, OptimizerName
 from geo4d_bench.model.batch import T_n_cam, apply_ablation
-from geo4d_bench.model.blocks import constant, in_bf16
+from geo4d_bench.model.blocks import constant, in_bf16, product
 from geo4d_bench.model.distributed import local_shard, mean_over_processes
 from geo4d_bench.model.types import FirstFrames, Video4D
 from geo4d_bench.model.video.autoencoders import LABELS, POINTS, RGB, Autoencoders, Pixels, inpaint
@@ -145,10 +146,12 @@ class VideoGenerator(Generator[VideoConfig]):
         denoised = self._denoise(self.diffusion.add_noise(z, noise, level), level, given)
         hand_weight = self.config.hand_weight if self.config.weight_gripper else 0.0
         weight = expand_as(self.diffusion.loss_weight(level), z) + hand_weight * self._near_hand(batch["parts"])
+        of_stream = [self.config.point_weight if s == POINTS else 1.0 for s in self.streams]
+        weight = weight * constant(tuple(of_stream), device).view(-1, 1, 1, 1, 1)
         error = (denoised - z).square() * known
         total = (weight * error).sum() / mean_over_processes(known.sum()).clamp(min=1.0)
-        of_stream = (0, 1, 3, 4, 5, 6)
-        errors = error.detach().mean(of_stream) / known.mean(of_stream).clamp(min=1e-6)
+        others = (0, 1, 3, 4, 5, 6)
+        errors = error.detach().mean(others) / known.mean(others).clamp(min=1e-6)
         return Loss(total=total, parts=dict(zip(("labels", "rgb", "points"), errors, strict=False)))
 
     def fit_autoencoder(
@@ -190,9 +193,8 @@ class VideoGenerator(Generator[VideoConfig]):
         if c.rgb_only:
             return self.as_videos(conditions, rgb, torch.zeros_like(rgb), torch.zeros_like(seen), parts)
         points = expanded(images[POINTS]) if c.pixels else images[POINTS]
-        metres = points.movedim(3, -1) * c.point_scale_m + self._origin(batch)[:, :, None, None, None]
-        if c.calibrated:
-            metres[:, 1:] = _transform(T_n_cam(batch)[:, 1:, None, None, None], metres[:, 1:])
+        back = torch.linalg.inv_ex(self._frames(batch)[1]).inverse
+        metres = _transform(back, points.movedim(3, -1) * c.point_scale_m)
         return self.as_videos(conditions, rgb, metres, seen, parts)
 
     def _noise(self, seed: int, views: int) -> Tensor:
@@ -242,47 +244,55 @@ class VideoGenerator(Generator[VideoConfig]):
         valid = batch["first_valid"][:, :, None].float() * (not c.rgb_only)
         hand = torch.zeros_like(valid)
         hand[:, 0, 0] = batch["hand_mask"].float()
-        origin = self._origin(batch)
-        if not c.calibrated:  # where view m sees the hands is not known
-            origin = torch.cat([origin[:, :1], self._mean(origin).expand_as(origin[:, 1:])], 1)
-        points = self._points(batch["first_points"], origin, valid)
+        points = self._points(_transform(self._frames(batch)[0], batch["first_points"]), valid)
         return torch.cat([rgb.movedim(-1, 2), points, valid, hand], 2)
 
     def _targets(self, batch: dict[str, Tensor]) -> tuple[dict[int, Tensor], Tensor]:
         """Images (B, V, T, 3, H, W) by stream, and validity (B, V, T, 1, H, W) bool."""
-        points, valid = batch["points"], batch["valid"][:, :, :, None]
-        if self.config.calibrated:
-            T_m_n = torch.linalg.inv_ex(T_n_cam(batch)[:, 1]).inverse
-            points = torch.stack([points[:, 0], _transform(T_m_n[:, None, None, None], points[:, 1])], 1)
+        points = _transform(self._frames(batch)[1], batch["points"])
+        valid = batch["valid"][:, :, :, None]
         rgb = batch["rgb"].float() / 127.5 - 1.0
         return {
             LABELS: label_image(batch["parts"], batch["valid"]),
             RGB: rgb.movedim(-1, 3),
-            POINTS: self._points(points, self._origin(batch)[:, :, None], valid & (not self.config.rgb_only)),
+            POINTS: self._points(points, valid & (not self.config.rgb_only)),
         }, valid
 
     def _mean(self, like: Tensor) -> Tensor:
         return constant(self.config.point_mean_m, like.device)
 
-    def _origin(self, batch: dict[str, Tensor]) -> Tensor:
-        """(B, V, 3) metres, in the frame that a view's points are in: where they are seen from. That is where the hands
-        are at first, or, as an autoencoder needs it, the mean of all points."""
-        c, views = self.config, batch["first_rgb"].shape[1]
-        hand = batch["first_hand"].mean(1, keepdim=True)  # camera n's frame
-        if not c.pixels or c.rgb_only:
-            return self._mean(hand).expand(len(hand), views, 3)
-        if not c.calibrated:
-            return hand.expand(-1, views, -1)
-        return _transform(torch.linalg.inv_ex(T_n_cam(batch)).inverse, hand)
+    def _frames(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(B, V, 4, 4) each: what takes a view's first points, and what takes its targets, from camera n's frame, to
+        the frame in which the network sees them.
 
-    def _points(self, points: Tensor, origin: Tensor, valid: Tensor) -> Tensor:
-        """Points (..., H, W, 3) from an origin (..., 3), in metres, normalised, (..., 3, H, W); where invalid
-        (..., 1, H, W) 0, or inpainted for an autoencoder."""
-        normalised = ((points - origin[..., None, None, :]) / self.config.point_scale_m).movedim(-1, -3)
+        Pixels' origin is where the hands are at first, which view m's first points of unknown pose cannot be moved to;
+        where the poses are known, all are along the world's axes, so that what is done looks the same from everywhere.
+        An autoencoder expects points about their mean, as a camera sees them.
+        """
+        c, views = self.config, batch["first_rgb"].shape[1]
+        hand = batch["first_hand"].mean(1)  # camera n's frame
+        mean = self._mean(hand).expand_as(hand)
+        from_mean = _moved(mean)[:, None].expand(-1, views, -1, -1)
+        if c.rgb_only:
+            return from_mean, from_mean
+        if not c.pixels:
+            if not c.calibrated:
+                return from_mean, from_mean
+            return from_mean, product(from_mean, torch.linalg.inv_ex(T_n_cam(batch)).inverse)
+        if not c.calibrated:
+            from_hand = _moved(hand)[:, None]
+            return torch.cat([from_hand, from_mean[:, 1:]], 1), from_hand.expand(-1, views, -1, -1)
+        axes = torch.zeros_like(from_mean[:, :1])
+        axes[..., :3, :3], axes[..., 3, 3] = batch["T_world_cam"][:, :1, :3, :3], 1.0
+        from_n = product(axes, _moved(hand)[:, None])
+        return product(from_n, T_n_cam(batch)), from_n.expand(-1, views, -1, -1)
+
+    def _points(self, points: Tensor, valid: Tensor) -> Tensor:
+        """Points (..., H, W, 3) in metres, normalised, (..., 3, H, W); where invalid (..., 1, H, W) 0, or inpainted
+        for an autoencoder."""
+        normalised = (points / self.config.point_scale_m).movedim(-1, -3)
         if self.config.pixels:
-            normalised = contracted(normalised)
-        if self.config.pixels:
-            return normalised * valid
+            return contracted(normalised) * valid
         return inpaint(normalised.flatten(0, -4), valid.flatten(0, -4).bool()).view(normalised.shape)
 
     def _latents(self, images: dict[int, Tensor], valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -326,16 +336,26 @@ def _unflattened(x: Tensor, *shape: int) -> Tensor:
 
 def contracted(points: Tensor) -> Tensor:
     """Points (..., 3, H, W) drawn into the unit ball, p / (1 + |p|), so that near ones are told apart best."""
-    return points / (1.0 + points.norm(dim=-3, keepdim=True))
+    return points / (1.0 + points.square().sum(-3, keepdim=True).sqrt())
 
 
 def expanded(points: Tensor) -> Tensor:
     """The points (..., 3, H, W) that :func:`contracted` made these of; none is farther than 19."""
-    norm = points.norm(dim=-3, keepdim=True)
+    norm = points.square().sum(-3, keepdim=True).sqrt()
     inside = norm.clamp(max=0.95)
     return points * inside / (norm.clamp(min=1e-6) * (1.0 - inside))
 
 
+def _moved(origin: Tensor) -> Tensor:
+    """(..., 4, 4) what takes points to a frame with its origin (..., 3) there."""
+    T = torch.eye(4, device=origin.device).repeat(*origin.shape[:-1], 1, 1)
+    T[..., :3, 3] = -origin
+    return T
+
+
 def _transform(T: Tensor, points: Tensor) -> Tensor:
-    """Points (..., 3) moved by poses (..., 4, 4) that broadcast."""
-    return (T[..., :3, :3] * points[..., None, :]).sum(-1) + T[..., :3, 3]
+    """Points (B, V, ..., 3) moved by poses (B, V, 4, 4)."""
+    T = T.view(*T.shape[:2], *[1] * (points.ndim - 3), 4, 4)
+    x, y, z = points.float()[..., None].unbind(-2)
+    moved = torch.addcmul(T[..., :3, 3], x, T[..., :3, 0])
+    return moved.addcmul_(y, T[..., :3, 1]).addcmul_(z, T[..., :3, 2])
