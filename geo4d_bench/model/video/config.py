@@ -234,8 +234,8 @@ class DiTConfig(VideoConfig):
                 f"generator: {self.height} x {self.width} pixels don't divide into patches of {self.patch}; "
                 "choose multiples of the patch"
             )
-        if self.patch & (self.patch - 1):
-            raise ConfigError(f"generator: patch is {self.patch}, expected a power of 2")
+        if self.patch < 2 or self.patch & (self.patch - 1):
+            raise ConfigError(f"generator: patch is {self.patch}, expected 2 or a higher power of 2")
         if (
             min(self.dim, self.heads, self.decoder_layers, self.loss_frames) < 1
             or self.trunk_layers < 0

@@ -9,6 +9,7 @@ their own; after each layer of its decoder view m attends to view n in the same 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -27,14 +28,14 @@ class VideoTransformer(nn.Module):
 
     Args:
         c: its sizes.
-        channels: of a token, those of all streams.
+        streams: what is denoised together.
         proprioception: numbers in a sample's proprioception.
     """
 
-    def __init__(self, c: DiTConfig, channels: int, proprioception: int) -> None:
+    def __init__(self, c: DiTConfig, streams: int, proprioception: int) -> None:
         super().__init__()
-        cells = (c.height // c.cell) * (c.width // c.cell)
-        self.embed = nn.Linear(channels, c.dim)
+        cells, self.patch = (c.height // c.cell) * (c.width // c.cell), c.patch
+        self.embed = nn.Linear(streams * c.channels, c.dim)
         self.frequencies = Timesteps(_FREQUENCIES, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time = TimestepEmbedding(_FREQUENCIES, c.dim)
         self.proprioception = nn.Linear(proprioception, c.dim)
@@ -43,20 +44,27 @@ class VideoTransformer(nn.Module):
             nn.Parameter(0.5 * torch.randn(shape)) for shape in ((cells, c.dim), (c.frames, 1, 1, c.dim), (2, 1, c.dim))
         )
         self.trunk = nn.ModuleList(Layer(c, i, c.cross_view_attention) for i in range(c.trunk_layers))
-        decoder_n = Decoder(c, channels)
-        self.decoders = nn.ModuleList([decoder_n, decoder_n if c.shared_decoders else Decoder(c, channels)])
+        decoder_n = Decoder(c, streams)
+        self.decoders = nn.ModuleList([decoder_n, decoder_n if c.shared_decoders else Decoder(c, streams)])
         self.cross_view = nn.ModuleList(CrossView(c) for _ in range(c.decoder_layers if c.cross_view_attention else 0))
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
     def forward(
-        self, x: Tensor, level: Tensor, context: Tensor, proprioception: Tensor, frames: Tensor | None = None
+        self,
+        x: Tensor,
+        level: Tensor,
+        first: Tensor,
+        context: Tensor,
+        proprioception: Tensor,
+        frames: Tensor | None = None,
     ) -> Tensor:
-        """Output of all views and streams in one pass.
+        """Clean latents of all views and streams, in one pass.
 
         Args:
             x: (V, S, B, T, C, h, w) noisy latents of view n, then of one view m or several, in S streams.
             level: (B, V) the noise levels, as the diffusion gives them to the network.
+            first: (V, S, B, 1, C, h, w) latents of the first frames, which stay where nothing is new.
             context: (B, V, h * w, D) embeddings of the first frames' cells.
             proprioception: (B, numbers).
             frames: (T,) which frames of the video these are; all by default.
@@ -81,8 +89,10 @@ class VideoTransformer(nn.Module):
             n, m = layer_n(n, shared[:, :1]), layer_m(m, shared[:, 1:])
             if self.cross_view:
                 m = self.cross_view[i](m, n)
-        out = torch.cat([decoder_n.latents(n), decoder_m.latents(m)], 2)
-        return out.view(batch, length, views, *cells, streams, channels).permute(2, 5, 0, 1, 6, 3, 4)
+        pixels = torch.cat([decoder_n.pixels(n), decoder_m.pixels(m)], 2)  # (B, T, V, 4 S, H, W)
+        latents = F.pixel_unshuffle(pixels, self.patch).unflatten(3, (streams, -1)).permute(2, 3, 0, 1, 4, 5, 6)
+        new, gone = latents.split([channels, channels // 3], 4)
+        return torch.addcmul(new + first, first, gone.repeat(1, 1, 1, 1, 3, 1, 1), value=-1)
 
 
 class Layer(nn.Module):
@@ -141,18 +151,32 @@ class CrossView(nn.Module):
 
 
 class Decoder(nn.Module):
-    """One view's own layers, and what reads latents from its tokens; untrained it reads zeros."""
+    """One view's own layers, and what reads pixels from its tokens.
 
-    def __init__(self, c: DiTConfig, channels: int) -> None:
+    Convolutions across cells double an image's sides until they are those of pixels: read from each cell alone, a hand
+    is cut at its edges. Each pixel of a stream has three channels of what is new, and how much of what was there is
+    gone; untrained all are zero, and the first frame stays.
+    """
+
+    def __init__(self, c: DiTConfig, streams: int) -> None:
         super().__init__()
+        self.cells = c.height // c.cell, c.width // c.cell
         self.layers = nn.ModuleList(Layer(c, i) for i in range(c.decoder_layers))
-        self.read = nn.Sequential(nn.LayerNorm(c.dim), nn.Linear(c.dim, channels))
-        nn.init.zeros_(cast(nn.Linear, self.read[1]).weight)
-        nn.init.zeros_(cast(nn.Linear, self.read[1]).bias)
+        self.norm = nn.LayerNorm(c.dim)
+        widths = [c.dim, *(max(c.dim >> k, 16) for k in range(1, c.patch.bit_length() - 1)), 4 * streams]
+        read: list[nn.Module] = []
+        for width, narrower in pairwise(widths):
+            conv = nn.Conv2d(width, 4 * narrower, 3, padding=1)
+            nn.init.kaiming_normal_(conv.weight)
+            nn.init.zeros_(cast(Tensor, conv.bias))
+            read += [nn.GELU(approximate="tanh"), conv, nn.PixelShuffle(2)]
+        nn.init.zeros_(conv.weight)
+        self.read, self.last = nn.Sequential(*read[1:-2]), nn.Sequential(*read[-2:])
 
-    def latents(self, x: Tensor) -> Tensor:
-        """What tokens (..., D) say, in float32: bfloat16 would round a point by millimetres."""
-        return _in_own_dtype(self.read, x, torch.float32)
+    def pixels(self, x: Tensor) -> Tensor:
+        """Tokens (B, T, V, L, D) -> (B, T, V, 4 S, H, W) float32: bfloat16 would round a point by millimetres."""
+        images = self.norm(x).flatten(0, 2).transpose(1, 2).unflatten(2, self.cells)
+        return _in_own_dtype(self.last, self.read(images), torch.float32).unflatten(0, x.shape[:3])
 
 
 def _layers_dtype(x: Tensor) -> torch.dtype:

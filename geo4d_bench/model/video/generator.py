@@ -58,7 +58,7 @@ class VideoGenerator(Generator[VideoConfig]):
         self.codec: Autoencoders | Pixels = Pixels(c.patch)
         self.embedding: nn.Module | None = None
         if isinstance(c, DiTConfig):
-            self.network = VideoTransformer(c, len(self.streams) * c.channels, 4 * c.arms)
+            self.network = VideoTransformer(c, len(self.streams), 4 * c.arms)
             self.embedding = CellEmbedding(c.cell, c.dim)
         elif isinstance(c, UNetConfig):
             self._build_unet(c, networks or random_networks(c))
@@ -209,7 +209,8 @@ class VideoGenerator(Generator[VideoConfig]):
         scaled, time = self.diffusion.network_input(x, level)
         # The networks want views and streams first: (B, V, S, ...) -> (V, S, B, ...).
         if isinstance(self.network, VideoTransformer):
-            output = self.network(scaled.movedim(0, 2), time, given.context, given.proprioception, given.frames)
+            first = given.condition.movedim(0, 2)
+            output = self.network(scaled.movedim(0, 2), time, first, given.context, given.proprioception, given.frames)
         else:
             assert given.context is not None
             added_time = constant((1.0 / c.dt_s - 1.0, _MOTION, _NOISE), x.device)  # SVD is given fps - 1
@@ -217,7 +218,7 @@ class VideoGenerator(Generator[VideoConfig]):
             context = given.context.transpose(0, 1)
             output = self.network(both.movedim(0, 2), time, context, added_time, given.proprioception)
         output = output.movedim(2, 0).float()
-        if c.pixels and c.diffusion == "rectified_flow":
+        if isinstance(self.network, DualDecoderUNet) and c.pixels and c.diffusion == "rectified_flow":
             output = output + given.condition
         return self.diffusion.denoised(output, x, level)
 

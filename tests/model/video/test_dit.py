@@ -20,13 +20,13 @@ from geo4d_bench.model.video.config import DiTConfig
 from geo4d_bench.model.video.dit import VideoTransformer
 
 DEBUG = presets().get("dit_debug")
-B, T, C, CELLS = 2, 3, 5, (4, 6)
+B, T, C, CELLS = 2, 3, DEBUG.channels, (4, 6)
 
 
 def network(c: DiTConfig = DEBUG) -> VideoTransformer:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        made = VideoTransformer(c, 3 * C, 4).double().eval()
+        made = VideoTransformer(c, 3, 4).double().eval()
         with torch.no_grad():  # zeros hide mistakes
             for p in made.parameters():
                 p.add_(0.1 * torch.randn_like(p))
@@ -40,7 +40,7 @@ def inputs(views: int = 2) -> dict[str, torch.Tensor]:
         return torch.randn(shape, generator=rng, dtype=torch.float64)
 
     return {
-        "x": normal(views, 3, B, T, C, *CELLS), "context": normal(B, views, CELLS[0] * CELLS[1], DEBUG.dim),
+        "x": normal(views, 3, B, T, C, *CELLS), "first": normal(views, 3, B, 1, C, *CELLS), "context": normal(B, views, CELLS[0] * CELLS[1], DEBUG.dim),
         "level": torch.tensor([0.3, 900.0], dtype=torch.float64)[:, None].repeat(1, views),
         "proprioception": normal(B, 4),
     }  # fmt: skip
@@ -57,7 +57,8 @@ def test_a_sample_is_made_of_all_its_inputs_and_of_nothing_else() -> None:
     made, given = network(), inputs()
     out = made(**given)
     assert out.shape == given["x"].shape
-    for name, at in (("x", (1, 2, 0)), ("context", (0, 1, 0, 0)), ("level", (0, 1)), ("proprioception", (0, 3))):
+    places = {"x": (1, 2, 0), "first": (1, 2, 0), "context": (0, 1, 0, 0), "level": (0, 1), "proprioception": (0, 3)}
+    for name, at in places.items():
         other = made(**changed(given, name, *at))
         differs = (other != out).movedim(2, 0).flatten(1).any(1)
         assert differs.tolist() == [True, False], name
@@ -79,7 +80,8 @@ def test_without_attention_between_views_each_is_by_itself(shared: bool) -> None
     assert not made.cross_view
     out = made(**given)
     for view in range(3):
-        for other in (changed(given, "x", view), changed(given, "context", slice(None), view, slice(None), 0)):
+        of_context = changed(given, "context", slice(None), view, slice(None), 0)
+        for other in (changed(given, "x", view), changed(given, "first", view), of_context):
             differs = (made(**other) != out).flatten(1).any(1)
             assert differs.tolist() == [v == view for v in range(3)]
 
@@ -89,7 +91,10 @@ def test_further_views_are_treated_alike() -> None:
     made, given = network(), inputs(views=4)
     order = [0, 3, 1, 2]
     given["level"] += torch.arange(4)
-    permuted = {k: v[order] if k == "x" else v[:, order] if k in ("context", "level") else v for k, v in given.items()}
+    permuted = {
+        k: v[order] if k in ("x", "first") else v[:, order] if k in ("context", "level") else v
+        for k, v in given.items()
+    }
     torch.testing.assert_close(made(**permuted), made(**given)[order], rtol=1e-10, atol=1e-10)
 
 
@@ -213,7 +218,7 @@ def test_bfloat16_changes_a_plan_by_millimetres(request: pytest.FixtureRequest) 
         generator = DEBUG.build().eval()
         with torch.no_grad():
             for p in generator.parameters():
-                p.add_(0.03 * torch.randn_like(p))
+                p.add_(0.02 * torch.randn_like(p))
     first = frames_of_window(fake_window(DEBUG))
     (exact,) = generator.generate([first], [0], 4)
     seen = request.getfixturevalue("gpus_bf16")
@@ -235,5 +240,5 @@ def test_tokens_and_gradients_in_bfloat16_are_those_of_float32_but_for_rounding(
     rounded = torch.cat([p.grad.flatten() for p in made.parameters()])
     made.zero_grad()
     expected = network()(**inputs())
-    torch.testing.assert_close(out.double(), expected, rtol=0.05, atol=0.05)
+    assert (out - expected).square().mean().sqrt() < 0.02 * expected.std()
     assert rounded.isfinite().all()
