@@ -25,7 +25,7 @@ from geo4d_bench.dataset.manifest import (
 from geo4d_bench.dataset.rescan import rescan as rescan_files
 from geo4d_bench.dataset.schema import EPISODES, MANIFEST, Pixels, episode_name, require_storable
 from geo4d_bench.errors import DatasetError
-from geo4d_bench.geometry.room import RoomsName
+from geo4d_bench.geometry.room import RoomsName, draw_room
 from geo4d_bench.io import held
 from geo4d_bench.options import Count, Positive, Processes, check_ranges
 from geo4d_bench.pool import run_jobs
@@ -111,7 +111,7 @@ def run(config: DatagenConfig) -> DatagenResult:
 
     Raises:
         ConfigError: an option is out of range.
-        UnknownNameError: the task or rig is not registered.
+        UnknownNameError: there is no such task, rig or set of rooms.
         DatasetError: the folder holds a dataset with other settings, or cannot be written.
         SceneError: no OpenGL draws here.
         WorkerError: the system ended a worker process.
@@ -176,6 +176,7 @@ def settings_of(config: DatagenConfig) -> Settings:
     spec = tasks.spec(config.task)
     frame_steps(1, spec.control_hz, config.video_hz)
     rig = make_rig(config.rig, spec.workspace)
+    draw_room(config.rooms, spec.key, config.split, config.seed)  # no such set is an error before any work
     warn_of_unseen_workspace(rig, config.height, config.width)
     return Settings(
         task=spec.id,

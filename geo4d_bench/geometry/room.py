@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import colorsys
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from geo4d_bench.geometry.se3 import Array, inverse, pose, transform
+from geo4d_bench.registry import unknown_name
 from geo4d_bench.seeding import generator
 
 RoomsName = Literal["fixed", "varied", "held_out"]
@@ -58,14 +59,14 @@ THINGS: dict[str, tuple[float, tuple[Piece, ...]]] = {
     "ball": (0.2, (("ellipsoid", (0.19, 0.19, 0.19), (0, 0, 0.19), 1.0),)),
     "plant": (0.26, (
         ("cylinder", (0.12, 0.12, 0.13), (0, 0, 0.13), 0.6), ("ellipsoid", (0.24, 0.2, 0.16), (0, 0, 0.42), 1.0),
-        ("ellipsoid", (0.12, 0.16, 0.11), (0.03, -0.04, 0.55), 0.85),
+        ("ellipsoid", (0.12, 0.16, 0.11), (0.03, -0.04, 0.53), 0.85),
     )),
     "chair": (0.34, (
         ("box", (0.21, 0.21, 0.02), (0, 0, 0.4), 1.0), *_legs(0.18, 0.18, 0.39),
         ("box", (0.02, 0.2, 0.1), (-0.19, 0, 0.54), 1.0),
     )),
     "barrel": (0.24, (
-        ("ellipsoid", (0.23, 0.23, 0.45), (0, 0, 0.29), 1.0), ("cylinder", (0.19, 0.19, 0.3), (0, 0, 0.31), 0.75),
+        ("ellipsoid", (0.23, 0.23, 0.36), (0, 0, 0.29), 1.0), ("cylinder", (0.19, 0.19, 0.26), (0, 0, 0.27), 0.75),
     )),
     # Before a wall that no camera comes near.
     "cabinet": (0.5, (
@@ -196,9 +197,11 @@ class Room:
 
 def draw_room(rooms: RoomsName, task_key: str, split: str, seed: int) -> Room | None:
     """The room of an episode of the task with version (``store_cereal-v1``), a pure function of the arguments; None for
-    ``fixed``, the one that a task's scene has itself."""
+    ``fixed``, the one that a task's scene has itself. UnknownNameError where there is no such set."""
     if rooms == "fixed":
         return None
+    if rooms not in ROOM_SETS:
+        raise unknown_name("set of rooms", rooms, get_args(RoomsName))
     among, rng = ROOM_SETS[rooms], generator(task_key, split, seed, f"rooms/{rooms}")
     radius, angle = rng.uniform(*among.offset_m), rng.uniform(-np.pi, np.pi)
     height, yaw = (rng.choice([-1.0, 1.0]) * rng.uniform(*r) for r in (among.height_m, np.radians(among.turn_deg)))

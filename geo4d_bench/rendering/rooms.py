@@ -197,8 +197,8 @@ def _room_scene(scene: Scene, model: Any, mounts: list[npt.NDArray[np.intp]]) ->
     for old in mounts:
         body = int(scene.model.geom_bodyid[old[0]])
         geoms = np.array([names.index(scene.model.geom(geom).name) for geom in old])
-        corners = np.concatenate([_corners(model, data, geom) for geom in geoms])
-        low, high = corners.min(axis=0), corners.max(axis=0)
+        points = np.concatenate([corners(model, data, geom) for geom in geoms])
+        low, high = points.min(axis=0), points.max(axis=0)
         top = np.append(data.xpos[body][:2], high[2] - 0.01)  # a little below the arm's underside
         made.append(_Mount(geoms, np.stack([low[:2], high[:2]]), top, slots(body)))
     kinds, stand = (mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER), []
@@ -221,12 +221,14 @@ def _mount_geoms(model: Any) -> list[npt.NDArray[np.intp]]:
     return [np.array(geoms) for geoms in of_robot.values()]
 
 
-def _corners(model: Any, data: Any, geom: int) -> Array:
-    """(N, 3) points of the world about which a geom lies: a mesh's vertices, a box's corners."""
+def corners(model: Any, data: Any, geom: int) -> Array:
+    """(N, 3) points of the world that a geom lies between: a mesh's vertices, the corners of a box about others."""
     if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_MESH:
         points = mesh_geometry(model, int(model.geom_dataid[geom]), compiled_frame=True)[0]
     else:
-        points = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 3), axis=-1).reshape(-1, 3) * model.geom_size[geom]
+        size = model.geom_size[geom]
+        half = size[[0, 0, 1]] if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CYLINDER else size
+        points = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 3), axis=-1).reshape(-1, 3) * half
     return transform(pose(data.geom_xmat[geom].reshape(3, 3), data.geom_xpos[geom]), points)
 
 

@@ -15,7 +15,7 @@ from geo4d_bench.dataset.schema import Pixels
 from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.fingerprint import fingerprint
-from geo4d_bench.geometry.room import RoomsName
+from geo4d_bench.geometry.room import RoomsName, draw_room
 from geo4d_bench.options import Count, Processes, check_ranges, listing, option, with_help
 from geo4d_bench.rollout.ledger import RunColumns
 from geo4d_bench.rollout.views import Views, resolve
@@ -111,7 +111,7 @@ def prepare(config: RolloutConfig) -> RolloutContext:
     """Load what decides the rows, which the number of episodes, workers and films do not; cheap checks come first.
 
     Raises:
-        UnknownNameError: no such task, policy, rig or views.
+        UnknownNameError: no such task, policy, rig, views or rooms.
         CheckpointError: the policy needs a checkpoint and there is none; names the command that makes one.
         ConfigError: the checkpoint is for another number of arms than the task has, ``sensor`` is given to a policy
             that measures no depth, or views that make no sense.
@@ -122,6 +122,7 @@ def prepare(config: RolloutConfig) -> RolloutContext:
 
     spec = tasks.spec(config.task)
     tasks.require_robosuite()
+    draw_room(config.rooms, spec.key, SPLIT, config.seed)  # no such set is an error before any work
     views = resolve(config.views, make_rig(config.rig, spec.workspace))
     factory = _load_policy(config, spec.arms)
     policy = factory.policy

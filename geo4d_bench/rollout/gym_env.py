@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium
 import numpy as np
@@ -71,7 +71,7 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
 
     Raises:
         ConfigError: an argument is out of range, or robosuite is not installed.
-        UnknownNameError: no such task, views or rig.
+        UnknownNameError: no such task, views, rig or rooms.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  Gymnasium's own
@@ -95,8 +95,7 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
         }  # fmt: skip
         if obs not in ("state", "rgbd"):
             raise ConfigError(f"obs is {obs!r}, expected 'state' or 'rgbd'")
-        if rooms not in get_args(RoomsName):
-            raise ConfigError(f"rooms are {rooms!r}, expected one of {', '.join(get_args(RoomsName))}")
+        draw_room(rooms, task, "train", 0)  # UnknownNameError where there is no such set
         if render_mode not in (None, "rgb_array"):
             raise ConfigError(f"render_mode is {render_mode!r}, expected 'rgb_array' or None")
         if min(height, width) < 8:

@@ -34,9 +34,20 @@ def row(seed: int = 1000, **changes: object) -> EpisodeRow:
 
 def test_columns_are_the_published_ones() -> None:
     assert ",".join(COLUMNS) == (
-        "run_id,settings,task,task_version,policy,generator,ablation,checkpoint,views,rig,camera_n,camera_m,view_angle_deg,sensor,tracker,segmenter,"
+        "run_id,settings,task,task_version,policy,generator,ablation,checkpoint,views,rig,rooms,camera_n,camera_m,view_angle_deg,sensor,tracker,segmenter,"
         "steps,split,seed,episode,status,success,phase,plans,control_steps,wall_s,generate_ms,track_ms,privileged,fingerprint,commit"
     )
+
+
+def test_published_rows_without_rooms_are_of_fixed_ones_and_keep_their_sha256() -> None:
+    folder = Path(__file__).parents[2] / "results" / "store_cereal-v1" / "demo"
+    published = {
+        board["rows_sha256"] for board in csv.DictReader((folder / "leaderboard.csv").read_text().splitlines())
+    }
+    rows = Ledger(folder / "rollout_expert_novel.csv").rows()
+    assert {r.rooms for r in rows} == {"fixed"}
+    assert canonical_sha256(rows) in published
+    assert canonical_sha256([dataclasses.replace(r, rooms="varied") for r in rows]) not in published
 
 
 def test_rows_come_back_typed(tmp_path: Path) -> None:
