@@ -290,7 +290,7 @@ def _cells(u: Array, v: Array, rng: np.random.Generator, rows: int, columns: int
 
 
 def _waves(periods: Array, depth: float) -> Array:
-    return 1.0 - depth + depth * np.sin(2 * np.pi * periods)
+    return np.asarray(1.0 - depth + depth * np.sin(2 * np.pi * periods))
 
 
 def _hexagons(u: Array, v: Array, rng: np.random.Generator) -> Array:
