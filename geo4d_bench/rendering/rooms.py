@@ -306,8 +306,7 @@ def _parquet(u: Array, v: Array, rng: np.random.Generator) -> Array:
     across = (np.floor(4 * u) + np.floor(4 * v)) % 2 == 0
     strip = np.floor(16 * np.where(across, u, v)).astype(int)
     field = np.floor(4 * np.where(across, v, u)).astype(int)
-    shade: Array = 0.6 + 0.4 * rng.random((2, 16, 4))
-    return shade[across.astype(int), strip, field]
+    return np.asarray((0.6 + 0.4 * rng.random((2, 16, 4)))[across.astype(int), strip, field])
 
 
 PATTERNS: dict[str, Callable[[Array, Array, np.random.Generator], Array]] = {
