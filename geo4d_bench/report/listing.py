@@ -148,7 +148,7 @@ def _rooms(specs: Sequence[TaskSpec], path: Path) -> None:
                     row.append(renderer.render(task.physics_state(), [camera], seg=False, room=room).rgb[0])
         images.append(np.stack(row))
     columns = [(r, "novel" if r == "held_out" else "seen") for r, count in ROOM_EPISODES.items() for _ in range(count)]
-    task_sheet([f"{spec.id}:  {spec.language}" for spec in specs], np.stack(images), columns, path)
+    task_sheet([spec.id for spec in specs], np.stack(images), columns, path)
 
 
 def _spawn_map(specs: Sequence[TaskSpec], path: Path) -> None:
