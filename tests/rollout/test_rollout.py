@@ -97,7 +97,7 @@ def test_a_rollout_goes_on_in_a_ledger_that_other_programs_wrote(
     assert roll(tmp_path, episodes=3).made == 1
     assert "last line was cut off and is dropped; its episode is run again" in capsys.readouterr().out
     ledger.write_text(whole.replace(",timeout,", ",timeout,,"))
-    with pytest.raises(LedgerError, match="line 2: 32 cells, expected 31"):
+    with pytest.raises(LedgerError, match="line 2: 33 cells, expected 32"):
         roll(tmp_path, episodes=4)
     assert ledger.read_text().count(",timeout,,") == 3
 
