@@ -173,7 +173,7 @@ def _evaluate(scorer: _Scorer, out: Path) -> pd.DataFrame:
         "calibrated": contender.calibrated, "ablation": contender.ablation, "sensor": contender.sensor,
         "steps": contender.steps, "second_views": config.second_views, "tracker": config.tracker,
         "segmenter": config.segmenter or "", "split": dataset.manifest.settings.split, "rig": dataset.rig.name,
-        "commit": commit(),
+        "rooms": dataset.manifest.settings.rooms, "commit": commit(),
     }  # fmt: skip
     for table, name in ((metrics, "metrics.csv"), (frames, "gripper_error_by_frame.csv")):
         for place, (column, value) in enumerate(columns.items()):

@@ -15,6 +15,7 @@ from geo4d_bench.drawing import Image, figure
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.geometry.camera import Camera, look_at
 from geo4d_bench.geometry.rig import AnyRig, DrawnRig, Rig
+from geo4d_bench.geometry.room import RoomsName, draw_room
 from geo4d_bench.report.pictures import task_sheet
 from geo4d_bench.tasks import Task, TaskSpec
 from geo4d_bench.tasks.base import Spawn
@@ -24,6 +25,8 @@ PREVIEW_RIG = "hemisphere16"
 PREVIEW_SIZE = (176, 220)
 """Height and width in pixels of one camera's picture."""
 PICTURES = (".png", ".jpg", ".jpeg")
+ROOM_EPISODES: dict[RoomsName, int] = {"fixed": 1, "varied": 3, "held_out": 3}
+ROOM_CAMERAS, ROOM_SIZE = (6, 13), (120, 150)
 SPAWN_EPISODES = 40
 SPAWN_PIXELS = 640
 HALF_WIDTH_M = 0.55
@@ -41,11 +44,13 @@ class TasksConfig:
     """List or draw only this one."""
     preview: Path | None = None
     """Also draw each task from all 16 cameras of hemisphere16 into this picture (.png)."""
+    rooms: Path | None = None
+    """Also draw each task in rooms of every set into this picture (.png)."""
     spawns: Path | None = None
     """Also draw where each task's objects start, from above, into this picture (.png)."""
 
     def __post_init__(self) -> None:
-        for option, path in (("preview", self.preview), ("spawns", self.spawns)):
+        for option, path in (("preview", self.preview), ("rooms", self.rooms), ("spawns", self.spawns)):
             if path is not None and path.suffix.lower() not in PICTURES:
                 raise ConfigError(f"--{option} {path}: expected a file name that ends in {', '.join(PICTURES)}")
 
@@ -73,18 +78,19 @@ class Listing:
 
 
 def run(config: TasksConfig) -> Listing:
-    """List tasks and rigs without building a simulation; with ``preview`` or ``spawns``, build each task and draw it.
+    """List tasks and rigs without building a simulation; with a picture asked for, build each task and draw it.
 
     Raises:
         UnknownNameError: no such task.  SceneError: this machine cannot render.
     """
     specs = tuple(tasks.spec(name) for name in ([config.task] if config.task else tasks.names()))
-    if config.preview is not None or config.spawns is not None:
+    draws = ((_preview, config.preview), (_rooms, config.rooms), (_spawn_map, config.spawns))
+    if any(path is not None for _, path in draws):
         from geo4d_bench.rendering.opengl import require_opengl
 
         require_opengl()
     pictures = []
-    for draw, path in ((_preview, config.preview), (_spawn_map, config.spawns)):
+    for draw, path in draws:
         if path is not None:
             draw(specs, path)
             pictures.append(path)
@@ -122,7 +128,27 @@ def _preview(specs: Sequence[TaskSpec], path: Path) -> None:
         cameras = make_rig(PREVIEW_RIG, spec.workspace).episode(spec.key, "train", 0).cameras
         images.append(_first_images(tasks.make(spec.id), cameras, PREVIEW_SIZE))
     titles = [f"{spec.id}:  {spec.language}" for spec in specs]
-    task_sheet(titles, np.stack(images), [(camera.name, camera.split) for camera in cameras], path)
+    task_sheet(titles, np.stack(images), [(f"{c.name} {c.split}", c.split) for c in cameras], path)
+
+
+def _rooms(specs: Sequence[TaskSpec], path: Path) -> None:
+    """One row per task, one column per training episode and set of rooms, from two cameras in turn."""
+    from geo4d_bench.rendering.renderer import Renderer
+    from geo4d_bench.rollout.assets import make_assets
+
+    images: list[Image] = []
+    for spec in tqdm(specs, desc="rooms", unit="task"):
+        task, cameras = tasks.make(spec.id), make_rig(PREVIEW_RIG, spec.workspace).episode(spec.key, "train", 0).cameras
+        row = []
+        for rooms, episodes in ROOM_EPISODES.items():
+            with Renderer(make_assets(task, rooms).scene, *ROOM_SIZE, quality=True) as renderer:
+                for seed in range(episodes):
+                    task.reset(seed, "train")
+                    camera, room = cameras[ROOM_CAMERAS[seed % 2]], draw_room(rooms, spec.key, "train", seed)
+                    row.append(renderer.render(task.physics_state(), [camera], seg=False, room=room).rgb[0])
+        images.append(np.stack(row))
+    columns = [(r, "novel" if r == "held_out" else "seen") for r, count in ROOM_EPISODES.items() for _ in range(count)]
+    task_sheet([spec.id for spec in specs], np.stack(images), columns, path)
 
 
 def _spawn_map(specs: Sequence[TaskSpec], path: Path) -> None:

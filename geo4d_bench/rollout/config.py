@@ -15,6 +15,7 @@ from geo4d_bench.dataset.schema import Pixels
 from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.fingerprint import fingerprint
+from geo4d_bench.geometry.room import RoomsName, draw_room
 from geo4d_bench.options import Count, Processes, check_ranges, listing, option, with_help
 from geo4d_bench.rollout.ledger import RunColumns
 from geo4d_bench.rollout.views import Views, resolve
@@ -38,6 +39,8 @@ class RolloutConfig:
     """Where the pair of cameras of each episode is taken from: seen, novel, random16, orbit or a rig's file."""
     rig: str = "hemisphere16"
     """Rig that seen and novel refer to: the one that the policy was trained on."""
+    rooms: RoomsName = "fixed"
+    """Rooms about the work: fixed, or drawn anew for every episode, varied or held_out (docs/rooms.md)."""
     episodes: Count = 20
     """Number of episodes; more than last time adds the missing ones."""
     seed: Seed = 1000
@@ -59,7 +62,8 @@ class RolloutConfig:
     options: tyro.conf.Suppress[Any] = None
     """The policy's own options, an instance of its ``Options``; its defaults where None."""
     out: Path | None = None
-    """Folder of the results; runs/<task>/rollout_<policy>_<views> where not given."""
+    """Folder of the results; runs/<task>/rollout_<policy>_<views>, with _<rooms> unless they are fixed, where not
+    given."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -70,7 +74,8 @@ class RolloutConfig:
         from geo4d_bench.tasks.rigs import is_rig_file
 
         name = Path(self.views).stem if is_rig_file(self.views) else self.views
-        return self.out or Path("runs") / self.task / f"rollout_{self.policy}_{name}"
+        rooms = "" if self.rooms == "fixed" else f"_{self.rooms}"
+        return self.out or Path("runs") / self.task / f"rollout_{self.policy}_{name}{rooms}"
 
 
 def config_type(args: Sequence[str]) -> type[RolloutConfig]:
@@ -89,7 +94,7 @@ class RolloutContext:
     Attributes:
         run_id: 16 hex digits over ``settings``.
         settings: task, version, policy, generator, ablation, checkpoint, the policy's options, sensor, views, rig,
-            seed, split, images' size, fingerprint.
+            rooms, seed, split, images' size, fingerprint.
         columns: what stands in each row.
         factory: makes policies.  views: what camera pairs are drawn from.
     """
@@ -106,7 +111,7 @@ def prepare(config: RolloutConfig) -> RolloutContext:
     """Load what decides the rows, which the number of episodes, workers and films do not; cheap checks come first.
 
     Raises:
-        UnknownNameError: no such task, policy, rig or views.
+        UnknownNameError: no such task, policy, rig, views or rooms.
         CheckpointError: the policy needs a checkpoint and there is none; names the command that makes one.
         ConfigError: the checkpoint is for another number of arms than the task has, ``sensor`` is given to a policy
             that measures no depth, or views that make no sense.
@@ -117,6 +122,7 @@ def prepare(config: RolloutConfig) -> RolloutContext:
 
     spec = tasks.spec(config.task)
     tasks.require_robosuite()
+    draw_room(config.rooms, spec.key, SPLIT, config.seed)  # no such set is an error before any work
     views = resolve(config.views, make_rig(config.rig, spec.workspace))
     factory = _load_policy(config, spec.arms)
     policy = factory.policy
@@ -129,6 +135,7 @@ def prepare(config: RolloutConfig) -> RolloutContext:
         "ablation": factory.ablation,
         "checkpoint": factory.checkpoint_sha256,
         "sensor": config.sensor or factory.sensor,
+        "rooms": config.rooms,
         "tracker": options.get("tracker") or "",
         "segmenter": options.get("segmenter") or "",
         "fingerprint": fingerprint(),

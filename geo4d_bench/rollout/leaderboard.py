@@ -17,9 +17,9 @@ from geo4d_bench.runs import read_run
 FLOOR_AND_CEILING = ("random", "expert")
 """Policies that stand on every board, so that a rate can be read."""
 CSV_COLUMNS = (
-    "task", "task_version", "policy", "generator", "ablation", "checkpoint", "views", "rig", "sensor", "tracker",
-    "segmenter", "steps", "n", "k", "success_rate", "ci_low", "ci_high", "group", "privileged", "rows_sha256",
-    "settings", "fingerprint",
+    "task", "task_version", "policy", "generator", "ablation", "checkpoint", "views", "rig", "rooms", "sensor",
+    "tracker", "segmenter", "steps", "n", "k", "success_rate", "ci_low", "ci_high", "group", "privileged",
+    "rows_sha256", "settings", "fingerprint",
 )  # fmt: skip
 
 
@@ -37,8 +37,8 @@ class BoardRow(RunColumns):
 
     Attributes:
         n, k: episodes and successes.  ci_low, ci_high: 95 % Wilson interval of the success rate k / n.
-        group: policies of one task, rig and choice of views that share a letter do not differ at 0.05 (exact
-            McNemar on the seeds both have, Holm-corrected).
+        group: policies of one task, rig, choice of views and set of rooms that share a letter do not differ at 0.05
+            (exact McNemar on the seeds both have, Holm-corrected).
         rows_sha256: of the episode rows behind the line, wall times left out.
         failed_after: the last phase that episodes without success reached, and how many of them, most first. Not in
             the CSV.
@@ -78,12 +78,12 @@ class Leaderboard:
 
     def table(self) -> list[str]:
         """The board as lines of text."""
-        header = "task|views|rig|policy|checkpoint|sensor|steps|k/n|success|95 % interval|group||failed after"
+        header = "task|views|rig|rooms|policy|checkpoint|sensor|steps|k/n|success|95 % interval|group||failed after"
         lines = [header.split("|")]
         lines += [
             [
-                f"{row.task}-{row.task_version}", row.views, row.rig, row.title, row.checkpoint[:8], row.sensor,
-                str(row.steps or ""), f"{row.k}/{row.n}", f"{row.success_rate:.2f}",
+                f"{row.task}-{row.task_version}", row.views, row.rig, row.rooms, row.title, row.checkpoint[:8],
+                row.sensor, str(row.steps or ""), f"{row.k}/{row.n}", f"{row.success_rate:.2f}",
                 f"{row.ci_low:.2f} to {row.ci_high:.2f}", row.group, "oracle" if row.privileged else "",
                 phase_counts(row.failed_after),
             ]
@@ -95,8 +95,8 @@ class Leaderboard:
     def notes(self) -> list[str]:
         """What a reader must know: runs left out, and missing floor or ceiling rows."""
         notes = [*self.unranked, *self.unfinished, *self._like_random()]
-        for key in sorted({(row.task, row.views, row.rig) for row in self.rows}):
-            there = {row.policy for row in self.rows if (row.task, row.views, row.rig) == key}
+        for key in sorted({(row.task, row.views, row.rig, row.rooms) for row in self.rows}):
+            there = {row.policy for row in self.rows if (row.task, row.views, row.rig, row.rooms) == key}
             missing = [policy for policy in FLOOR_AND_CEILING if policy not in there]
             if missing and len(there) > 1:
                 notes.append(
@@ -106,10 +106,10 @@ class Leaderboard:
 
     def _like_random(self) -> list[str]:
         """Trained policies whose interval overlaps that of ``random``, with what would tell them apart."""
-        floors = {(row.task, row.task_version, row.views, row.rig): row for row in self.rows if row.policy == "random"}
+        floors = {_place(row): row for row in self.rows if row.policy == "random"}
         notes = []
         for row in self.rows:
-            floor = floors.get((row.task, row.task_version, row.views, row.rig))
+            floor = floors.get(_place(row))
             if row.checkpoint and floor is not None and row.ci_low <= floor.ci_high:
                 mine, chance = (f"{r.k}/{r.n}, {r.ci_low:.2f} to {r.ci_high:.2f}" for r in (row, floor))
                 notes.append(
@@ -182,7 +182,7 @@ def compute(rows: dict[EpisodeRow, Path], out: Path) -> Leaderboard:
             ranked[key] = members
     letters = _letters(ranked)
     board = [_board_row(members, letters[key]) for key, members in ranked.items()]
-    board.sort(key=lambda row: (row.task, row.task_version, row.views, row.rig, -row.success_rate, row.title))
+    board.sort(key=lambda row: (*_place(row), -row.success_rate, row.title))
     return Leaderboard(tuple(board), tuple(unranked), tuple(_unfinished(rows)), out)
 
 
@@ -219,7 +219,12 @@ def _unfinished(rows: dict[EpisodeRow, Path]) -> Iterator[str]:
 
 def _comparable(row: EpisodeRow) -> tuple[str, ...]:
     """What runs must share for their seeds to be the same episodes."""
-    return row.task, row.task_version, row.split, row.views, row.rig
+    return row.task, row.task_version, row.split, row.views, row.rig, row.rooms
+
+
+def _place(row: RunColumns) -> tuple[str, ...]:
+    """Where runs of the board stand together."""
+    return row.task, row.task_version, row.views, row.rig, row.rooms
 
 
 def _letters(ranked: dict[str, list[EpisodeRow]]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -33,6 +33,7 @@ class RunColumns:
         ablation: what that lacks, or ``none``.
         checkpoint: sha256 of the checkpoint's weights and settings, empty for policies without one.
         rig: name of the one that ``seen`` and ``novel`` refer to.
+        rooms: the set that the room of each episode was drawn from.
         sensor: how the depth that the policy saw was measured, see ``dataset.sensors``.
         tracker, segmenter: what followed the gripper through the policy's videos, and what labelled it there; empty for
             policies without video, and where the videos carry their own labels.
@@ -58,6 +59,7 @@ class RunColumns:
     settings: str
     privileged: bool
     fingerprint: str
+    rooms: str = field(default="fixed", kw_only=True)
 
     @property
     def title(self) -> str:
@@ -66,6 +68,7 @@ class RunColumns:
             self.ablation: self.ablation != "none",
             f"tracker {self.tracker}": self.tracker not in ("", "point_cloud"),
             f"segmenter {self.segmenter}": self.segmenter != "",
+            f"{self.rooms} rooms": self.rooms != "fixed",
         }
         return ", ".join([self.policy, *(what for what, is_so in unusual.items() if is_so)])
 
@@ -107,17 +110,19 @@ class EpisodeRow(RunColumns):
         """Names the episode in any ledger."""
         return self.run_id, self.seed
 
-    def text(self) -> list[str]:
+    def text(self, columns: Sequence[str]) -> list[str]:
         """The row's cells as they stand in the file."""
-        return [_to_text(getattr(self, name)) for name in COLUMNS]
+        return [_to_text(getattr(self, name)) for name in columns]
 
 
 COLUMNS = (
     "run_id", "settings", "task", "task_version", "policy", "generator", "ablation", "checkpoint", "views", "rig",
-    "camera_n", "camera_m", "view_angle_deg", "sensor", "tracker", "segmenter", "steps", "split", "seed", "episode",
-    "status", "success", "phase", "plans", "control_steps", "wall_s", "generate_ms", "track_ms", "privileged",
-    "fingerprint", "commit",
+    "rooms", "camera_n", "camera_m", "view_angle_deg", "sensor", "tracker", "segmenter", "steps", "split", "seed",
+    "episode", "status", "success", "phase", "plans", "control_steps", "wall_s", "generate_ms", "track_ms",
+    "privileged", "fingerprint", "commit",
 )  # fmt: skip
+_DEFAULTS = {f.name: f.default for f in dataclasses.fields(RunColumns) if f.default is not dataclasses.MISSING}
+"""Columns that ledgers of earlier versions may lack: what was not written down then was as it is by default."""
 _LENGTHS = {"run_id": 16, "settings": 16, "checkpoint": 64, "fingerprint": 16, "commit": 12}
 """Of hexadecimal numbers, which other programs may take for decimal ones."""
 _NUMBER = re.compile(r"\d+(\.\d+)?([eE]\+?\d+)?|inf")
@@ -221,14 +226,17 @@ class Ledger:
 
     def _check_columns(self, table: CsvFile) -> None:
         found = set(table.columns)
-        if found == set(COLUMNS):
+        if set(COLUMNS) - set(_DEFAULTS) <= found <= set(COLUMNS):
             return
         if not found & set(COLUMNS):
             raise LedgerError(
                 f"{self.path}: the first line is not the header of an episode ledger; put it in front: "
                 f"{','.join(COLUMNS)}"
             )
-        missing, unknown = [c for c in COLUMNS if c not in found], [c for c in table.columns if c not in COLUMNS]
+        missing, unknown = (
+            [c for c in COLUMNS if c not in found | set(_DEFAULTS)],
+            [c for c in table.columns if c not in COLUMNS],
+        )
         sides = [f"{word}: {', '.join(n)}" for word, n in (("missing", missing), ("unknown", unknown)) if n]
         raise LedgerError(
             f"{self.path}: these are not the columns of an episode ledger ({'; '.join(sides)}); keep what you add in a "
@@ -259,14 +267,19 @@ def _parse(cells: dict[str, str], where: str) -> EpisodeRow:
 
 
 def canonical_sha256(rows: Iterable[EpisodeRow]) -> str:
-    """sha256 of rows sorted by run and seed, wall times left out: equal for two runs at one commit."""
+    """sha256 of rows sorted by run and seed, wall times left out: equal for two runs at one commit.
+
+    Columns in which all rows have the default count as absent, so that a new one changes no sha256 of earlier rows.
+    """
     blank: dict[str, Any] = dict.fromkeys(WALL_TIME_COLUMNS, 0.0)
     without_times = [dataclasses.replace(row, **blank) for row in rows]
-    return hashlib.sha256(_csv(_sorted_text(without_times)).encode()).hexdigest()
+    usual = {name for name, value in _DEFAULTS.items() if all(getattr(row, name) == value for row in without_times)}
+    columns = [name for name in COLUMNS if name not in usual]
+    return hashlib.sha256(_csv(_sorted_text(without_times, columns)).encode()).hexdigest()
 
 
-def _sorted_text(rows: Iterable[EpisodeRow]) -> list[list[str]]:
-    return [row.text() for row in sorted(rows, key=lambda row: row.key)]
+def _sorted_text(rows: Iterable[EpisodeRow], columns: Sequence[str] = COLUMNS) -> list[list[str]]:
+    return [row.text(columns) for row in sorted(rows, key=lambda row: row.key)]
 
 
 def _csv(lines: Iterable[Sequence[str]]) -> str:

@@ -88,7 +88,7 @@ class Film:
         if simulator.control_steps % self._every and simulator.status is None:
             return
         state, first = simulator.task.physics_state(), not self._frames
-        frame = self._renderer.render(state, simulator.cameras, seg=False, check=first)
+        frame = self._renderer.render(state, simulator.cameras, seg=False, check=first, room=simulator.room)
         self._frames.append(np.concatenate([np.concatenate(list(frame.rgb), axis=1), self._planned()], axis=0))
 
     def file(self) -> bytes:

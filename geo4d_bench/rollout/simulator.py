@@ -13,6 +13,7 @@ import numpy.typing as npt
 from geo4d_bench.dataset.sensors import SENSORS, Measure, SensorName, start_video
 from geo4d_bench.geometry.camera import depth_to_points
 from geo4d_bench.geometry.hand import part_image, scale_to_hands
+from geo4d_bench.geometry.room import RoomsName, draw_room
 from geo4d_bench.geometry.se3 import Array, interpolate_poses, inverse, to_camera_n
 from geo4d_bench.model.types import Video4D
 from geo4d_bench.policies.protocol import ActionChunk, Future, Observation, TaskInfo
@@ -52,6 +53,7 @@ class Simulator:
         task: the simulation.  split: of the seeds.  views: what camera pairs are drawn from.
         assets: what is shared with the other simulations of the process.
         sensor: how the depth that policies see is measured; oracles' future frames stay true.
+        rooms: that of each episode is drawn from this set; ``assets`` were made for it.
 
     Attributes:
         status: how the episode ended; None while it goes on.
@@ -60,9 +62,15 @@ class Simulator:
     status: Status | None = None
 
     def __init__(
-        self, task: Task, split: str, views: Views, assets: RenderAssets, sensor: SensorName = "perfect"
+        self,
+        task: Task,
+        split: str,
+        views: Views,
+        assets: RenderAssets,
+        sensor: SensorName = "perfect",
+        rooms: RoomsName = "fixed",
     ) -> None:
-        self.task, self.split, self.views, self.assets = task, split, views, assets
+        self.task, self.split, self.views, self.assets, self.rooms = task, split, views, assets, rooms
         self.sensor = SENSORS.get(sensor)
         spec = task.spec
         self.info = TaskInfo(
@@ -71,8 +79,9 @@ class Simulator:
         self.max_steps = round(spec.max_seconds * spec.control_hz)
 
     def begin(self, seed: int) -> None:
-        """Start the episode of a seed; its camera pair never influences anything but what is seen."""
+        """Start the episode of a seed; its camera pair and its room never influence anything but what is seen."""
         self.cameras = self.views.pair(self.task.spec.key, self.split, seed)
+        self.room = draw_room(self.rooms, self.task.spec.key, self.split, seed)
         self.view_angle_deg = self.views.angle_deg(self.cameras)
         self.control_steps = 0
         self.record = Record()
@@ -175,7 +184,9 @@ class Simulator:
         """
         if self.assets.renderer is None:
             return None
-        frame = self.assets.renderer.render(self.task.physics_state(), self.cameras, check=not self._cameras_checked)
+        frame = self.assets.renderer.render(
+            self.task.physics_state(), self.cameras, check=not self._cameras_checked, room=self.room
+        )
         self._cameras_checked = True
         return frame
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from geo4d_bench.fingerprint import commit
 from geo4d_bench.geometry.rig import DrawnRig
+from geo4d_bench.geometry.room import draw_room
 from geo4d_bench.io import naming, write_atomic
 from geo4d_bench.pool import one_thread, run_jobs
 from geo4d_bench.rollout.config import SPLIT, RolloutConfig, RolloutContext, prepare
@@ -73,7 +74,7 @@ class _Player:
 
         self.context = context
         task = tasks.make(context.config.task)
-        self.assets = make_assets(task)
+        self.assets = make_assets(task, context.config.rooms)
         self.film_renderer = None
         if size := context.settings["image_size"]:
             self.assets = replace(self.assets, renderer=Renderer(self.assets.scene, *size))
@@ -87,17 +88,21 @@ class _Player:
         if renderer := self.assets.renderer or self.film_renderer:
             task = self.simulators[0].task
             task.reset(seed, SPLIT)
-            renderer.require_sight(task.physics_state(), self.context.views.cameras(task.spec.key, SPLIT, seed))
+            cameras = self.context.views.cameras(task.spec.key, SPLIT, seed)
+            room = draw_room(self.context.config.rooms, task.spec.key, SPLIT, seed)
+            renderer.require_sight(task.physics_state(), cameras, room)
 
     def _simulator(self, task: Task) -> Simulator:
-        return Simulator(task, SPLIT, self.context.views, self.assets, self.context.settings["sensor"])
+        settings = self.context.settings
+        return Simulator(task, SPLIT, self.context.views, self.assets, settings["sensor"], settings["rooms"])
 
     def play(self, seeds: Sequence[int]) -> list[_Played]:
         """The episodes of ``seeds``, side by side."""
         from geo4d_bench import tasks
 
-        for seed in seeds if isinstance(self.context.views.rig, DrawnRig) else ():
-            self._require_sight(seed)
+        if isinstance(self.context.views.rig, DrawnRig) or self.context.config.rooms != "fixed":
+            for seed in seeds:
+                self._require_sight(seed)
         while len(self.simulators) < len(seeds):  # no more than are ever stepped side by side
             self.simulators.append(self._simulator(tasks.make(self.context.config.task)))
         factory = self.context.factory

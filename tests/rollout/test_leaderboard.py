@@ -13,7 +13,7 @@ from geo4d_bench.rollout.leaderboard import LeaderboardConfig, run
 from geo4d_bench.rollout.ledger import EpisodeRow, Ledger
 
 COLUMNS = (
-    "task,task_version,policy,generator,ablation,checkpoint,views,rig,sensor,tracker,segmenter,"
+    "task,task_version,policy,generator,ablation,checkpoint,views,rig,rooms,sensor,tracker,segmenter,"
     "steps,n,k,success_rate,ci_low,ci_high,group,privileged,rows_sha256,settings,fingerprint"
 )
 
@@ -189,4 +189,4 @@ def test_a_policy_has_a_line_for_each_number_of_steps(tmp_path: Path) -> None:
     assert [(row.steps, row.n, row.k, row.group) for row in board.rows] == [(4, 20, 15, "a"), (0, 20, 5, "b")]
     written = list(csv.DictReader((tmp_path / "board.csv").read_text().splitlines()))
     assert [w["steps"] for w in written] == ["4", "0"]
-    assert [line.split()[5:7] for line in board.table()] == [["sensor", "steps"], ["4", "15/20"], ["5/20", "0.25"]]
+    assert [line.split()[6:8] for line in board.table()] == [["sensor", "steps"], ["4", "15/20"], ["5/20", "0.25"]]

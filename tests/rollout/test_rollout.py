@@ -15,8 +15,10 @@ from geo4d_bench.model.generators import presets
 from geo4d_bench.model.types import FirstFrames, Video4D
 from geo4d_bench.policies import ActionChunk, Observation, Policy, policy_class
 from geo4d_bench.policies.random import Random
+from geo4d_bench.rollout import leaderboard
 from geo4d_bench.rollout.config import RolloutConfig
 from geo4d_bench.rollout.episodes import play
+from geo4d_bench.rollout.leaderboard import LeaderboardConfig
 from geo4d_bench.rollout.ledger import COLUMNS, WALL_TIME_COLUMNS
 from geo4d_bench.rollout.rollout import Rollout, run
 from geo4d_bench.rollout.simulator import Simulator
@@ -95,7 +97,7 @@ def test_a_rollout_goes_on_in_a_ledger_that_other_programs_wrote(
     assert roll(tmp_path, episodes=3).made == 1
     assert "last line was cut off and is dropped; its episode is run again" in capsys.readouterr().out
     ledger.write_text(whole.replace(",timeout,", ",timeout,,"))
-    with pytest.raises(LedgerError, match="line 2: 32 cells, expected 31"):
+    with pytest.raises(LedgerError, match="line 2: 33 cells, expected 32"):
         roll(tmp_path, episodes=4)
     assert ledger.read_text().count(",timeout,,") == 3
 
@@ -241,6 +243,20 @@ def test_rows_say_through_which_sensor_the_policy_saw(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("short_episodes")
+def test_rows_say_which_rooms_were_played_in(tmp_path: Path) -> None:
+    results = [roll(tmp_path / r, episodes=1, policy="oracle_video", rooms=r) for r in ("fixed", "held_out")]
+    assert [result.rows[0].rooms for result in results] == ["fixed", "held_out"]
+    assert [result.board.rows[0].rooms for result in results] == ["fixed", "held_out"]
+    assert "oracle_video, held_out rooms on novel views" in str(results[1])
+    states = [np.load(tmp_path / r / "trajectories" / "1000.npz")["right/T_world_ee"][0] for r in ("fixed", "held_out")]
+    assert np.array_equal(*states)
+    board = leaderboard.run(LeaderboardConfig((tmp_path,), tmp_path / "both.csv"))
+    assert [(row.rooms, row.group) for row in board.rows] == [("fixed", "a"), ("held_out", "a")]
+    with pytest.raises(RunError, match="rooms held_out there, varied asked for"):
+        roll(tmp_path / "held_out", episodes=1, policy="oracle_video", rooms="varied")
+
+
+@pytest.mark.usefixtures("short_episodes")
 def test_the_number_of_steps_reaches_the_generator_and_the_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +309,7 @@ def test_a_missing_checkpoint_names_the_command_that_makes_one(tmp_path: Path) -
         ({"task": "store_cerial"}, UnknownNameError, "store_cereal"),
         ({"rig": "hemisfere16"}, UnknownNameError, "hemisphere16"),
         ({"views": "nowel"}, UnknownNameError, "did you mean 'novel'"),
+        ({"rooms": "held"}, UnknownNameError, "did you mean 'held_out'"),
         ({"rig": "orbit"}, ConfigError, "has no seen camera"),
         ({"episodes": 0}, ConfigError, "--episodes is 0"),
         ({"policy": "layered", "steps": 0}, ConfigError, "--steps is 0, expected at least 1"),
