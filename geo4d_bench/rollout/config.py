@@ -35,7 +35,8 @@ class RolloutConfig:
     policy: str = "layered"
     """Policy that plays; it decides which further options there are."""
     views: str = "novel"
-    """Where the pair of cameras of each episode is taken from: seen, novel, random16, orbit or a rig's file."""
+    """Where the pair of cameras of each episode is taken from: seen, novel, a rig's name or file, or a published
+    protocol (vista_small, libero_plus_3 and others, see docs/rigs.md)."""
     rig: str = "hemisphere16"
     """Rig that seen and novel refer to: the one that the policy was trained on."""
     episodes: Count = 20

@@ -10,7 +10,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from geo4d_bench.fingerprint import commit
-from geo4d_bench.geometry.rig import DrawnRig
+from geo4d_bench.geometry.camera import Camera
+from geo4d_bench.geometry.rig import Rig
 from geo4d_bench.io import naming, write_atomic
 from geo4d_bench.pool import one_thread, run_jobs
 from geo4d_bench.rollout.config import SPLIT, RolloutConfig, RolloutContext, prepare
@@ -80,14 +81,16 @@ class _Player:
         if context.config.video:
             self.film_renderer = Renderer(self.assets.scene, *FILM_SIZE, quality=True)
         self.simulators = [self._simulator(task)]
-        self._require_sight(context.config.seed)
+        views, key = context.views, task.spec.key
+        if isinstance(views.rig, Rig):
+            self._require_sight(context.config.seed, views.cameras(key, SPLIT, context.config.seed))
 
-    def _require_sight(self, seed: int) -> None:
-        """SceneError where a camera that an episode's pair is taken from sees nothing; without images none is asked."""
+    def _require_sight(self, seed: int, cameras: Sequence[Camera]) -> None:
+        """SceneError where one of them sees nothing at the start of the seed's episode; without images none is asked."""
         if renderer := self.assets.renderer or self.film_renderer:
             task = self.simulators[0].task
             task.reset(seed, SPLIT)
-            renderer.require_sight(task.physics_state(), self.context.views.cameras(task.spec.key, SPLIT, seed))
+            renderer.require_sight(task.physics_state(), cameras)
 
     def _simulator(self, task: Task) -> Simulator:
         return Simulator(task, SPLIT, self.context.views, self.assets, self.context.settings["sensor"])
@@ -96,8 +99,9 @@ class _Player:
         """The episodes of ``seeds``, side by side."""
         from geo4d_bench import tasks
 
-        for seed in seeds if isinstance(self.context.views.rig, DrawnRig) else ():
-            self._require_sight(seed)
+        views, key = self.context.views, self.simulators[0].task.spec.key
+        for seed in seeds if not isinstance(views.rig, Rig) else ():
+            self._require_sight(seed, views.pair(key, SPLIT, seed))
         while len(self.simulators) < len(seeds):  # no more than are ever stepped side by side
             self.simulators.append(self._simulator(tasks.make(self.context.config.task)))
         factory = self.context.factory
