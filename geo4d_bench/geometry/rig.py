@@ -261,6 +261,40 @@ def on_sphere(target: npt.ArrayLike, azimuth_deg: float, elevation_deg: float, r
     return look_at(target + radius_m * direction, target)
 
 
+def pair_geometry(
+    T_world_cam: Sequence[Array], K: Sequence[Array], height: int, target: npt.ArrayLike
+) -> dict[str, float]:
+    """Where cameras stand that look at a scene together: view n and one or more views m.
+
+    Args:
+        T_world_cam: (4, 4) each, view n's first.  K: (3, 3) each, for images of ``height`` pixels.
+        target: (3,) the point of the work, metres in the world.
+
+    Returns:
+        elevation_deg: above the horizontal, as seen from ``target``, mean of the cameras.  distance_m: from it, mean.
+        fovy_deg: vertical field of view, mean.  baseline_m: from view n to a view m, mean.
+    """
+    places = np.array([T[:3, 3] for T in T_world_cam])
+    offsets = places - np.asarray(target)
+    distances = np.linalg.norm(offsets, axis=1)
+    return {
+        "elevation_deg": float(np.degrees(np.arcsin(offsets[:, 2] / distances)).mean()),
+        "distance_m": float(distances.mean()),
+        "fovy_deg": float(np.degrees([2 * np.arctan2(height / 2, k[1, 1]) for k in K]).mean()),
+        "baseline_m": float(np.linalg.norm(places[1:] - places[0], axis=1).mean()),
+    }
+
+
+def off_pose(T_world_cam: Array, turn_deg: float, shift_m: float, rng: np.random.Generator) -> Array:
+    """A pose (4, 4) as a faulty calibration has it: turned by exactly ``turn_deg`` and shifted by ``shift_m``, each in
+    a direction that ``rng`` draws, the same one whatever the sizes."""
+    axis, direction = (v / np.linalg.norm(v) for v in rng.standard_normal((2, 3)))
+    if not turn_deg and not shift_m:
+        return T_world_cam.copy()
+    turn = Rotation.from_rotvec(turn_deg * axis, degrees=True).as_matrix()
+    return pose(T_world_cam[:3, :3] @ turn, T_world_cam[:3, 3] + shift_m * direction)
+
+
 def point(values: Sequence[float]) -> Point:
     """(3,) numbers as a tuple of floats."""
     x, y, z = (float(v) for v in values)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from geo4d_bench.fingerprint import commit
 from geo4d_bench.geometry.camera import Camera
-from geo4d_bench.geometry.rig import Rig
+from geo4d_bench.geometry.rig import Rig, pair_geometry
 from geo4d_bench.io import naming, write_atomic
 from geo4d_bench.pool import one_thread, run_jobs
 from geo4d_bench.rollout.config import SPLIT, RolloutConfig, RolloutContext, prepare
@@ -93,7 +93,9 @@ class _Player:
             renderer.require_sight(task.physics_state(), cameras)
 
     def _simulator(self, task: Task) -> Simulator:
-        return Simulator(task, SPLIT, self.context.views, self.assets, self.context.settings["sensor"])
+        columns = self.context.columns
+        calibration = columns.calibration_deg, columns.calibration_cm
+        return Simulator(task, SPLIT, self.context.views, self.assets, self.context.settings["sensor"], calibration)
 
     def play(self, seeds: Sequence[int]) -> list[_Played]:
         """The episodes of ``seeds``, side by side."""
@@ -131,11 +133,19 @@ class _Player:
             phase = simulator.task.phase()
         except Exception:  # a task that crashed in its reset has none
             phase = "start"
+        n_and_m, config = simulator.cameras, self.context.config
+        height, width = self.context.settings["image_size"] or (config.height, config.width)
         return EpisodeRow(
             **vars(self.context.columns),
+            **pair_geometry(
+                [camera.T_world_cam for camera in n_and_m],
+                [camera.K(height, width) for camera in n_and_m],
+                height,
+                self.context.views.training.target,
+            ),
             run_id=self.context.run_id,
-            camera_n=simulator.cameras[0].name,
-            camera_m=simulator.cameras[1].name,
+            camera_n=n_and_m[0].name,
+            camera_m=n_and_m[1].name,
             view_angle_deg=simulator.view_angle_deg,
             split=SPLIT,
             seed=episode.seed,
