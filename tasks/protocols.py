@@ -1,7 +1,7 @@
 """Camera protocols of other benchmarks as rigs to play from (``rollout --views``): their sources and their numbers.
 
-What differs from the sources is said in docs/rigs.md: two cameras are moved where they have one or three, about the task's
-workspace.
+What differs from the sources is said in docs/rigs.md: two cameras are moved where they have one or three, about the
+task's workspace.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Protocol:
     Attributes:
         source: where its numbers stand, at a commit.
         base: the cameras that are moved: ``trained``, the seen ones of hemisphere16, of which an episode has the pair
-            that it has with ``--views seen``; or ``front``, the pair of ``orbit`` on both sides of the azimuth that faces
-            the robot, where these benchmarks' camera stands.
+            that it has with ``--views seen``; or ``front``, the pair of ``orbit`` on both sides of the azimuth that
+            faces the robot, where these benchmarks' camera stands.
         perturbation: its numbers.
     """
 
@@ -33,8 +33,8 @@ class Protocol:
     perturbation: Perturbation
 
 
-# Of 1,599 tasks with a moved camera, 992 differ in its direction (549 of them raised), 313 in its distance and 294 in its
-# orientation. Their own levels rank tasks by how many of four models failed, and each spans nearly all sizes; here a
+# Of 1,599 tasks with a moved camera, 992 differ in its direction (549 of them raised), 313 in its distance and 294 in
+# its orientation. Their own levels rank tasks by how well four models did, and each spans nearly all sizes; here a
 # level is a size, a fifth of the way each, and level 5 is all of theirs.
 _LIBERO_PLUS = Protocol(
     "https://github.com/sylvestf/LIBERO-plus/blob/4976dc30028e805ff8094b55501d532c48fec182/libero/libero/benchmark/"
@@ -70,4 +70,3 @@ PROTOCOLS: dict[str, Protocol] = {
         Perturbation(position_m=0.1, angles_deg=(6.0, 6.0, 6.0), normal=True),
     ),
 }
-

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from geo4d_bench.geometry.camera import Camera, ViewSplit, project
 from geo4d_bench.errors import ConfigError
+from geo4d_bench.geometry.camera import Camera, ViewSplit, project
 from geo4d_bench.geometry.rig import (
     AnyRig,
     DrawnRig,

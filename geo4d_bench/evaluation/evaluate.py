@@ -170,7 +170,8 @@ def _evaluate(scorer: _Scorer, out: Path) -> pd.DataFrame:
     windows = store.frame(config.keys)
     metrics, frames = by_source(windows, store, scorer.extracting), by_frame(windows, contender.dt_s)
     columns = {
-        "name": contender.name, "task": f"{scorer.task}-{dataset.manifest.settings.version}", "generator": contender.generator, "checkpoint": contender.sha256,
+        "name": contender.name, "task": f"{scorer.task}-{dataset.manifest.settings.version}",
+        "generator": contender.generator, "checkpoint": contender.sha256,
         "calibrated": contender.calibrated, "ablation": contender.ablation, "sensor": contender.sensor,
         "steps": contender.steps, "second_views": config.second_views, "tracker": config.tracker,
         "segmenter": config.segmenter or "", "split": dataset.manifest.settings.split, "rig": dataset.rig.name,
@@ -261,8 +262,8 @@ class _Scorer:
         return rows, features
 
     def _stand(self, pairs: Sequence[Window]) -> dict[str, float]:
-        """Where a pass's cameras stand, see ``geometry.rig.pair_geometry``, and the largest of their angles to the rig's
-        nearest seen camera (NaN where the rig has none)."""
+        """Where a pass's cameras stand, see ``geometry.rig.pair_geometry``, and the largest of their angles to the
+        rig's nearest seen camera (NaN where the rig has none)."""
         rig, height = self.dataset.rig, self.dataset.size[0]
         T_world_cam = [pairs[0].T_world_n, *(pair.T_world_n @ pair.T_n_m for pair in pairs)]
         K = [pairs[0].K[0], *(pair.K[1] for pair in pairs)]

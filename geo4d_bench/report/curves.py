@@ -33,7 +33,11 @@ Floats = npt.NDArray[np.float64]
 
 WORSE = {"success": -1, "gripper_cm": 1, "miou": -1}
 """Measures, and whether they rise (1) or fall (-1) where things get worse."""
-LABELS = {"success": "success rate", "gripper_cm": "gripper position error (cm)", "miou": "mIoU of the two views' hands"}
+LABELS = {
+    "success": "success rate",
+    "gripper_cm": "gripper position error (cm)",
+    "miou": "mIoU of the two views' hands",
+}
 CAMERA_AXES = {
     "view_angle_deg": "angle to the nearest training camera (°)",
     "elevation_deg": "elevation of the cameras (°)",
@@ -50,14 +54,18 @@ DISTURBANCES = {
 CALIBRATIONS = ("calibration_deg", "calibration_cm")
 AXES = CAMERA_AXES | DISTURBANCES
 HARMFUL = ("view_angle_deg", *DISTURBANCES)
-"""Axes along which a measure can only get worse; along the others the fit is that of the two directions which is nearer."""
+"""Axes along which a measure can only get worse; along others it rises or falls, whichever is nearer to the data."""
+CURVES = ("task", "contender", "measure", "axis", "x", "n", "mean", "fit", "low", "high")
+HALVING = ("task", "contender", "n", "success_at_0", "halving_deg", "low", "high", "largest_deg")
+UNKNOWN = "unknown task"
+"""Of evaluations whose ``metrics.csv``, of an older version, does not name their task."""
 RESAMPLES = 500
 _BINS = 40
 _COLOURS = (PURPLE, BLUE, ORANGE, GREEN, INK, GREY)
-_NO_PART_OF_A_NAME = frozenset(
-    "task task_version policy generator ablation tracker segmenter views sensor settings privileged fingerprint "
-    "calibration_deg calibration_cm".split()
-)
+_NO_PART_OF_A_NAME = (
+    "task", "task_version", "policy", "generator", "ablation", "tracker", "segmenter", "views", "sensor", "settings",
+    "privileged", "fingerprint", "calibration_deg", "calibration_cm",
+)  # fmt: skip
 """Of the columns that a run's rows share: what a contender's name has already, or does not depend on."""
 
 
@@ -72,12 +80,12 @@ class CurvesConfig:
 
 
 class Fit(NamedTuple):
-    """A monotone curve at x (B,): value with a 95 % band, and the mean and number of what lies there."""
+    """A monotone curve at x (B,), with a 95 % band, and the number and mean of what lies there."""
 
     x: Floats
-    mean: Floats
     n: Floats
-    value: Floats
+    mean: Floats
+    fit: Floats
     low: Floats
     high: Floats
 
@@ -96,8 +104,7 @@ class Curves:
     """What was found.
 
     Attributes:
-        curves: ``task, contender, measure, axis, x, n, mean, fit, low, high``.
-        halving: ``task, contender, n, success_at_0, halving_deg, low, high, largest_deg``.
+        curves, halving: with the columns CURVES and HALVING, see :class:`Fit` and :class:`Halving`.
         pairs: ``task, contender, cameras, camera_n, camera_m, n, k``.
         notes: what is left out, and why.
     """
@@ -109,58 +116,74 @@ class Curves:
     pictures: tuple[Path, ...]
     out: Path
 
+    @property
+    def halving_lines(self) -> list[str]:
+        """``halving`` in words."""
+        return [f"{row['task']}, {row['contender']}: {_halves(row)}" for _, row in self.halving.iterrows()]
+
     def __str__(self) -> str:
-        lines = [f"{row['task']}, {row['contender']}: {_halves(row)}" for _, row in self.halving.iterrows()]
-        lines += [f"note: {note}" for note in self.notes]
+        lines = [*self.halving_lines, *(f"note: {note}" for note in self.notes)]
         lines += [f"picture: {path}" for path in self.pictures]
         return "\n".join([*lines, f"numbers: {self.out / 'curves.csv'}, halving.csv, pairs.csv"])
 
 
 def run(config: CurvesConfig) -> Curves:
     """Read the rows, fit and draw; LedgerError where there are none, and where a file cannot be read (DatasetError)."""
+    found = compute(config.runs, config.out)
+    if found is None:
+        raise LedgerError(
+            f"no episode and no window in {', '.join(map(str, config.runs)) or 'nothing'}; 'geo4d-bench rollout' "
+            "writes episodes.csv and 'geo4d-bench evaluate' windows.csv"
+        )
+    for name in ("curves", "halving", "pairs"):
+        text = getattr(found, name).to_csv(index=False, float_format="%.4f", lineterminator="\n")
+        write_atomic(config.out / f"{name}.csv", text)
+    return replace(found, pictures=(*draw_curves(found), *draw_pairs(found)))
+
+
+def compute(paths: Sequence[Path], out: Path, task: str | None = None) -> Curves | None:
+    """The curves of what lies in and below paths, of one task alone where that is given; None where there is no row.
+
+    Nothing is written: ``out`` is where the pictures are to go.
+    """
     import pandas as pd
 
     notes: list[str] = []
-    tables = [_episodes(config.runs, notes), *_windows(config.runs)]
-    table = pd.concat([t for t in tables if len(t)], ignore_index=True) if any(map(len, tables)) else pd.DataFrame()
+    tables = [t for t in (_episodes(paths, notes), *_windows(paths, notes)) if len(t)]
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"task": []})
+    if task is not None:
+        table = table[table["task"].str.startswith(f"{task}-") | (table["task"] == UNKNOWN)]
     if table.empty:
-        raise LedgerError(
-            f"no episode and no window in {', '.join(map(str, config.runs)) or 'nothing'}; 'geo4d-bench rollout' writes "
-            "episodes.csv and 'geo4d-bench evaluate' windows.csv"
-        )
+        return None
     curves, halving = [], []
     for key, axis, group in _groups(table, notes):
         for measure, sign in WORSE.items():
             rows = group.dropna(subset=[measure, axis])
             if rows[axis].nunique() < 2:
                 continue
-            x, y = (rows[name].to_numpy(np.float64) for name in (axis, measure))
-            clusters, rng = rows["cluster"].tolist(), _rng(*key, measure, axis)
-            fit = monotone(x, y, clusters, sign if axis in HARMFUL else None, rng)
-            named = {"task": key[0], "contender": key[1], "measure": measure, "axis": axis}
-            curves.append(pd.DataFrame(named | {("fit" if n == "value" else n): v for n, v in fit._asdict().items()}))
+            x, y, clusters = rows[axis].to_numpy(), rows[measure].to_numpy(), rows["cluster"].tolist()
+            fit = monotone(x, y, clusters, sign if axis in HARMFUL else None, _rng(*key, measure, axis))
+            curves.append(pd.DataFrame(dict(zip(CURVES, (*key, measure, axis, *fit), strict=True))))
             if (measure, axis) == ("success", "view_angle_deg"):
-                half = halves(x, y, clusters, _rng(*key, "halving"))
-                numbers = (len(rows), *half, x.max())
-                halving.append((*key, *numbers))
-    columns = ["task", "contender", "n", "success_at_0", "halving_deg", "low", "high", "largest_deg"]
-    curve_columns = ["task", "contender", "measure", "axis", "x", "n", "mean", "fit", "low", "high"]
-    result = Curves(
-        pd.concat(curves, ignore_index=True)[curve_columns] if curves else pd.DataFrame(columns=curve_columns),
-        pd.DataFrame(halving, columns=columns),
+                halving.append((*key, len(rows), *halves(x, y, clusters, _rng(*key, "halving")), x.max()))
+    empty = pd.DataFrame(columns=list(CURVES))
+    return Curves(
+        pd.concat(curves, ignore_index=True) if curves else empty,
+        pd.DataFrame(halving, columns=list(HALVING)),
         _pairs(table),
         tuple(notes),
         (),
-        config.out,
+        out,
     )
-    for name in ("curves", "halving", "pairs"):
-        text = getattr(result, name).to_csv(index=False, float_format="%.4f", lineterminator="\n")
-        write_atomic(config.out / f"{name}.csv", text)
-    return replace(result, pictures=tuple(draw(result, config.out)))
 
 
 def monotone(
-    x: Floats, y: Floats, clusters: Sequence[Any], sign: int | None, rng: np.random.Generator, resamples: int = RESAMPLES
+    x: Floats,
+    y: Floats,
+    clusters: Sequence[Any],
+    sign: int | None,
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
 ) -> Fit:
     """Isotonic regression of y (N,) on x (N,), with a band from drawing whole clusters anew.
 
@@ -184,7 +207,7 @@ def monotone(
     rises = sign > 0 if sign is not None else off(True) < off(False)
     drawn = [fitted(w @ counts, w @ sums, rises) for w in _weights(len(counts), resamples, rng)]
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
-    return Fit(at, mean, n, fitted(n, sums.sum(0), rises), low, high)
+    return Fit(at, n, mean, fitted(n, sums.sum(0), rises), low, high)
 
 
 def halves(
@@ -227,14 +250,18 @@ def halves(
     return Halving(float(top[best[0]] * at_zero[best[0]]), float(half[best[0]]), float(low), float(high))
 
 
-def draw(curves: Curves, out: Path) -> Iterator[Path]:
-    """A picture for each task and measure, and one for each matrix of camera pairs."""
+def draw_curves(curves: Curves) -> Iterator[Path]:
+    """A picture for each task and measure."""
     for (task, measure), table in curves.curves.groupby(["task", "measure"], sort=False):
-        path = out / f"{measure}_{_file_name(task)}.png"
+        path = curves.out / f"{measure}_{_file_name(task)}.png"
         _curve_picture(table, str(task), str(measure), curves.halving, path)
         yield path
+
+
+def draw_pairs(curves: Curves) -> Iterator[Path]:
+    """A matrix of success by camera pair for each contender and set of cameras."""
     for (task, contender, cameras), table in curves.pairs.groupby(["task", "contender", "cameras"], sort=False):
-        path = out / f"pairs_{_file_name(task)}_{_file_name(contender)}_{_file_name(cameras)}.png"
+        path = curves.out / f"pairs_{_file_name(f'{task} {contender} {cameras}')}.png"
         _pair_picture(table, f"{task}: {contender}, cameras of {cameras}", path)
         yield path
 
@@ -273,19 +300,22 @@ def _contenders(rows: Sequence[EpisodeRow]) -> list[str]:
     ]
 
 
-def _windows(paths: Sequence[Path]) -> Iterator[pd.DataFrame]:
+def _windows(paths: Sequence[Path], notes: list[str]) -> Iterator[pd.DataFrame]:
     """Of each evaluation, the windows of what was generated, with what ``metrics.csv`` beside them says of it."""
-    for path in dict.fromkeys(
-        file.resolve()
-        for path in paths
-        for file in ([path] if _is_windows(path) else sorted(path.rglob("windows.csv")))
-    ):
-        table = read_frame(path, ("views", "window", "source"))
+    files = [[path] if _is_windows(path) else sorted(path.rglob("windows.csv")) for path in paths]
+    for path in dict.fromkeys(file.resolve() for found in files for file in found):
+        head_path = path.with_name("metrics.csv")
+        if not head_path.is_file():
+            notes.append(f"{path} has no metrics.csv beside it, as an interrupted evaluation, and is left out")
+            continue
+        table, head = (
+            read_frame(path, ("views", "window", "source")),
+            read_frame(head_path, ("views", "source")).iloc[0],
+        )
         table = table[table["source"] == "generated"]
-        head = read_frame(path.with_name("metrics.csv"), ("views", "source")).iloc[0]
         yield _with_depth(
             table.assign(
-                task=head.get("task", "unknown task"),
+                task=head.get("task", UNKNOWN),
                 contender=f"{head['name']} ({str(head['checkpoint'])[:8]})",
                 sensor=head["sensor"],
                 cluster=table["episode"],
@@ -309,7 +339,7 @@ def _with_depth(table: pd.DataFrame) -> pd.DataFrame:
         s.share if isinstance(s, Missing) else 0.0 if isinstance(s, Perfect) else np.nan for s in sensors
     ]
     for name in CALIBRATIONS:
-        table[name] = table[name] if name in table else 0.0
+        table[name] = table.get(name, 0.0)
     for name in (*WORSE, *CAMERA_AXES):
         table[name] = table[name].astype(float) if name in table else np.nan
     columns = ["task", "contender", "views", "sensor", "cluster", "cameras", "camera_n", "camera_m", *WORSE, *AXES]
@@ -317,7 +347,7 @@ def _with_depth(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _groups(table: pd.DataFrame, notes: list[str]) -> Iterator[tuple[tuple[str, str], str, pd.DataFrame]]:
-    """What each curve is made of: its (task, contender), axis and rows, in which only the axis was varied on purpose."""
+    """What each curve is made of: (task, contender), axis, and the rows in which only that was varied on purpose."""
     told_right = (table["calibration_deg"] == 0) & (table["calibration_cm"] == 0)
     for (task, contender, sensor), rows in table[told_right].groupby(["task", "contender", "sensor"], sort=False):
         name = contender if sensor == "perfect" else f"{contender}, {sensor} depth"

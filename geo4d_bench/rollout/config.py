@@ -47,7 +47,7 @@ class RolloutConfig:
     sensor: SensorName | None = None
     """How the depth that the policy sees is measured; as in its checkpoint's training where not given."""
     calibration_deg: Annotated[float, Field(ge=0, le=90)] = 0.0
-    """Turns the cameras' poses that the policy is told by this much, in a direction drawn for each episode and camera."""
+    """Turns the cameras' poses that the policy is told by this much, about axes drawn for each episode and camera."""
     calibration_cm: Annotated[float, Field(ge=0, le=100)] = 0.0
     """Shifts them by this much."""
     height: Pixels = 64
@@ -94,8 +94,8 @@ class RolloutContext:
 
     Attributes:
         run_id: 16 hex digits over ``settings``.
-        settings: task, version, policy, generator, ablation, checkpoint, the policy's options, sensor, calibration, views, rig,
-            seed, split, images' size, fingerprint.
+        settings: task, version, policy, generator, ablation, checkpoint, the policy's options, sensor, calibration,
+            views, rig, seed, split, images' size, fingerprint.
         columns: what stands in each row.
         factory: makes policies.  views: what camera pairs are drawn from.
     """
@@ -181,8 +181,8 @@ def _load_policy(config: RolloutConfig, arms: Sequence[str]) -> PolicyFactory:
         )
     if (config.calibration_deg or config.calibration_cm) and not factory.policy.needs_images:
         raise ConfigError(
-            f"policy '{config.policy}' does not look through cameras, so that --calibration-deg and --calibration-cm would "
-            "change nothing; leave them out"
+            f"policy '{config.policy}' does not look through cameras, so that --calibration-deg and --calibration-cm "
+            "would change nothing; leave them out"
         )
     if factory.arms not in (None, len(arms)):
         raise ConfigError(

@@ -41,7 +41,7 @@ class RunColumns:
             experiment.
         privileged: whether the policy was handed the simulator.
         fingerprint: of packages and source.
-        calibration_deg, calibration_cm: by how much the cameras' poses that the policy was told were turned and shifted.
+        calibration_deg, calibration_cm: by how much the cameras' poses that the policy was told were off.
     """
 
     task: str
@@ -249,7 +249,10 @@ class Ledger:
                 f"{self.path}: the first line is not the header of an episode ledger; put it in front: "
                 f"{','.join(COLUMNS)}"
             )
-        missing, unknown = [c for c in COLUMNS if c not in found | LATER.keys()], [c for c in table.columns if c not in COLUMNS]
+        missing, unknown = (
+            [c for c in COLUMNS if c not in found | LATER.keys()],
+            [c for c in table.columns if c not in COLUMNS],
+        )
         sides = [f"{word}: {', '.join(n)}" for word, n in (("missing", missing), ("unknown", unknown)) if n]
         raise LedgerError(
             f"{self.path}: these are not the columns of an episode ledger ({'; '.join(sides)}); keep what you add in a "

@@ -86,7 +86,7 @@ class _Player:
             self._require_sight(context.config.seed, views.cameras(key, SPLIT, context.config.seed))
 
     def _require_sight(self, seed: int, cameras: Sequence[Camera]) -> None:
-        """SceneError where one of them sees nothing at the start of the seed's episode; without images none is asked."""
+        """SceneError where one sees nothing at the start of the seed's episode; without images none is asked."""
         if renderer := self.assets.renderer or self.film_renderer:
             task = self.simulators[0].task
             task.reset(seed, SPLIT)

@@ -45,7 +45,9 @@ def test_the_angle_at_which_success_halves_is_found_and_its_interval_covers_it()
 def test_success_that_does_not_halve_is_said_to_be_beyond_what_was_played() -> None:
     x, success, seeds = played(0)
     near = x < 22
-    half = halves(x[near], success[near], [s for s, keep in zip(seeds, near, strict=True) if keep], np.random.default_rng(0))
+    half = halves(
+        x[near], success[near], [s for s, keep in zip(seeds, near, strict=True) if keep], np.random.default_rng(0)
+    )
     assert half.high == np.inf
     assert half.x == np.inf or half.x > 18
     never = halves(x, np.zeros(len(x)), seeds, np.random.default_rng(0))

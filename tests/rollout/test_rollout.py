@@ -26,7 +26,17 @@ from geo4d_bench.tasks import make
 from geo4d_bench.tasks.rigs import make_rig
 from geo4d_bench.tasks.store_cereal import StoreCereal
 
-VIEW_COLUMNS = ("run_id", "settings", "views", "camera_n", "camera_m", "view_angle_deg", "elevation_deg", "distance_m", "baseline_m")
+VIEW_COLUMNS = (
+    "run_id",
+    "settings",
+    "views",
+    "camera_n",
+    "camera_m",
+    "view_angle_deg",
+    "elevation_deg",
+    "distance_m",
+    "baseline_m",
+)
 
 
 def roll(out: Path, **options: object) -> Rollout:
@@ -136,7 +146,7 @@ def test_published_protocols_are_played_on_every_task(
 def test_a_calibration_error_stands_in_rows_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="'random' does not look through cameras, so that --calibration-deg"):
         roll(tmp_path, calibration_deg=2.0)
-    with pytest.raises(ConfigError, match="--calibration-cm is -1.0, expected at least 0"):
+    with pytest.raises(ConfigError, match=r"--calibration-cm is -1\.0, expected at least 0"):
         roll(tmp_path, calibration_cm=-1.0)
     monkeypatch.setattr(StoreCereal, "spec", dataclasses.replace(StoreCereal.spec, max_seconds=0.1))
     monkeypatch.setattr(Random, "needs_images", True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +174,7 @@ def test_the_full_ring_goes_far_past_the_orbit() -> None:
 
 
 def test_a_protocol_makes_no_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ConfigError, match="only played from .rollout --views robocasa.; give a rig"):
+    with pytest.raises(ConfigError, match=r"only played from .rollout --views robocasa.; give a rig"):
         make_rig("robocasa", TARGET.tolist())
     assert cli.main(["datagen", "--rig", "robocasa", "--out", str(tmp_path / "D")]) == 2
     assert cli.main(["rollout", "--rig", "robocasa", "--policy", "random", "--out", str(tmp_path / "R")]) == 2
