@@ -72,16 +72,16 @@ def test_isotonic_fits_are_monotone_within_their_band_and_hold_the_truth() -> No
     y = truth + rng.standard_normal(600)
     clusters = list(range(600))
     fit = monotone(x, y, clusters, 1, np.random.default_rng(0), resamples=200)
-    assert (np.diff(fit.value) >= 0).all()
+    assert (np.diff(fit.fit) >= 0).all()
     assert len(fit.x) == 40
     assert fit.n.sum() == 600
     inside = (fit.low <= 1 + 0.3 * fit.x) & (1 + 0.3 * fit.x <= fit.high)
     assert inside.mean() > 0.85
     free = monotone(x, y, clusters, None, np.random.default_rng(0), resamples=50)
-    np.testing.assert_array_equal(free.value, fit.value)
+    np.testing.assert_array_equal(free.fit, fit.fit)
     falling = monotone(x, y, clusters, -1, np.random.default_rng(0), resamples=50)
-    np.testing.assert_allclose(falling.value, y.mean())  # what rises has a level falling fit
-    assert (np.diff(monotone(x, -y, clusters, None, np.random.default_rng(0), 50).value) <= 0).all()
+    np.testing.assert_allclose(falling.fit, y.mean())  # what rises has a level falling fit
+    assert (np.diff(monotone(x, -y, clusters, None, np.random.default_rng(0), 50).fit) <= 0).all()
 
 
 def save(path: Path, rows: list[EpisodeRow], drop: tuple[str, ...] = ()) -> None:
