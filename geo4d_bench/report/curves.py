@@ -150,11 +150,11 @@ def compute(paths: Sequence[Path], out: Path, task: str | None = None) -> Curves
 
     notes: list[str] = []
     tables = [t for t in (_episodes(paths, notes), *_windows(paths, notes)) if len(t)]
-    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"task": []})
+    if not tables:
+        return None
+    table = pd.concat(tables, ignore_index=True)
     if task is not None:
         table = table[table["task"].str.startswith(f"{task}-") | (table["task"] == UNKNOWN)]
-    if table.empty:
-        return None
     curves, halving = [], []
     for key, axis, group in _groups(table, notes):
         for measure, sign in WORSE.items():
@@ -351,14 +351,16 @@ def _groups(table: pd.DataFrame, notes: list[str]) -> Iterator[tuple[tuple[str, 
     told_right = (table["calibration_deg"] == 0) & (table["calibration_cm"] == 0)
     for (task, contender, sensor), rows in table[told_right].groupby(["task", "contender", "sensor"], sort=False):
         name = contender if sensor == "perfect" else f"{contender}, {sensor} depth"
+        lacking = rows[list(CAMERA_AXES)].isna().sum()
+        for number in sorted({lacking[axis] for axis in CAMERA_AXES} - {0}):
+            axes = ", ".join(axis for axis in CAMERA_AXES if lacking[axis] == number)
+            notes.append(
+                f"{task}, {name}: {number} of {len(rows)} rows have no {axes} (of an older version, or without a "
+                "training camera) and are left out there"
+            )
+        if constant := [axis for axis in CAMERA_AXES if rows[axis].nunique() == 1]:
+            notes.append(f"{task}, {name}: no curve against {', '.join(constant)}, of one value in all rows")
         for axis in CAMERA_AXES:
-            if lacking := int(rows[axis].isna().sum()):
-                notes.append(
-                    f"{task}, {name}: {lacking} of {len(rows)} rows have no {axis} (of an older version, or without a "
-                    "training camera) and are left out of that curve"
-                )
-            elif rows[axis].nunique() == 1:
-                notes.append(f"{task}, {name}: {axis} is {rows[axis].iloc[0]:g} in all rows, so that there is no curve")
             yield (task, name), axis, rows
     for axis in DISTURBANCES:
         others = [name for name in CALIBRATIONS if name != axis]
@@ -412,6 +414,12 @@ def _halves(row: pd.Series[Any]) -> str:
     )
 
 
+def _in_order(camera: str) -> tuple[str, int]:
+    """``az-040`` before ``az+030``, ``cam2`` before ``cam10``."""
+    word, number = re.fullmatch(r"(.*?)([+-]?\d*)", camera).groups()  # type: ignore[union-attr]
+    return word, int(number) if number.strip("+-") else 0
+
+
 def _file_name(text: object) -> str:
     return re.sub(r"[^\w.-]+", "_", str(text))
 
@@ -441,14 +449,14 @@ def _curve_picture(table: pd.DataFrame, task: str, measure: str, halving: pd.Dat
         panels[0].set_ylim(0, 1.03 if measure != "gripper_cm" else None)
         panels[0].set_ylabel(LABELS[measure])
         fig.suptitle(task, x=0.01, ha="left", fontsize=11, weight="bold")
-        fig.legend(handles.values(), handles.keys(), loc="outside lower left", fontsize=8.5)
+        fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2, fontsize=8.5)
         caption(fig, "Isotonic fits, 95 % bootstrap bands. Dots: means. Dotted: where success halves.")
 
 
 def _pair_picture(table: pd.DataFrame, title: str, path: Path) -> None:
     import matplotlib
 
-    names = sorted({*table["camera_n"], *table["camera_m"]})
+    names = sorted({*table["camera_n"], *table["camera_m"]}, key=_in_order)
     rate = np.full((len(names), len(names)), np.nan)
     side = 1.6 + 0.42 * len(names)
     with figure(side + 1.2, side, path) as fig:
@@ -457,7 +465,7 @@ def _pair_picture(table: pd.DataFrame, title: str, path: Path) -> None:
             i, j = names.index(n), names.index(m)
             rate[i, j] = k / number
             ax.text(j, i, f"{k}/{number}", ha="center", va="center", fontsize=6.5, color=INK)
-        colours = matplotlib.colormaps["RdYlGn"].with_extremes(bad="#F2F3F5")
+        colours = matplotlib.colormaps["RdYlBu"].with_extremes(bad="#F2F3F5")
         shown = ax.imshow(rate, vmin=0, vmax=1, cmap=colours, alpha=0.8)
         ax.set_xticks(range(len(names)), names, rotation=90, fontsize=7.5)
         ax.set_yticks(range(len(names)), names, fontsize=7.5)

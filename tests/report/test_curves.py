@@ -179,9 +179,9 @@ def test_curves_of_a_folder_of_runs(runs: Path, tmp_path: Path, capsys: pytest.C
     az = pairs[pairs["cameras"] == "ring_360"]
     assert az[az["contender"] == "mine"]["n"].sum() == 120
     assert az[az["contender"] == "mine"]["k"].sum() == played(5, 120)[1].sum()
-    assert "old: 10 of 10 rows have no elevation_deg" in said
+    assert "old: 10 of 10 rows have no elevation_deg, distance_m, fovy_deg, baseline_m (of an older version" in said
     assert "1 episodes crashed and are left out" in said
-    assert "fovy_deg is 48 in all rows" in said
+    assert "mine: no curve against distance_m, fovy_deg, baseline_m, of one value in all rows" in said
     assert "old: success 1.00 at a training camera does not halve" in said
     pictures = sorted(path.name for path in out.glob("*.png"))
     assert [name for name in pictures if not name.startswith("pairs")] == [
