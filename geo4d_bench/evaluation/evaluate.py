@@ -262,13 +262,15 @@ class _Scorer:
         return rows, features
 
     def _stand(self, pairs: Sequence[Window]) -> dict[str, float]:
-        """Where a pass's cameras stand, see ``geometry.rig.pair_geometry``, and the largest of their angles to the
+        """Where a pass's cameras stand, see ``geometry.rig.PairGeometry``, and the largest of their angles to the
         rig's nearest seen camera (NaN where the rig has none)."""
         rig, height = self.dataset.rig, self.dataset.size[0]
         T_world_cam = [pairs[0].T_world_n, *(pair.T_world_n @ pair.T_n_m for pair in pairs)]
         K = [pairs[0].K[0], *(pair.K[1] for pair in pairs)]
         angles = [rig.angle_to_training_deg(Camera("", T, 1.0)) for T in T_world_cam if rig.camera_names("seen")]
-        return {"view_angle_deg": max(angles, default=np.nan)} | pair_geometry(T_world_cam, K, height, rig.target)
+        return {"view_angle_deg": max(angles, default=np.nan)} | pair_geometry(
+            T_world_cam, K, height, rig.target
+        )._asdict()
 
     def _pair(
         self, source: str, window: Window, given: Window, predicted: Video4D | list[HandTrack], view: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -261,28 +262,36 @@ def on_sphere(target: npt.ArrayLike, azimuth_deg: float, elevation_deg: float, r
     return look_at(target + radius_m * direction, target)
 
 
-def pair_geometry(
-    T_world_cam: Sequence[Array], K: Sequence[Array], height: int, target: npt.ArrayLike
-) -> dict[str, float]:
-    """Where cameras stand that look at a scene together: view n and one or more views m.
+class PairGeometry(NamedTuple):
+    """Where cameras stand that look at a scene together.
+
+    Attributes:
+        elevation_deg: above the horizontal, as seen from the work, mean of the cameras.  distance_m: from it, mean.
+        fovy_deg: vertical field of view, mean.  baseline_m: from view n to a view m, mean.
+    """
+
+    elevation_deg: float
+    distance_m: float
+    fovy_deg: float
+    baseline_m: float
+
+
+def pair_geometry(T_world_cam: Sequence[Array], K: Sequence[Array], height: int, target: npt.ArrayLike) -> PairGeometry:
+    """Of view n and one or more views m.
 
     Args:
         T_world_cam: (4, 4) each, view n's first.  K: (3, 3) each, for images of ``height`` pixels.
         target: (3,) the point of the work, metres in the world.
-
-    Returns:
-        elevation_deg: above the horizontal, as seen from ``target``, mean of the cameras.  distance_m: from it, mean.
-        fovy_deg: vertical field of view, mean.  baseline_m: from view n to a view m, mean.
     """
     places = np.array([T[:3, 3] for T in T_world_cam])
     offsets = places - np.asarray(target)
     distances = np.linalg.norm(offsets, axis=1)
-    return {
-        "elevation_deg": float(np.degrees(np.arcsin(offsets[:, 2] / distances)).mean()),
-        "distance_m": float(distances.mean()),
-        "fovy_deg": float(np.degrees([2 * np.arctan2(height / 2, k[1, 1]) for k in K]).mean()),
-        "baseline_m": float(np.linalg.norm(places[1:] - places[0], axis=1).mean()),
-    }
+    return PairGeometry(
+        elevation_deg=float(np.degrees(np.arcsin(offsets[:, 2] / distances)).mean()),
+        distance_m=float(distances.mean()),
+        fovy_deg=float(np.degrees([2 * np.arctan2(height / 2, k[1, 1]) for k in K]).mean()),
+        baseline_m=float(np.linalg.norm(places[1:] - places[0], axis=1).mean()),
+    )
 
 
 def off_pose(T_world_cam: Array, turn_deg: float, shift_m: float, rng: np.random.Generator) -> Array:

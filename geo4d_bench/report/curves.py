@@ -350,7 +350,7 @@ def _groups(table: pd.DataFrame, notes: list[str]) -> Iterator[tuple[tuple[str, 
     """What each curve is made of: (task, contender), axis, and the rows in which only that was varied on purpose."""
     told_right = (table["calibration_deg"] == 0) & (table["calibration_cm"] == 0)
     for (task, contender, sensor), rows in table[told_right].groupby(["task", "contender", "sensor"], sort=False):
-        name = contender if sensor == "perfect" else f"{contender}, {sensor} depth"
+        name = str(contender) if sensor == "perfect" else f"{contender}, {sensor} depth"
         lacking = rows[list(CAMERA_AXES)].isna().sum()
         for number in sorted({lacking[axis] for axis in CAMERA_AXES} - {0}):
             axes = ", ".join(axis for axis in CAMERA_AXES if lacking[axis] == number)
@@ -361,14 +361,14 @@ def _groups(table: pd.DataFrame, notes: list[str]) -> Iterator[tuple[tuple[str, 
         if constant := [axis for axis in CAMERA_AXES if rows[axis].nunique() == 1]:
             notes.append(f"{task}, {name}: no curve against {', '.join(constant)}, of one value in all rows")
         for axis in CAMERA_AXES:
-            yield (task, name), axis, rows
+            yield (str(task), name), axis, rows
     for axis in DISTURBANCES:
         others = [name for name in CALIBRATIONS if name != axis]
         rows = table[(table[others] == 0).all(axis=1) & table[axis].notna()]
         by = ["task", "contender", "views", *(["sensor"] if axis in CALIBRATIONS else [])]
         for key, group in rows.groupby(by, sort=False):
             depth = f", {key[3]} depth" if len(key) > 3 and key[3] != "perfect" else ""
-            yield (key[0], f"{key[1]}, {key[2]} views{depth}"), axis, group
+            yield (str(key[0]), f"{key[1]}, {key[2]} views{depth}"), axis, group
 
 
 def _pairs(table: pd.DataFrame) -> pd.DataFrame:

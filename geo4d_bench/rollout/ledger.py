@@ -88,7 +88,7 @@ class EpisodeRow(RunColumns):
     Attributes:
         run_id: 16 hex digits over ``settings`` and the first seed; with ``seed`` it names a row.
         camera_n, camera_m: the views; view_angle_deg: the larger of their angles to the nearest training camera.
-        elevation_deg, distance_m, fovy_deg, baseline_m: of the two cameras, see ``geometry.rig.pair_geometry``; None in
+        elevation_deg, distance_m, fovy_deg, baseline_m: of the two cameras, see ``geometry.rig.PairGeometry``; None in
             rows of versions that did not write them.
         seed, episode: the episode's seed, and its index in the run.
         status: ``failure`` = cannot succeed any more, ``timeout`` = time is up, ``crash`` = an exception.

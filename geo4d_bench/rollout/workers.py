@@ -135,14 +135,15 @@ class _Player:
             phase = "start"
         n_and_m, config = simulator.cameras, self.context.config
         height, width = self.context.settings["image_size"] or (config.height, config.width)
+        geometry = pair_geometry(
+            [camera.T_world_cam for camera in n_and_m],
+            [camera.K(height, width) for camera in n_and_m],
+            height,
+            self.context.views.training.target,
+        )
         return EpisodeRow(
             **vars(self.context.columns),
-            **pair_geometry(
-                [camera.T_world_cam for camera in n_and_m],
-                [camera.K(height, width) for camera in n_and_m],
-                height,
-                self.context.views.training.target,
-            ),
+            **geometry._asdict(),
             run_id=self.context.run_id,
             camera_n=n_and_m[0].name,
             camera_m=n_and_m[1].name,
