@@ -59,6 +59,8 @@ CURVES = ("task", "contender", "measure", "axis", "x", "n", "mean", "fit", "low"
 HALVING = ("task", "contender", "n", "success_at_0", "halving_deg", "low", "high", "largest_deg")
 UNKNOWN = "unknown task"
 """Of evaluations whose ``metrics.csv``, of an older version, does not name their task."""
+NEAR_DEG = 5.0
+"""Success "at a training camera" is known where something was played within this angle of one."""
 RESAMPLES = 500
 _BINS = 40
 _COLOURS = (PURPLE, BLUE, ORANGE, GREEN, INK, GREY)
@@ -129,6 +131,8 @@ class Curves:
 
 def run(config: CurvesConfig) -> Curves:
     """Read the rows, fit and draw; LedgerError where there are none, and where a file cannot be read (DatasetError)."""
+    if missing := [str(path) for path in config.runs if not path.exists()]:
+        raise LedgerError(f"there is no {', '.join(missing)}; give folders of rollouts and evaluations, or their files")
     found = compute(config.runs, config.out)
     if found is None:
         raise LedgerError(
@@ -217,12 +221,13 @@ def halves(
 
     ``top / (1 + exp((x - middle) / width))`` of the largest likelihood, over a grid: 40 tops up to 1, 76 middles up to
     1.5 times the largest x, 8 widths from 0.02 to 0.5 times it. What lies beyond the largest x was not seen, and counts
-    as infinite. Its interval comes from drawing whole clusters anew. NaN where nothing succeeded.
+    as infinite. Its interval comes from drawing whole clusters anew. NaN where nothing succeeded, or where no x is
+    within ``NEAR_DEG``, so that success at 0 was not seen.
     """
     from scipy.special import expit, logit
 
-    if not success.any():
-        return Halving(0.0, np.nan, np.nan, np.nan)
+    if x.min() > NEAR_DEG or not success.any():
+        return Halving(0.0 if x.min() <= NEAR_DEG else np.nan, np.nan, np.nan, np.nan)
     at, counts, sums = _binned(x, success, clusters)
     end = float(x.max())
     top, middle, width = (
@@ -348,20 +353,21 @@ def _with_depth(table: pd.DataFrame) -> pd.DataFrame:
 
 def _groups(table: pd.DataFrame, notes: list[str]) -> Iterator[tuple[tuple[str, str], str, pd.DataFrame]]:
     """What each curve is made of: (task, contender), axis, and the rows in which only that was varied on purpose."""
+    left_out: dict[str, list[str]] = {}
     told_right = (table["calibration_deg"] == 0) & (table["calibration_cm"] == 0)
     for (task, contender, sensor), rows in table[told_right].groupby(["task", "contender", "sensor"], sort=False):
         name = str(contender) if sensor == "perfect" else f"{contender}, {sensor} depth"
         lacking = rows[list(CAMERA_AXES)].isna().sum()
-        for number in sorted({lacking[axis] for axis in CAMERA_AXES} - {0}):
+        for number in sorted({int(lacking[axis]) for axis in CAMERA_AXES} - {0}):
             axes = ", ".join(axis for axis in CAMERA_AXES if lacking[axis] == number)
-            notes.append(
-                f"{task}, {name}: {number} of {len(rows)} rows have no {axes} (of an older version, or without a "
-                "training camera) and are left out there"
+            left_out.setdefault(f"{task}: no {axes} in rows of {{}}, which are left out there", []).append(
+                f"{name} ({number} of {len(rows)})"
             )
-        if constant := [axis for axis in CAMERA_AXES if rows[axis].nunique() == 1]:
-            notes.append(f"{task}, {name}: no curve against {', '.join(constant)}, of one value in all rows")
+        if constant := ", ".join(axis for axis in CAMERA_AXES if rows[axis].nunique() == 1):
+            left_out.setdefault(f"{task}: one {constant} in all rows of {{}}: no curve", []).append(name)
         for axis in CAMERA_AXES:
             yield (str(task), name), axis, rows
+    notes += [sentence.format("; ".join(names)) for sentence, names in left_out.items()]
     for axis in DISTURBANCES:
         others = [name for name in CALIBRATIONS if name != axis]
         rows = table[(table[others] == 0).all(axis=1) & table[axis].notna()]
@@ -404,14 +410,16 @@ def _rng(*names: str) -> np.random.Generator:
 
 
 def _halves(row: pd.Series[Any]) -> str:
-    low, high = (f"{v:.0f}" if np.isfinite(v) else f"beyond {row['largest_deg']:.0f}" for v in row[["low", "high"]])
+    n, end = f"{row['n']} episodes", f"{row['largest_deg']:.0f} degrees"
+    if np.isnan(row["success_at_0"]):
+        return f"nothing played within {NEAR_DEG:g} degrees of a training camera: play seen views, too"
     if np.isnan(row["halving_deg"]):
-        return f"no success in {row['n']} episodes"
-    at = f"halves at {row['halving_deg']:.0f}" if np.isfinite(row["halving_deg"]) else "does not halve"
-    return (
-        f"success {row['success_at_0']:.2f} at a training camera {at} degrees from the nearest one "
-        f"({low} to {high}; {row['n']} episodes, up to {row['largest_deg']:.0f} degrees)"
-    )
+        return f"no success in {n}"
+    at = f"success {row['success_at_0']:.2f} at a training camera"
+    low, high = (f"{v:.0f}" if np.isfinite(v) else f"beyond {end}" for v in row[["low", "high"]])
+    if np.isinf(row["halving_deg"]):
+        return f"{at}, not halved within {end} ({n}; interval {low} to {high})"
+    return f"{at}, half of it {row['halving_deg']:.0f} degrees from the nearest one ({low} to {high}; {n}, up to {end})"
 
 
 def _in_order(camera: str) -> tuple[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,9 @@ def test_success_that_does_not_halve_is_said_to_be_beyond_what_was_played() -> N
     never = halves(x, np.zeros(len(x)), seeds, np.random.default_rng(0))
     assert never.at_zero == 0
     assert np.isnan(never.x)
+    far = x > 10
+    unseen = halves(x[far], success[far], np.array(seeds)[far].tolist(), np.random.default_rng(0))
+    assert np.isnan([unseen.at_zero, unseen.x]).all()  # nothing says what success is at a training camera
 
 
 def test_rows_that_share_a_seed_are_drawn_together() -> None:
@@ -179,10 +183,12 @@ def test_curves_of_a_folder_of_runs(runs: Path, tmp_path: Path, capsys: pytest.C
     az = pairs[pairs["cameras"] == "ring_360"]
     assert az[az["contender"] == "mine"]["n"].sum() == 120
     assert az[az["contender"] == "mine"]["k"].sum() == played(5, 120)[1].sum()
-    assert "old: 10 of 10 rows have no elevation_deg, distance_m, fovy_deg, baseline_m (of an older version" in said
+    assert "no elevation_deg, distance_m, fovy_deg, baseline_m in rows of old (10 of 10), which are left out" in said
+    assert "one distance_m, fovy_deg, baseline_m in all rows of mine: no curve" in said
     assert "1 episodes crashed and are left out" in said
     assert "mine: no curve against distance_m, fovy_deg, baseline_m, of one value in all rows" in said
-    assert "old: success 1.00 at a training camera does not halve" in said
+    assert "old: success 1.00 at a training camera, not halved within 45 degrees" in said
+    assert re.search(r"mine: success 0\.\d\d at a training camera, half of it \d\d degrees from the nearest one", said)
     pictures = sorted(path.name for path in out.glob("*.png"))
     assert [name for name in pictures if not name.startswith("pairs")] == [
         f"{measure}_store_cereal-v1.png" for measure in ("gripper_cm", "miou", "success")
@@ -193,4 +199,6 @@ def test_curves_of_a_folder_of_runs(runs: Path, tmp_path: Path, capsys: pytest.C
 def test_nothing_to_draw_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["curves", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "no episode and no window in" in capsys.readouterr().err
+    assert cli.main(["curves", str(tmp_path), str(tmp_path / "gone"), "--out", str(tmp_path / "out")]) == 2
+    assert f"there is no {tmp_path / 'gone'}; give" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
