@@ -184,9 +184,8 @@ def test_curves_of_a_folder_of_runs(runs: Path, tmp_path: Path, capsys: pytest.C
     assert az[az["contender"] == "mine"]["n"].sum() == 120
     assert az[az["contender"] == "mine"]["k"].sum() == played(5, 120)[1].sum()
     assert "no elevation_deg, distance_m, fovy_deg, baseline_m in rows of old (10 of 10), which are left out" in said
-    assert "one distance_m, fovy_deg, baseline_m in all rows of mine: no curve" in said
+    assert "one distance_m, fovy_deg, baseline_m in all rows of mine" in said
     assert "1 episodes crashed and are left out" in said
-    assert "mine: no curve against distance_m, fovy_deg, baseline_m, of one value in all rows" in said
     assert "old: success 1.00 at a training camera, not halved within 45 degrees" in said
     assert re.search(r"mine: success 0\.\d\d at a training camera, half of it \d\d degrees from the nearest one", said)
     pictures = sorted(path.name for path in out.glob("*.png"))
