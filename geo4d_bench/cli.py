@@ -54,6 +54,9 @@ COMMANDS = {
     ),
     "rollout": Entry("rollout.rollout", "RolloutConfig", "run a policy from seen or novel views", True),
     "leaderboard": Entry("rollout.leaderboard", "LeaderboardConfig", "rank runs from their episode rows"),
+    "curves": Entry(
+        "report.curves", "CurvesConfig", "draw response curves: success and errors against cameras and disturbances"
+    ),
     "report": Entry("report.report", "ReportConfig", "gather results and pictures on one page"),
     "tables": Entry("report.tables", "TablesConfig", "make a Markdown page's tables from the CSV files that it names"),
     "rig import": Entry("tasks.rig_import", "RigImportConfig", "make a rig's file of calibration files"),

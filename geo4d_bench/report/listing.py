@@ -14,12 +14,13 @@ from geo4d_bench import tasks
 from geo4d_bench.drawing import Image, figure
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.geometry.camera import Camera, look_at
-from geo4d_bench.geometry.rig import AnyRig, DrawnRig, Rig
+from geo4d_bench.geometry.rig import DrawnRig, PerturbedRig, PlayedRig, Rig
 from geo4d_bench.geometry.room import RoomsName, draw_room
 from geo4d_bench.report.pictures import task_sheet
 from geo4d_bench.tasks import Task, TaskSpec
 from geo4d_bench.tasks.base import Spawn
-from geo4d_bench.tasks.rigs import RIGS, make_rig
+from geo4d_bench.tasks.protocols import PROTOCOLS
+from geo4d_bench.tasks.rigs import RIGS, make_rig, played_rig
 
 PREVIEW_RIG = "hemisphere16"
 PREVIEW_SIZE = (176, 220)
@@ -60,7 +61,7 @@ class Listing:
     """The tasks that were asked for, all rigs as placed about the first one's workspace, and pictures if any."""
 
     tasks: tuple[TaskSpec, ...]
-    rigs: tuple[AnyRig, ...]
+    rigs: tuple[PlayedRig, ...]
     pictures: tuple[Path, ...]
 
     def __str__(self) -> str:
@@ -94,14 +95,16 @@ def run(config: TasksConfig) -> Listing:
         if path is not None:
             draw(specs, path)
             pictures.append(path)
-    return Listing(specs, tuple(make_rig(name, specs[0].workspace) for name in RIGS), tuple(pictures))
+    return Listing(specs, tuple(played_rig(name, specs[0].workspace) for name in (*RIGS, *PROTOCOLS)), tuple(pictures))
 
 
-def _described(rig: AnyRig, protocol: Rig) -> str:
+def _described(rig: PlayedRig, protocol: Rig) -> str:
     seen, novel = len(rig.camera_names("seen")), len(rig.camera_names("novel"))
     count = f"{seen} seen and {novel} novel cameras" if seen else f"{novel} novel cameras"
     if isinstance(rig, DrawnRig):
         return f"{rig.name}  {count}, drawn anew for every episode"
+    if isinstance(rig, PerturbedRig):
+        return f"{rig.name}  {count}, moved anew for every episode (rollout --views)"
     measured = rig if seen else protocol
     angles = [measured.angle_to_training_deg(camera) for camera in rig.views("novel")]
     if not angles:

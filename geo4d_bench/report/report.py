@@ -11,7 +11,7 @@ from pathlib import Path
 from geo4d_bench import __version__
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.io import write_atomic
-from geo4d_bench.report import rollouts, sections
+from geo4d_bench.report import curves, rollouts, sections
 from geo4d_bench.report.sections import Gap, Page
 from geo4d_bench.rollout import leaderboard
 from geo4d_bench.rollout.leaderboard import Leaderboard
@@ -70,6 +70,10 @@ def run(config: ReportConfig) -> Report:
     board = rollouts.add_rollouts(page, rows)
     rollouts.add_trajectories(page, rows)
     sections.add_evaluations(page, runs)
+    drawn = curves.compute((runs,), page.out, page.task)
+    page.values["curves"] = [path.name for path in curves.draw_curves(drawn)] if drawn else []
+    page.values["curve_notes"] = drawn.halving_lines if drawn else []
+    page.files += [page.out / name for name in page.values["curves"]]
     sections.add_trainings(page, runs)
     sections.add_cameras(page, data)
     loader = PackageLoader("geo4d_bench.report", "")

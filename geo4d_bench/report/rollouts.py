@@ -115,7 +115,7 @@ def _losses(rows: Iterable[EpisodeRow]) -> dict[str, Any]:
     perfect depth and the checkpoint's own sampling steps alone."""
     outcomes: dict[tuple[str, str, str, str], dict[int, bool]] = {}
     for row in rows:
-        if row.status != "crash" and (row.sensor, row.steps, row.rooms) == ("perfect", 0, "fixed"):
+        if row.status != "crash" and row.as_usual:
             outcomes.setdefault((row.policy, row.ablation, row.checkpoint, row.views), {})[row.seed] = row.success
     views = [v for v in ("seen", "novel") if any(key[3] == v for key in outcomes)]
     losses = []
@@ -172,8 +172,8 @@ def add_trajectories(page: Page, rows: dict[EpisodeRow, Path]) -> None:
 def _latest_run(rows: dict[EpisodeRow, Path], policy: str, views: str) -> list[EpisodeRow]:
     """The rows of a policy's latest run in fixed rooms with perfect depth and the checkpoint's own sampling steps, by
     their seeds."""
-    key = (policy, views, "fixed", "perfect", 0)
-    mine = sorted((r for r in rows if (r.policy, r.views, r.rooms, r.sensor, r.steps) == key), key=lambda r: r.seed)
+    mine = [r for r in rows if (r.policy, r.views) == (policy, views) and r.as_usual]
+    mine.sort(key=lambda r: r.seed)
     last = max(mine, key=lambda r: rows[r].stat().st_mtime, default=None)
     return [r for r in mine if last and (r.settings, r.checkpoint) == (last.settings, last.checkpoint)]
 

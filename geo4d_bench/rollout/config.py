@@ -7,9 +7,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+from pydantic import Field
 
 from geo4d_bench.dataset.schema import Pixels
 from geo4d_bench.dataset.sensors import SensorName
@@ -36,7 +37,8 @@ class RolloutConfig:
     policy: str = "layered"
     """Policy that plays; it decides which further options there are."""
     views: str = "novel"
-    """Where the pair of cameras of each episode is taken from: seen, novel, random16, orbit or a rig's file."""
+    """Where the pair of cameras of each episode is taken from: seen, novel, a rig's name or file, or a published
+    protocol (vista_small, libero_plus_3 and others, see docs/rigs.md)."""
     rig: str = "hemisphere16"
     """Rig that seen and novel refer to: the one that the policy was trained on."""
     rooms: RoomsName = "fixed"
@@ -47,6 +49,10 @@ class RolloutConfig:
     """Seed of the first episode; the following ones count up."""
     sensor: SensorName | None = None
     """How the depth that the policy sees is measured; as in its checkpoint's training where not given."""
+    calibration_deg: Annotated[float, Field(ge=0, le=90)] = 0.0
+    """Turns the cameras' poses that the policy is told by this much, about axes drawn for each episode and camera."""
+    calibration_cm: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Shifts them by this much."""
     height: Pixels = 64
     """Images' height in pixels, where the checkpoint does not fix it."""
     width: Pixels = 80
@@ -93,8 +99,8 @@ class RolloutContext:
 
     Attributes:
         run_id: 16 hex digits over ``settings``.
-        settings: task, version, policy, generator, ablation, checkpoint, the policy's options, sensor, views, rig,
-            rooms, seed, split, images' size, fingerprint.
+        settings: task, version, policy, generator, ablation, checkpoint, the policy's options, sensor, calibration,
+            views, rig, rooms, seed, split, images' size, fingerprint.
         columns: what stands in each row.
         factory: makes policies.  views: what camera pairs are drawn from.
     """
@@ -114,7 +120,7 @@ def prepare(config: RolloutConfig) -> RolloutContext:
         UnknownNameError: no such task, policy, rig, views or rooms.
         CheckpointError: the policy needs a checkpoint and there is none; names the command that makes one.
         ConfigError: the checkpoint is for another number of arms than the task has, ``sensor`` is given to a policy
-            that measures no depth, or views that make no sense.
+            that measures no depth, a calibration error to one without images, or views that make no sense.
     """
     from geo4d_bench import tasks
     from geo4d_bench.tasks.rigs import make_rig
@@ -138,6 +144,8 @@ def prepare(config: RolloutConfig) -> RolloutContext:
         "rooms": config.rooms,
         "tracker": options.get("tracker") or "",
         "segmenter": options.get("segmenter") or "",
+        "calibration_deg": float(config.calibration_deg),
+        "calibration_cm": float(config.calibration_cm),
         "fingerprint": fingerprint(),
     }
     settings = shared | {
@@ -177,6 +185,11 @@ def _load_policy(config: RolloutConfig, arms: Sequence[str]) -> PolicyFactory:
         raise ConfigError(
             f"policy '{config.policy}' is given no measured depth, so that --sensor {config.sensor} would change "
             "nothing; leave it out"
+        )
+    if (config.calibration_deg or config.calibration_cm) and not factory.policy.needs_images:
+        raise ConfigError(
+            f"policy '{config.policy}' does not look through cameras, so that --calibration-deg and --calibration-cm "
+            "would change nothing; leave them out"
         )
     if factory.arms not in (None, len(arms)):
         raise ConfigError(

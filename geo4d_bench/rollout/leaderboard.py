@@ -18,8 +18,8 @@ FLOOR_AND_CEILING = ("random", "expert")
 """Policies that stand on every board, so that a rate can be read."""
 CSV_COLUMNS = (
     "task", "task_version", "policy", "generator", "ablation", "checkpoint", "views", "rig", "rooms", "sensor",
-    "tracker", "segmenter", "steps", "n", "k", "success_rate", "ci_low", "ci_high", "group", "privileged",
-    "rows_sha256", "settings", "fingerprint",
+    "calibration_deg", "calibration_cm", "tracker", "segmenter", "steps", "n", "k", "success_rate", "ci_low", "ci_high",
+    "group", "privileged", "rows_sha256", "settings", "fingerprint",
 )  # fmt: skip
 
 

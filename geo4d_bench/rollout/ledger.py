@@ -42,6 +42,7 @@ class RunColumns:
             experiment.
         privileged: whether the policy was handed the simulator.
         fingerprint: of packages and source.
+        calibration_deg, calibration_cm: by how much the cameras' poses that the policy was told were off.
     """
 
     task: str
@@ -60,6 +61,15 @@ class RunColumns:
     privileged: bool
     fingerprint: str
     rooms: str = field(default="fixed", kw_only=True)
+    calibration_deg: float = field(default=0.0, kw_only=True)
+    calibration_cm: float = field(default=0.0, kw_only=True)
+
+    @property
+    def as_usual(self) -> bool:
+        """Whether rooms are fixed, depth is perfect, the checkpoint's own number of steps was taken, and the poses told
+        were true."""
+        unusual = self.steps, self.calibration_deg, self.calibration_cm
+        return (self.rooms, self.sensor) == ("fixed", "perfect") and not any(unusual)
 
     @property
     def title(self) -> str:
@@ -69,6 +79,9 @@ class RunColumns:
             f"tracker {self.tracker}": self.tracker not in ("", "point_cloud"),
             f"segmenter {self.segmenter}": self.segmenter != "",
             f"{self.rooms} rooms": self.rooms != "fixed",
+            f"calibration {self.calibration_deg:g} deg {self.calibration_cm:g} cm off": (
+                self.calibration_deg > 0 or self.calibration_cm > 0
+            ),
         }
         return ", ".join([self.policy, *(what for what, is_so in unusual.items() if is_so)])
 
@@ -80,6 +93,8 @@ class EpisodeRow(RunColumns):
     Attributes:
         run_id: 16 hex digits over ``settings`` and the first seed; with ``seed`` it names a row.
         camera_n, camera_m: the views; view_angle_deg: the larger of their angles to the nearest training camera.
+        elevation_deg, distance_m, fovy_deg, baseline_m: of the two cameras, see ``geometry.rig.PairGeometry``; None in
+            rows of versions that did not write them.
         seed, episode: the episode's seed, and its index in the run.
         status: ``failure`` = cannot succeed any more, ``timeout`` = time is up, ``crash`` = an exception.
         success: whether the task was done.  phase: the last sub-goal reached.
@@ -104,6 +119,10 @@ class EpisodeRow(RunColumns):
     generate_ms: float
     track_ms: float
     commit: str
+    elevation_deg: float | None = field(default=None, kw_only=True)
+    distance_m: float | None = field(default=None, kw_only=True)
+    fovy_deg: float | None = field(default=None, kw_only=True)
+    baseline_m: float | None = field(default=None, kw_only=True)
 
     @property
     def key(self) -> tuple[str, int]:
@@ -117,12 +136,13 @@ class EpisodeRow(RunColumns):
 
 COLUMNS = (
     "run_id", "settings", "task", "task_version", "policy", "generator", "ablation", "checkpoint", "views", "rig",
-    "rooms", "camera_n", "camera_m", "view_angle_deg", "sensor", "tracker", "segmenter", "steps", "split", "seed",
-    "episode", "status", "success", "phase", "plans", "control_steps", "wall_s", "generate_ms", "track_ms",
-    "privileged", "fingerprint", "commit",
+    "rooms", "camera_n", "camera_m", "view_angle_deg", "elevation_deg", "distance_m", "fovy_deg", "baseline_m", "sensor",
+    "calibration_deg", "calibration_cm", "tracker", "segmenter", "steps", "split", "seed", "episode", "status",
+    "success", "phase", "plans", "control_steps", "wall_s", "generate_ms", "track_ms", "privileged", "fingerprint",
+    "commit",
 )  # fmt: skip
-_DEFAULTS = {f.name: f.default for f in dataclasses.fields(RunColumns) if f.default is not dataclasses.MISSING}
-"""Columns that ledgers of earlier versions may lack: what was not written down then was as it is by default."""
+LATER = {f.name: f.default for f in dataclasses.fields(EpisodeRow) if f.default is not dataclasses.MISSING}
+"""Columns that ledgers of older versions lack, and what their rows hold instead."""
 _LENGTHS = {"run_id": 16, "settings": 16, "checkpoint": 64, "fingerprint": 16, "commit": 12}
 """Of hexadecimal numbers, which other programs may take for decimal ones."""
 _NUMBER = re.compile(r"\d+(\.\d+)?([eE]\+?\d+)?|inf")
@@ -143,6 +163,7 @@ _PARSERS: dict[object, Callable[[str], object]] = {
     str: str,
     int: _integer,
     float: _finite,
+    float | None: lambda cell: _finite(cell) if cell else None,
     bool: lambda cell: {"true": True, "false": False}[cell.lower()],
     Status: {status: status for status in get_args(Status)}.__getitem__,
 }
@@ -226,7 +247,7 @@ class Ledger:
 
     def _check_columns(self, table: CsvFile) -> None:
         found = set(table.columns)
-        if set(COLUMNS) - set(_DEFAULTS) <= found <= set(COLUMNS):
+        if found | LATER.keys() == set(COLUMNS):
             return
         if not found & set(COLUMNS):
             raise LedgerError(
@@ -234,7 +255,7 @@ class Ledger:
                 f"{','.join(COLUMNS)}"
             )
         missing, unknown = (
-            [c for c in COLUMNS if c not in found | set(_DEFAULTS)],
+            [c for c in COLUMNS if c not in found | LATER.keys()],
             [c for c in table.columns if c not in COLUMNS],
         )
         sides = [f"{word}: {', '.join(n)}" for word, n in (("missing", missing), ("unknown", unknown)) if n]
@@ -250,7 +271,7 @@ def _parse(cells: dict[str, str], where: str) -> EpisodeRow:
         try:
             values[name] = _PARSERS[_TYPES[name]](cell)
         except (ValueError, KeyError):
-            kind = "known value" if _TYPES[name] == Status else _TYPES[name].__name__
+            kind = "known value" if _TYPES[name] == Status else getattr(_TYPES[name], "__name__", "number")
             raise LedgerError(f"{where}: column {name} holds '{cell}', not a {kind}; {RESTORE}") from None
         if _NUMBER.fullmatch(cell) and len(cell) != _LENGTHS.get(name, len(cell)):
             raise LedgerError(
@@ -269,17 +290,20 @@ def _parse(cells: dict[str, str], where: str) -> EpisodeRow:
 def canonical_sha256(rows: Iterable[EpisodeRow]) -> str:
     """sha256 of rows sorted by run and seed, wall times left out: equal for two runs at one commit.
 
-    Columns in which all rows have the default count as absent, so that a new one changes no sha256 of earlier rows.
+    What rows hold in columns of LATER stands behind the others, where it is not what older rows hold: theirs stay as
+    they were.
     """
     blank: dict[str, Any] = dict.fromkeys(WALL_TIME_COLUMNS, 0.0)
-    without_times = [dataclasses.replace(row, **blank) for row in rows]
-    usual = {name for name, value in _DEFAULTS.items() if all(getattr(row, name) == value for row in without_times)}
-    columns = [name for name in COLUMNS if name not in usual]
-    return hashlib.sha256(_csv(_sorted_text(without_times, columns)).encode()).hexdigest()
+    lines = []
+    for row in sorted(rows, key=lambda row: row.key):
+        cells = dict(zip(COLUMNS, dataclasses.replace(row, **blank).text(), strict=True))
+        later = [f"{name}={cells.pop(name)}" for name in LATER if getattr(row, name) != LATER[name]]
+        lines.append([*(cell for name, cell in cells.items() if name not in LATER), *later])
+    return hashlib.sha256(_csv(lines).encode()).hexdigest()
 
 
-def _sorted_text(rows: Iterable[EpisodeRow], columns: Sequence[str] = COLUMNS) -> list[list[str]]:
-    return [row.text(columns) for row in sorted(rows, key=lambda row: row.key)]
+def _sorted_text(rows: Iterable[EpisodeRow]) -> list[list[str]]:
+    return [row.text() for row in sorted(rows, key=lambda row: row.key)]
 
 
 def _csv(lines: Iterable[Sequence[str]]) -> str:
@@ -291,6 +315,8 @@ def _csv(lines: Iterable[Sequence[str]]) -> str:
 def _to_text(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if value is None:
+        return ""
     if isinstance(value, float):
         return f"{value:.3f}"
     text = str(value)

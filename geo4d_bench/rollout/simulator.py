@@ -13,6 +13,7 @@ import numpy.typing as npt
 from geo4d_bench.dataset.sensors import SENSORS, Measure, SensorName, start_video
 from geo4d_bench.geometry.camera import depth_to_points
 from geo4d_bench.geometry.hand import part_image, scale_to_hands
+from geo4d_bench.geometry.rig import off_pose
 from geo4d_bench.geometry.room import RoomsName, draw_room
 from geo4d_bench.geometry.se3 import Array, interpolate_poses, inverse, to_camera_n
 from geo4d_bench.model.types import Video4D
@@ -54,8 +55,10 @@ class Simulator:
         assets: what is shared with the other simulations of the process.
         sensor: how the depth that policies see is measured; oracles' future frames stay true.
         rooms: that of each episode is drawn from this set; ``assets`` were made for it.
+        calibration: by how many degrees and centimetres the cameras' poses are off that policies are told.
 
     Attributes:
+        told: T_world_cam (4, 4) of the episode's cameras, as policies are told.
         status: how the episode ended; None while it goes on.
     """
 
@@ -69,8 +72,10 @@ class Simulator:
         assets: RenderAssets,
         sensor: SensorName = "perfect",
         rooms: RoomsName = "fixed",
+        calibration: tuple[float, float] = (0.0, 0.0),
     ) -> None:
-        self.task, self.split, self.views, self.assets, self.rooms = task, split, views, assets, rooms
+        self.task, self.split, self.views, self.assets = task, split, views, assets
+        self.rooms, self.calibration = rooms, calibration
         self.sensor = SENSORS.get(sensor)
         spec = task.spec
         self.info = TaskInfo(
@@ -83,6 +88,16 @@ class Simulator:
         self.cameras = self.views.pair(self.task.spec.key, self.split, seed)
         self.room = draw_room(self.rooms, self.task.spec.key, self.split, seed)
         self.view_angle_deg = self.views.angle_deg(self.cameras)
+        turn_deg, shift_cm = self.calibration
+        self.told = [
+            off_pose(
+                camera.T_world_cam,
+                turn_deg,
+                0.01 * shift_cm,
+                generator(self.task.spec.key, self.split, seed, f"calibration/{view}"),
+            )
+            for view, camera in zip("nm", self.cameras, strict=True)
+        ]
         self.control_steps = 0
         self.record = Record()
         self.status = None
@@ -104,11 +119,11 @@ class Simulator:
             rgb=np.zeros((2, 0, 0, 3), np.uint8) if frame is None else frame.rgb,
             depth=np.zeros((2, 0, 0), np.float32) if frame is None else self._measure(frame, both_poses),
             K=np.stack([camera.K(height, width) for camera in self.cameras]),
-            T_world_cam_n=self.cameras[0].T_world_cam.copy(),
+            T_world_cam_n=self.told[0].copy(),
             T_world_ee=self.task.ee_poses(),
             opening_m=self.task.openings(),
             language=self.task.spec.language,
-            T_world_cam_m=self.cameras[1].T_world_cam.copy() if both_poses else None,
+            T_world_cam_m=self.told[1].copy() if both_poses else None,
         )
 
     def execute(
@@ -201,7 +216,7 @@ class Simulator:
             ]
         depth = np.concatenate([see(depth[None]) for see, depth in zip(self._measures, frame.depth, strict=True)])
         for view in range(0 if self.sensor.metric else 1 + both_poses):
-            T_cam_world, opening = inverse(self.cameras[view].T_world_cam), self.task.openings()
+            T_cam_world, opening = inverse(self.told[view]), self.task.openings()
             hands = [(self.assets.hand, T_cam_world @ T, opening[arm]) for arm, T in self.task.ee_poses().items()]
             # A video has one scale: the more looks, the surer it is, though the hand be hidden in some.
             self._scales[view].append(scale_to_hands(depth[view], frame.K[view], hands))

@@ -10,6 +10,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from geo4d_bench.fingerprint import commit
+from geo4d_bench.geometry.camera import Camera
+from geo4d_bench.geometry.rig import Rig, pair_geometry
 from geo4d_bench.geometry.rig import DrawnRig
 from geo4d_bench.geometry.room import draw_room
 from geo4d_bench.io import naming, write_atomic
@@ -81,28 +83,32 @@ class _Player:
         if context.config.video:
             self.film_renderer = Renderer(self.assets.scene, *FILM_SIZE, quality=True)
         self.simulators = [self._simulator(task)]
-        self._require_sight(context.config.seed)
+        views, key = context.views, task.spec.key
+        if isinstance(views.rig, Rig):
+            self._require_sight(context.config.seed, views.cameras(key, SPLIT, context.config.seed))
 
-    def _require_sight(self, seed: int) -> None:
-        """SceneError where a camera that an episode's pair is taken from sees nothing; without images none is asked."""
+    def _require_sight(self, seed: int, cameras: Sequence[Camera]) -> None:
+        """SceneError where one sees nothing at the start of the seed's episode; without images none is asked."""
         if renderer := self.assets.renderer or self.film_renderer:
             task = self.simulators[0].task
             task.reset(seed, SPLIT)
-            cameras = self.context.views.cameras(task.spec.key, SPLIT, seed)
             room = draw_room(self.context.config.rooms, task.spec.key, SPLIT, seed)
             renderer.require_sight(task.physics_state(), cameras, room)
 
     def _simulator(self, task: Task) -> Simulator:
-        settings = self.context.settings
-        return Simulator(task, SPLIT, self.context.views, self.assets, settings["sensor"], settings["rooms"])
+        columns, settings = self.context.columns, self.context.settings
+        calibration = columns.calibration_deg, columns.calibration_cm
+        sensor, rooms = settings["sensor"], settings["rooms"]
+        return Simulator(task, SPLIT, self.context.views, self.assets, sensor, rooms, calibration)
 
     def play(self, seeds: Sequence[int]) -> list[_Played]:
         """The episodes of ``seeds``, side by side."""
         from geo4d_bench import tasks
 
-        if isinstance(self.context.views.rig, DrawnRig) or self.context.config.rooms != "fixed":
-            for seed in seeds:
-                self._require_sight(seed)
+        views, key = self.context.views, self.simulators[0].task.spec.key
+        changes = not isinstance(views.rig, Rig) or self.context.config.rooms != "fixed"
+        for seed in seeds if changes else ():
+            self._require_sight(seed, views.pair(key, SPLIT, seed))
         while len(self.simulators) < len(seeds):  # no more than are ever stepped side by side
             self.simulators.append(self._simulator(tasks.make(self.context.config.task)))
         factory = self.context.factory
@@ -132,11 +138,20 @@ class _Player:
             phase = simulator.task.phase()
         except Exception:  # a task that crashed in its reset has none
             phase = "start"
+        n_and_m, config = simulator.cameras, self.context.config
+        height, width = self.context.settings["image_size"] or (config.height, config.width)
+        geometry = pair_geometry(
+            [camera.T_world_cam for camera in n_and_m],
+            [camera.K(height, width) for camera in n_and_m],
+            height,
+            self.context.views.training.target,
+        )
         return EpisodeRow(
             **vars(self.context.columns),
+            **geometry._asdict(),
             run_id=self.context.run_id,
-            camera_n=simulator.cameras[0].name,
-            camera_m=simulator.cameras[1].name,
+            camera_n=n_and_m[0].name,
+            camera_m=n_and_m[1].name,
             view_angle_deg=simulator.view_angle_deg,
             split=SPLIT,
             seed=episode.seed,

@@ -13,7 +13,7 @@ from geo4d_bench.rollout.leaderboard import LeaderboardConfig, run
 from geo4d_bench.rollout.ledger import EpisodeRow, Ledger
 
 COLUMNS = (
-    "task,task_version,policy,generator,ablation,checkpoint,views,rig,rooms,sensor,tracker,segmenter,"
+    "task,task_version,policy,generator,ablation,checkpoint,views,rig,rooms,sensor,calibration_deg,calibration_cm,tracker,segmenter,"
     "steps,n,k,success_rate,ci_low,ci_high,group,privileged,rows_sha256,settings,fingerprint"
 )
 

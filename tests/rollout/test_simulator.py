@@ -152,6 +152,22 @@ def test_the_view_pair_changes_only_what_the_cameras_see(
     np.testing.assert_array_equal(both.T_world_cam_m, cameras_b[1].T_world_cam)
 
 
+def test_both_cameras_poses_are_told_wrong_by_as_much_as_asked_each_in_its_own_way(
+    task: Task, views: Callable[[str], Views], blind_assets: RenderAssets
+) -> None:
+    simulator = Simulator(task, "eval", views("novel"), blind_assets, calibration=(2.0, 5.0))
+    off = []
+    for seed in (1000, 1001, 1000):
+        simulator.begin(seed)
+        obs = simulator.observe(both_poses=True)
+        for camera, told in zip(simulator.cameras, (obs.T_world_cam_n, obs.T_world_cam_m), strict=True):
+            assert told is not None
+            assert pose_error(camera.T_world_cam, told) == pytest.approx((0.05, np.radians(2)), abs=1e-9)
+            off.append(told[:3, 3] - camera.T_world_cam[:3, 3])
+    np.testing.assert_array_equal(off[:2], off[4:])
+    assert np.linalg.norm(np.diff(off[:4], axis=0), axis=1).min() > 0.005
+
+
 def test_without_a_renderer_images_are_empty(
     task: Task, views: Callable[[str], Views], blind_assets: RenderAssets
 ) -> None:
