@@ -7,7 +7,7 @@ one of them solves, success does not need cameras ('geo4d-bench audit').
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -25,6 +25,8 @@ from geo4d_bench.policies.protocol import ActionChunk, Observation, PlanOptions,
 
 PLAN_DT_S = 0.4
 """Between a plan's waypoints, as of the policies that these are compared with."""
+HOLD_S = 5.0
+"""For which the hands are told at once to stay where a motion ended."""
 RADIAN_M = 0.1
 """How much nearness of the hand's rotation counts beside that of its position."""
 
@@ -181,10 +183,11 @@ class Blind(MadeOfDemonstrations):
 
     def act(self, obs: Observation) -> ActionChunk:
         """The whole motion; after it the hands stay where they are."""
-        first = self.material.closed.shape[1] - 1 if self.played else 0
-        self.played = True
-        chunk: ActionChunk = self.material.chunk(self.task, first)
-        return chunk
+        motion: Motion = self.material
+        if not self.played:
+            self.played = True
+            return motion.chunk(self.task)
+        return replace(motion.chunk(self.task, motion.closed.shape[1] - 1), dt_s=HOLD_S)
 
 
 class Replay(Blind):

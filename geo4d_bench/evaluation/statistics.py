@@ -302,8 +302,8 @@ def mcnemar_power(n: int, detect: float, discordant: float, alpha: float = 0.05)
     from scipy.stats import binom
 
     m = np.arange(n + 1)
-    critical = binom.ppf(alpha / 2, m, 0.5)  # the smallest k with P(X <= k) >= alpha / 2
-    critical -= binom.cdf(critical, m, 0.5) > alpha / 2
+    at_least = np.asarray(binom.ppf(alpha / 2, m, 0.5))  # the smallest k with P(X <= k) >= alpha / 2
+    critical = at_least - (binom.cdf(at_least, m, 0.5) > alpha / 2)
     share = (discordant + detect) / (2.0 * discordant)
     rejects = binom.cdf(critical, m, share) + binom.sf(m - critical - 1, m, share)
     return float(binom.pmf(m, n, discordant) @ np.where(critical >= 0, rejects, 0.0))

@@ -287,18 +287,20 @@ def _cameras(runs: Sequence[Rows]) -> Section:
     )
     alone: list[Rows] = []
     for of_one in _by_checkpoint(runs, lambda row: (*_scenes([row]), row.rig)).values():
-        by_views = {run[0].views: run for run in of_one}
-        seen, novel = by_views.get("seen"), by_views.get("novel")
+        by_views: dict[str, dict[int, EpisodeRow]] = {}
+        for row in (row for run in of_one for row in run):
+            by_views.setdefault(row.views, {}).setdefault(row.seed, row)
+        seen, novel = by_views.get("seen", {}), by_views.get("novel", {})
+        common = sorted(seen.keys() & novel.keys())
         name, task = _name(of_one[0]), _task(_scenes(of_one[0]))
-        if seen and novel:
-            mean, p, n = _difference(seen, novel)
-            if not n:
-                continue
-            section.rows.append([task, name, _counts(seen)[0], _counts(novel)[0], str(n), *_cells(mean, p)])
+        if common:
+            pair = [seen[seed] for seed in common], [novel[seed] for seed in common]
+            mean, p, n = _difference(*pair)
+            section.rows.append([task, name, *(_counts(run)[0] for run in pair), str(n), *_cells(mean, p)])
             if p <= ALPHA and mean.value > 0:
                 section.warnings.append(f"{task}: {name} loses {mean.value:.2f} from seen to novel views (p = {p:.2g})")
-        elif run := seen or novel:
-            alone.append(run)
+        elif not (seen and novel) and (run := seen or novel):
+            alone.append(list(run.values()))
     other = {"seen": "novel", "novel": "seen"}
     section.missing += _missing(alone, "from other views", lambda row: _again(row, row.seed, other[row.views]))
     return section

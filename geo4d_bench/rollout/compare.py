@@ -254,7 +254,7 @@ def _compare_methods(
     over = [statistics.hierarchical_mean(side) for side in (a, b)]
     notes = [
         f"{name}: {mean.low:.2f} to {mean.high:.2f} over training seeds and episodes (hierarchical bootstrap), "
-        f"{low:.2f} to {high:.2f} over episodes alone (Wilson); seeds: {', '.join(f'{r:.2f}' for r in each)}"
+        f"{low:.2f} to {high:.2f} over episodes alone (Wilson); seeds: {', '.join(f'{r:.2f}' for r in sorted(each))}"
         for name, mean, (low, high), each in zip("AB", over, wilson, rates, strict=True)
     ]
     if least > ALPHA:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from geo4d_bench.errors import RunError
 from geo4d_bench.rollout.ledger import EpisodeRow
 from geo4d_bench.runs import differences, read_run
 
@@ -30,7 +31,10 @@ def find(folders: Iterable[Path]) -> dict[str, Training]:
 
     found = {}
     for path in sorted({path for folder in folders if folder.is_dir() for path in folder.rglob("run.json")}):
-        run = read_run(path.parent)
+        try:
+            run = read_run(path.parent)
+        except RunError:
+            continue  # another program's
         whole = all((path.parent / name).is_file() for name in (CONFIG_NAME, WEIGHTS_NAME))
         if whole and run is not None and "data_sha256" in run["settings"]:
             found[checkpoint_sha256(path.parent)] = Training(path.parent, run["settings"])

@@ -116,7 +116,7 @@ def training(folder: Path, seed: int, data: str = "d" * 64) -> str:
     """A checkpoint's folder; returns its sha256."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_text(f"{seed}{data}")
+    (folder / "model.safetensors").write_text(f"{folder.name}{data}")
     run = {"run_id": "r", "settings": {"seed": seed, "data_sha256": data, "data": folder.name}}
     (folder / "run.json").write_text(json.dumps(run))
     return checkpoint_sha256(folder)
@@ -127,7 +127,7 @@ def methods(root: Path, data: str = "d" * 64) -> None:
     for policy, successes in (("good", (14, 15, 16, 17)), ("bad", (8, 9, 10, 11))):
         for seed, k in enumerate(successes):
             name = f"{policy}_{seed}"
-            checkpoint = training(root / name, seed, data if seed == 0 else "d" * 64)
+            checkpoint = training(root / f"rollout_{name}" / name, seed, data if seed == 0 else "d" * 64)
             ledger(
                 root / f"rollout_{name}", policy, k, checkpoint=checkpoint, run_id=name.ljust(16, "0"), settings=name
             )
