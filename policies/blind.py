@@ -209,7 +209,8 @@ class Replay(Blind):
                 f"--demonstration is {options.demonstration}, expected less than {len(motions)}: {options.checkpoint} "
                 "has no more that are not disturbed"
             )
-        return motions[options.demonstration]
+        chosen: Motion = motions[options.demonstration]
+        return chosen
 
 
 class Proprioception(MadeOfDemonstrations):

@@ -248,7 +248,7 @@ def hierarchical_mean(method: Sequence[Outcomes]) -> Mean:
 
     A resample draws as many training seeds as there are, with replacement, and as many episodes; an episode that
     several training seeds played is drawn for all of them at once. There is no interval of fewer than two training
-    seeds, and one of fewer than about five is too narrow (docs/statistics.md).
+    seeds (what others cover: docs/statistics.md).
 
     Args:
         method: each training seed's outcomes.
