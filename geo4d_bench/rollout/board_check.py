@@ -71,9 +71,8 @@ def run(config: BoardCheckConfig) -> BoardCheck:
         checked.update(path.resolve() for path in ledgers)
     for path in sorted(checked):
         _check_ledger(path, faults)
-    unranked = sorted(
-        {path.resolve() for given in config.boards for path in leaderboard.files_like_ledgers(given)} - checked
-    )
+    below = (path for given in config.boards if given.is_dir() for path in leaderboard.files_like_ledgers(given))
+    unranked = sorted({path.resolve() for path in below} - checked)
     for path in unranked:
         _check_ledger(path, faults)
     if unranked:
