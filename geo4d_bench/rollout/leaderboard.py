@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,11 +13,14 @@ from tyro.conf import Positional
 
 from geo4d_bench.errors import LedgerError, RunError
 from geo4d_bench.io import write_atomic
-from geo4d_bench.rollout.ledger import EpisodeRow, Ledger, RunColumns, canonical_sha256
+from geo4d_bench.rollout import trainings
+from geo4d_bench.rollout.ledger import COLUMNS, EpisodeRow, Ledger, RunColumns, canonical_sha256
 from geo4d_bench.runs import read_run
 
 FLOOR_AND_CEILING = ("random", "expert")
 """Policies that stand on every board, so that a rate can be read."""
+WITHOUT_EYES = ("blind", "replay", "proprioception")
+"""Policies that see nothing, whose checkpoint is the dataset that they were made of."""
 CSV_COLUMNS = (
     "task", "task_version", "policy", "generator", "ablation", "checkpoint", "views", "rig", "rooms", "sensor",
     "calibration_deg", "calibration_cm", "tracker", "segmenter", "steps", "n", "k", "success_rate", "ci_low", "ci_high",
@@ -26,7 +31,8 @@ CSV_COLUMNS = (
 @dataclass(frozen=True)
 class LeaderboardConfig:
     runs: Positional[tuple[Path, ...]]
-    """Rollout folders or their episodes.csv; a folder without one is searched for rollouts below it."""
+    """Rollout folders or their episodes.csv; a folder without one is searched for rollouts below it. Further commands:
+    leaderboard compare, leaderboard plan, leaderboard verify."""
     out: Path = Path("leaderboard.csv")
     """The CSV to write."""
 
@@ -61,12 +67,16 @@ class Leaderboard:
     Attributes:
         unranked: on runs that are left out, because episodes of them crashed.
         unfinished: on runs that were stopped before their last episode.
+        out: its file.  ledgers: the files of the episodes behind it.
+        methods: of policies with several checkpoints whose trainings differ in their seed alone.
     """
 
     rows: tuple[BoardRow, ...]
     unranked: tuple[str, ...]
     unfinished: tuple[str, ...]
     out: Path
+    ledgers: tuple[Path, ...]
+    methods: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -94,7 +104,7 @@ class Leaderboard:
 
     def notes(self) -> list[str]:
         """What a reader must know: runs left out, and missing floor or ceiling rows."""
-        notes = [*self.unranked, *self.unfinished, *self._like_random()]
+        notes = [*self.methods, *self.unranked, *self.unfinished, *self._like_random()]
         for key in sorted({(row.task, row.views, row.rig, row.rooms) for row in self.rows}):
             there = {row.policy for row in self.rows if (row.task, row.views, row.rig, row.rooms) == key}
             missing = [policy for policy in FLOOR_AND_CEILING if policy not in there]
@@ -110,7 +120,8 @@ class Leaderboard:
         notes = []
         for row in self.rows:
             floor = floors.get(_place(row))
-            if row.checkpoint and floor is not None and row.ci_low <= floor.ci_high:
+            learned = row.checkpoint and row.policy not in WITHOUT_EYES
+            if learned and floor is not None and row.ci_low <= floor.ci_high:
                 mine, chance = (f"{r.k}/{r.n}, {r.ci_low:.2f} to {r.ci_high:.2f}" for r in (row, floor))
                 notes.append(
                     f"the intervals of {row.title} on {row.views} views ({mine}) and random ({chance}) overlap: train "
@@ -139,6 +150,18 @@ def find_ledgers(path: Path) -> list[Path]:
     return sorted(path.rglob("episodes.csv"))
 
 
+def files_like_ledgers(path: Path) -> list[Path]:
+    """The ledgers that a path names, also those that have other names than episodes.csv: they begin alike."""
+    if path.is_file():
+        return [path]
+    head, found = ",".join(COLUMNS[:3]).encode(), []
+    for each in sorted(path.rglob("*.csv")):
+        with each.open("rb") as file:
+            if file.read(len(head)) == head:
+                found.append(each)
+    return found
+
+
 def read_all(paths: Iterable[Path]) -> dict[EpisodeRow, Path]:
     """Rows of several ledgers with where they come from; a row given twice counts once, at whatever commit it was made.
 
@@ -160,7 +183,7 @@ def compute(rows: dict[EpisodeRow, Path], out: Path) -> Leaderboard:
     """The board of episode rows."""
     runs: dict[str, dict[int, EpisodeRow]] = {}
     for row in rows:
-        of_run = *_comparable(row), row.policy, row.ablation, row.checkpoint, row.sensor, str(row.steps), row.settings
+        of_run = *comparable(row), row.policy, row.ablation, row.checkpoint, row.sensor, str(row.steps), row.settings
         other = runs.setdefault("/".join(of_run), {}).setdefault(row.seed, row)
         if other is not row:
             raise LedgerError(
@@ -183,16 +206,66 @@ def compute(rows: dict[EpisodeRow, Path], out: Path) -> Leaderboard:
     letters = _letters(ranked)
     board = [_board_row(members, letters[key]) for key, members in ranked.items()]
     board.sort(key=lambda row: (*_place(row), -row.success_rate, row.title))
-    return Leaderboard(tuple(board), tuple(unranked), tuple(_unfinished(rows)), out)
+    ledgers = tuple(sorted(set(rows.values())))
+    return Leaderboard(tuple(board), tuple(unranked), tuple(_unfinished(rows)), out, ledgers, _methods(rows, ranked))
 
 
-def write(board: Leaderboard) -> None:
-    """Write the CSV under a temporary name, then rename it: a file that exists is whole."""
+def _methods(rows: dict[EpisodeRow, Path], ranked: dict[str, list[EpisodeRow]]) -> tuple[str, ...]:
+    """A line for every policy that several training seeds of one method played on equal terms."""
+    from geo4d_bench.evaluation.statistics import hierarchical_mean, wilson
+
+    alike: dict[tuple[str, ...], dict[str, list[EpisodeRow]]] = {}
+    for members in ranked.values():
+        row = members[0]
+        if row.checkpoint and row.policy not in WITHOUT_EYES:
+            terms = *comparable(row), row.title, row.sensor, str(row.steps)
+            alike.setdefault(terms, {}).setdefault(row.checkpoint, []).extend(members)
+    several = {terms: seeds for terms, seeds in alike.items() if len(seeds) > 1}
+    if not several:
+        return ()
+    members = [row for seeds in several.values() for each in seeds.values() for row in each]
+    known = trainings.find(trainings.folders_of(members, rows))
+    lines = []
+    for seeds in several.values():
+        row = next(iter(seeds.values()))[0]
+        same_episodes = all(len({r.seed for r in each}) == len(each) for each in seeds.values())
+        if not same_episodes or trainings.doubt(seeds, known):
+            continue
+        mean = hierarchical_mean([{r.seed: r.success for r in each} for each in seeds.values()])
+        played = [r for each in seeds.values() for r in each]
+        low, high = wilson(sum(r.success for r in played), len(played))
+        lines.append(
+            f"{row.title} as a method on {row.views} views: {mean.value:.2f}, {mean.low:.2f} to {mean.high:.2f} over "
+            f"{len(seeds)} training seeds (hierarchical bootstrap); {low:.2f} to {high:.2f} over its {len(played)} "
+            "episodes alone (Wilson)"
+        )
+    return tuple(lines)
+
+
+def csv_text(board: Leaderboard) -> str:
+    """The board's file."""
     import pandas as pd
 
     table = pd.DataFrame([vars(row) for row in board.rows], columns=list(CSV_COLUMNS))
     table["privileged"] = table["privileged"].map({True: "true", False: "false"})
-    write_atomic(board.out, table.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
+    text: str = table.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+    return text
+
+
+def sums_path(board: Path) -> Path:
+    """Of the file beside a board with the sha256 of the board and of its ledgers, which 'sha256sum -c' reads, too."""
+    return board.with_name(f"{board.name}.sha256")
+
+
+def write(board: Leaderboard) -> None:
+    """Write the CSV and its sums, each under a temporary name first: a file that exists is whole."""
+    write_atomic(board.out, csv_text(board))
+    folder = board.out.absolute().parent
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {os.path.relpath(path.resolve(), folder.resolve())}\n"
+        for path in (board.out, *board.ledgers)
+    ]
+    write_atomic(sums_path(board.out), "".join(lines))
 
 
 def _unfinished(rows: dict[EpisodeRow, Path]) -> Iterator[str]:
@@ -217,7 +290,7 @@ def _unfinished(rows: dict[EpisodeRow, Path]) -> Iterator[str]:
             )
 
 
-def _comparable(row: EpisodeRow) -> tuple[str, ...]:
+def comparable(row: EpisodeRow) -> tuple[str, ...]:
     """What runs must share for their seeds to be the same episodes."""
     return row.task, row.task_version, row.split, row.views, row.rig, row.rooms
 
@@ -233,7 +306,7 @@ def _letters(ranked: dict[str, list[EpisodeRow]]) -> dict[str, str]:
     outcomes: dict[tuple[str, ...], dict[str, dict[int, bool]]] = {}
     for key, members in ranked.items():
         by_seed = {row.seed: row.success for row in members}
-        outcomes.setdefault(_comparable(members[0]), {})[key] = by_seed
+        outcomes.setdefault(comparable(members[0]), {})[key] = by_seed
     return {key: group for rivals in outcomes.values() for key, group in significance_groups(rivals).items()}
 
 

@@ -129,9 +129,9 @@ class EpisodeRow(RunColumns):
         """Names the episode in any ledger."""
         return self.run_id, self.seed
 
-    def text(self, columns: Sequence[str]) -> list[str]:
+    def text(self) -> list[str]:
         """The row's cells as they stand in the file."""
-        return [_to_text(getattr(self, name)) for name in columns]
+        return [_to_text(getattr(self, name)) for name in COLUMNS]
 
 
 COLUMNS = (
@@ -242,7 +242,7 @@ class Ledger:
             if row.key in rows and rows[row.key].status != "crash":
                 return False
             rows[row.key] = row
-            write_atomic(self.path, _csv([COLUMNS, *_sorted_text(rows.values())]))
+            write_atomic(self.path, ledger_text(rows.values()))
         return True
 
     def _check_columns(self, table: CsvFile) -> None:
@@ -285,6 +285,11 @@ def _parse(cells: dict[str, str], where: str) -> EpisodeRow:
             f"{cells['view_angle_deg']} cannot be: a column was sorted alone or its decimal points are lost; {RESTORE}"
         )
     return row
+
+
+def ledger_text(rows: Iterable[EpisodeRow]) -> str:
+    """The file of rows, as :meth:`Ledger.append` writes it: sorted by run and seed."""
+    return _csv([COLUMNS, *_sorted_text(rows)])
 
 
 def canonical_sha256(rows: Iterable[EpisodeRow]) -> str:
