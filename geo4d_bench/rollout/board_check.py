@@ -134,7 +134,8 @@ def _check_ledger(path: Path, faults: list[str]) -> None:
     except (Geo4DError, OSError) as error:
         faults.append(str(error))
         return
-    _differences(path, ledger_text(rows), actual, "a rollout writes", faults)
+    expected = ledger_text(rows, _cells(actual.split("\n")[0]))
+    _differences(path, expected, actual, "a rollout writes", faults)
 
 
 def _differences(path: Path, expected: str, actual: str, whose: str, faults: list[str]) -> None:

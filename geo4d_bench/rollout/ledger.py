@@ -9,7 +9,7 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -129,9 +129,9 @@ class EpisodeRow(RunColumns):
         """Names the episode in any ledger."""
         return self.run_id, self.seed
 
-    def text(self) -> list[str]:
-        """The row's cells as they stand in the file."""
-        return [_to_text(getattr(self, name)) for name in COLUMNS]
+    def text(self, columns: Sequence[str] | None = None) -> list[str]:
+        """The row's cells as they stand in a file with these columns, all by default."""
+        return [_to_text(getattr(self, name)) for name in columns or COLUMNS]
 
 
 COLUMNS = (
@@ -287,9 +287,11 @@ def _parse(cells: dict[str, str], where: str) -> EpisodeRow:
     return row
 
 
-def ledger_text(rows: Iterable[EpisodeRow]) -> str:
-    """The file of rows, as :meth:`Ledger.append` writes it: sorted by run and seed."""
-    return _csv([COLUMNS, *_sorted_text(rows)])
+def ledger_text(rows: Iterable[EpisodeRow], header: Collection[str] = COLUMNS) -> str:
+    """The file of rows, as :meth:`Ledger.append` writes it: sorted by run and seed. Of LATER, the columns in ``header``
+    alone."""
+    columns = [name for name in COLUMNS if name in header or name not in LATER]
+    return _csv([columns, *(row.text(columns) for row in sorted(rows, key=lambda row: row.key))])
 
 
 def canonical_sha256(rows: Iterable[EpisodeRow]) -> str:
@@ -305,10 +307,6 @@ def canonical_sha256(rows: Iterable[EpisodeRow]) -> str:
         later = [f"{name}={cells.pop(name)}" for name in LATER if getattr(row, name) != LATER[name]]
         lines.append([*(cell for name, cell in cells.items() if name not in LATER), *later])
     return hashlib.sha256(_csv(lines).encode()).hexdigest()
-
-
-def _sorted_text(rows: Iterable[EpisodeRow]) -> list[list[str]]:
-    return [row.text() for row in sorted(rows, key=lambda row: row.key)]
 
 
 def _csv(lines: Iterable[Sequence[str]]) -> str:
