@@ -136,8 +136,9 @@ class EpisodeRow(RunColumns):
 
 COLUMNS = (
     "run_id", "settings", "task", "task_version", "policy", "generator", "ablation", "checkpoint", "views", "rig",
-    "rooms", "camera_n", "camera_m", "view_angle_deg", "elevation_deg", "distance_m", "fovy_deg", "baseline_m", "sensor",
-    "calibration_deg", "calibration_cm", "tracker", "segmenter", "steps", "split", "seed", "episode", "status",
+    "rooms", "camera_n", "camera_m", "view_angle_deg", "elevation_deg", "distance_m", "fovy_deg", "baseline_m",
+    "sensor", "calibration_deg", "calibration_cm", "tracker", "segmenter", "steps", "split", "seed", "episode",
+    "status",
     "success", "phase", "plans", "control_steps", "wall_s", "generate_ms", "track_ms", "privileged", "fingerprint",
     "commit",
 )  # fmt: skip

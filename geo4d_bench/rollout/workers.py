@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from geo4d_bench.fingerprint import commit
 from geo4d_bench.geometry.camera import Camera
 from geo4d_bench.geometry.rig import Rig, pair_geometry
-from geo4d_bench.geometry.rig import DrawnRig
 from geo4d_bench.geometry.room import draw_room
 from geo4d_bench.io import naming, write_atomic
 from geo4d_bench.pool import one_thread, run_jobs

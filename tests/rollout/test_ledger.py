@@ -276,7 +276,9 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "header lost": (lambda t: "".join(t.splitlines(keepends=True)[1:]), "line 1: .* first line must be the header"),
     "row twice": (lambda t: t + t.splitlines()[2] + "\n", "line 5: seed 1001 .* twice, before in line 3"),
     "conflict": (
-        lambda t: t.replace("\n", "\n    "cell lost": (lambda t: t.replace(",novel,", ",", 2), "line 2: 37 cells, expected 38"),
+        lambda t: t.replace("\n", "\n<<<<<<< HEAD\n", 1) + "=======\n>>>>>>> theirs\n", "line 2: git left a conflict",
+    ),
+    "cell lost": (lambda t: t.replace(",novel,", ",", 2), "line 2: 37 cells, expected 38"),
     "quote lost": (lambda t: t.replace(",start,", ',"start,'), "line 3: a quoted cell has no end"),
     "not UTF-8": (
         lambda t: str(changed("rig", lambda c: "caf\xe9", (2,))(t)).encode("latin-1"), "line 3: not UTF-8 text",
