@@ -133,7 +133,6 @@ def environment() -> dict[str, str]:
 
 STREAMS = """
 import sys
-import time
 from pathlib import Path
 from geo4d_bench import process
 

@@ -81,6 +81,7 @@ class RectifiedFlow:
     """
 
     data_std = 0.5
+    """Of latents z, taken to be the same for all streams."""
 
     def __init__(self, pure_noise_share: float = 0.7) -> None:
         """``pure_noise_share`` of the training samples are at t = 1, where one-step generation works; the others'

@@ -125,7 +125,8 @@ def test_each_further_view_is_as_if_alone_with_view_n(stock: UNetSpatioTemporalC
     out = network(**given)
     assert out.shape == (4, 2, BATCH, FRAMES, CHANNELS, 4, 6)
     for view in range(1, 4):
-        pair = {**given, "x": given["x"][[0, view]], "context": given["context"][[0, view]]}
+        pair = {**given, "level": given["level"][:, [0, view]]}
+        pair |= {name: given[name][[0, view]] for name in ("x", "context")}
         # Up to the order of sums, which depends on how many samples are computed together.
         torch.testing.assert_close(out[[0, view]], network(**pair), rtol=1e-10, atol=1e-10)
 
