@@ -61,6 +61,12 @@ COMMANDS = {
     "leaderboard verify": Entry(
         "rollout.board_check", "BoardCheckConfig", "check boards against their episodes, to the digit"
     ),
+    "error-budget": Entry(
+        "report.error_budget",
+        "RolloutConfig",
+        "play a rollout's lost episodes with one true stage each: which to blame",
+        True,
+    ),
     "audit": Entry("report.audit", "AuditConfig", "say what results do not show: shortcuts, chance, overfitting"),
     "curves": Entry(
         "report.curves", "CurvesConfig", "draw response curves: success and errors against cameras and disturbances"

@@ -137,6 +137,10 @@ class SimulatorAccess(Protocol):
         """Runs the expert on a copy of the present state for ``frames * dt_s`` seconds; renders if ``video``."""
         ...
 
+    def true_observation(self, both_poses: bool) -> Observation:
+        """What a policy would see now with perfect depth and the cameras' true poses."""
+        ...
+
 
 @dataclass(frozen=True)
 class NoOptions:
@@ -232,6 +236,7 @@ class PolicyFactory:
         image_size: (H, W) that its observations must have; None where any size serves.
         arms: number of arms that it can move; None where any number.
         sensor: how the depth that it was trained with was measured; perfect where it was not trained.
+        finds_cameras: whether its generator searches for the cameras' poses.
     """
 
     policy: type[Policy]
@@ -242,6 +247,7 @@ class PolicyFactory:
     image_size: tuple[int, int] | None = None
     arms: int | None = None
     sensor: SensorName = "perfect"
+    finds_cameras: bool = False
 
     def __call__(self) -> Policy:
         """A policy object for one episode."""

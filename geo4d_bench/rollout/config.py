@@ -18,6 +18,8 @@ from geo4d_bench.errors import ConfigError
 from geo4d_bench.fingerprint import fingerprint
 from geo4d_bench.geometry.room import RoomsName, draw_room
 from geo4d_bench.options import Count, Processes, check_ranges, listing, option, with_help
+from geo4d_bench.policies.true_stages import STAGES, Replacement
+from geo4d_bench.rollout.leaderboard import CHOSEN_EPISODES
 from geo4d_bench.rollout.ledger import RunColumns
 from geo4d_bench.rollout.views import Views, resolve
 from geo4d_bench.runs import run_id
@@ -65,6 +67,8 @@ class RolloutConfig:
     """Play on a Ray cluster instead of local processes: its address, or auto; see datagen."""
     video: bool = False
     """Also write an MP4 of each episode."""
+    replacement: tyro.conf.Suppress[Replacement | None] = None
+    """The stage of the policy that is replaced by the truth, for an error budget, see ``policies.true_stages``."""
     options: tyro.conf.Suppress[Any] = None
     """The policy's own options, an instance of its ``Options``; its defaults where None."""
     out: Path | None = None
@@ -82,6 +86,11 @@ class RolloutConfig:
         name = Path(self.views).stem if is_rig_file(self.views) else self.views
         rooms = "" if self.rooms == "fixed" else f"_{self.rooms}"
         return self.out or Path("runs") / self.task / f"rollout_{self.policy}_{name}{rooms}"
+
+    @property
+    def ledger(self) -> Path:
+        """Where the rows go. With a stage replaced they are of chosen seeds: no board shall find them."""
+        return self.folder / ("episodes.csv" if self.replacement is None else CHOSEN_EPISODES)
 
 
 def config_type(args: Sequence[str]) -> type[RolloutConfig]:
@@ -136,7 +145,7 @@ def prepare(config: RolloutConfig) -> RolloutContext:
     shared: dict[str, Any] = {
         "task": config.task,
         "task_version": spec.version,
-        "policy": policy.name,
+        "policy": ", ".join([policy.name, *([STAGES[config.replacement].words] if config.replacement else [])]),
         "generator": factory.generator,
         "ablation": factory.ablation,
         "checkpoint": factory.checkpoint_sha256,
@@ -180,7 +189,7 @@ def _rig_identity(name: str) -> str:
 def _load_policy(config: RolloutConfig, arms: Sequence[str]) -> PolicyFactory:
     from geo4d_bench import policies
 
-    factory = policies.load_policy(config.policy, config.task, config.options)
+    factory = policies.load_policy(config.policy, config.task, config.options, config.replacement)
     if config.sensor is not None and not factory.policy.needs_checkpoint:
         raise ConfigError(
             f"policy '{config.policy}' is given no measured depth, so that --sensor {config.sensor} would change "

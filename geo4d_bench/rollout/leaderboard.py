@@ -21,6 +21,8 @@ FLOOR_AND_CEILING = ("random", "expert")
 """Policies that stand on every board, so that a rate can be read."""
 WITHOUT_EYES = ("blind", "replay", "proprioception")
 """Policies that see nothing, whose checkpoint is the dataset that they were made of."""
+CHOSEN_EPISODES = "chosen_episodes.csv"
+"""Name of ledgers whose seeds were chosen by how they ended, as an error budget's: they are on no board."""
 CSV_COLUMNS = (
     "task", "task_version", "policy", "generator", "ablation", "checkpoint", "views", "rig", "rooms", "sensor",
     "calibration_deg", "calibration_cm", "tracker", "segmenter", "steps", "n", "k", "success_rate", "ci_low", "ci_high",
@@ -155,7 +157,7 @@ def files_like_ledgers(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     head, found = ",".join(COLUMNS[:3]).encode(), []
-    for each in sorted(path.rglob("*.csv")):
+    for each in sorted(each for each in path.rglob("*.csv") if each.name != CHOSEN_EPISODES):
         with each.open("rb") as file:
             if file.read(len(head)) == head:
                 found.append(each)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,23 +67,28 @@ def run(config: RolloutConfig) -> Rollout:
     context = prepare(config)
     warn_of_unseen_workspace(context.views.rig, *(context.settings["image_size"] or (config.height, config.width)))
     with held(config.folder):
-        return _play(context)
+        rows, made = play_missing(context, range(config.seed, config.seed + config.episodes))
+        board = leaderboard.run(leaderboard.LeaderboardConfig((config.folder,), config.folder / "leaderboard.csv"))
+    return Rollout(rows, made, board, config.folder)
 
 
-def _play(context: RolloutContext) -> Rollout:
+def play_missing(context: RolloutContext, seeds: Iterable[int]) -> tuple[tuple[EpisodeRow, ...], int]:
+    """Play those episodes of ``seeds`` that are not in the run's ledger yet; all its rows, and how many were made.
+
+    The folder must be held.
+    """
     config = context.config
-    run_id = claim(config.folder, "rollout", "episodes.csv", context.settings, **vars(config))
-    ledger = Ledger(config.folder / "episodes.csv")
+    run_id = claim(config.folder, "rollout", config.ledger.name, context.settings, **vars(config))
+    ledger = Ledger(config.ledger)
     finished = {row.seed for row in _present(ledger, run_id) if row.status != "crash"}
-    missing = [seed for seed in range(config.seed, config.seed + config.episodes) if seed not in finished]
+    missing = [seed for seed in seeds if seed not in finished]
     if missing:
         if config.cluster is None and (context.settings["image_size"] or config.video):
             from geo4d_bench.rendering.opengl import require_opengl
 
             require_opengl()
         workers.play_all(context, missing)
-    board = leaderboard.run(leaderboard.LeaderboardConfig((config.folder,), config.folder / "leaderboard.csv"))
-    return Rollout(ledger.read().rows, len(missing), board, config.folder)
+    return ledger.read().rows, len(missing)
 
 
 def _present(ledger: Ledger, run_id: str) -> tuple[EpisodeRow, ...]:

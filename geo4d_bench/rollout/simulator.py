@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -114,17 +114,14 @@ class Simulator:
         """What a policy may see now; images have zero height and width where the assets has no renderer, and view m's
         pose is there only where ``both_poses`` asks for it."""
         frame = self.render()
-        height, width = (0, 0) if frame is None else frame.rgb.shape[1:3]
-        return Observation(
-            rgb=np.zeros((2, 0, 0, 3), np.uint8) if frame is None else frame.rgb,
-            depth=np.zeros((2, 0, 0), np.float32) if frame is None else self._measure(frame, both_poses),
-            K=np.stack([camera.K(height, width) for camera in self.cameras]),
-            T_world_cam_n=self.told[0].copy(),
-            T_world_ee=self.task.ee_poses(),
-            opening_m=self.task.openings(),
-            language=self.task.spec.language,
-            T_world_cam_m=self.told[1].copy() if both_poses else None,
-        )
+        depth = None if frame is None else self._measure(frame, both_poses)
+        return self._observation(frame, depth, self.told, both_poses)
+
+    def true_observation(self, both_poses: bool) -> Observation:
+        """See ``SimulatorAccess``."""
+        frame = self.render()
+        told = [camera.T_world_cam for camera in self.cameras]
+        return self._observation(frame, None if frame is None else frame.depth, told, both_poses)
 
     def execute(
         self, chunk: ActionChunk, horizon: dict[str, Array] | None = None, after_step: Callable[[], None] | None = None
@@ -204,6 +201,21 @@ class Simulator:
         )
         self._cameras_checked = True
         return frame
+
+    def _observation(
+        self, frame: Frame | None, depth: npt.NDArray[np.float32] | None, told: Sequence[Array], both_poses: bool
+    ) -> Observation:
+        height, width = (0, 0) if frame is None else frame.rgb.shape[1:3]
+        return Observation(
+            rgb=np.zeros((2, 0, 0, 3), np.uint8) if frame is None else frame.rgb,
+            depth=np.zeros((2, 0, 0), np.float32) if depth is None else depth,
+            K=np.stack([camera.K(height, width) for camera in self.cameras]),
+            T_world_cam_n=told[0].copy(),
+            T_world_ee=self.task.ee_poses(),
+            opening_m=self.task.openings(),
+            language=self.task.spec.language,
+            T_world_cam_m=told[1].copy() if both_poses else None,
+        )
 
     def _measure(self, frame: Frame, both_poses: bool) -> npt.NDArray[np.float32]:
         """Depth (2, H, W) as the sensor measures it: an episode is one video of each of its two cameras. What is not

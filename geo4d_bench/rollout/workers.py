@@ -42,9 +42,9 @@ def play_all(context: RolloutContext, seeds: Sequence[int]) -> None:
     if config.workers == 1 and config.cluster is None:
         _PLAYERS[context.run_id] = _Player(context)
     jobs = [tuple(seeds[i : i + together]) for i in range(0, len(seeds), together)]
-    ledger = Ledger(config.folder / "episodes.csv")
+    ledger = Ledger(config.ledger)
     try:
-        with tqdm(total=len(seeds), unit="episode", desc=f"{config.policy} {context.views.name}") as bar:
+        with tqdm(total=len(seeds), unit="episode", desc=f"{context.columns.policy} {context.views.name}") as bar:
             work = functools.partial(_play, config, context.run_id, context.columns)
             for played in run_jobs(work, jobs, config.workers, config.cluster):
                 for episode in played:
