@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from geo4d_bench.errors import LedgerError
@@ -12,7 +12,7 @@ from geo4d_bench.rollout import leaderboard, workers
 from geo4d_bench.rollout.config import RolloutConfig, RolloutContext, config_type, prepare
 from geo4d_bench.rollout.leaderboard import Leaderboard
 from geo4d_bench.rollout.ledger import EpisodeRow, Ledger
-from geo4d_bench.runs import claim
+from geo4d_bench.runs import claim, read_run
 
 __all__ = ["Rollout", "RolloutConfig", "config_type", "run"]
 
@@ -66,7 +66,28 @@ def run(config: RolloutConfig) -> Rollout:
     context = prepare(config)
     warn_of_unseen_workspace(context.views.rig, *(context.settings["image_size"] or (config.height, config.width)))
     with held(config.folder):
+        if config.realtime == "measured":
+            context = prepare(replace(config, realtime=_latency_s(context), out=config.folder), context.factory)
         return _play(context)
+
+
+def _latency_s(context: RolloutContext) -> float:
+    """That of the run in the folder, so that a second call goes on with it; measured where there is none."""
+    before = read_run(context.config.folder)
+    if before is not None and "latency_s" in before["settings"]:
+        return float(before["settings"]["latency_s"])
+    _require_opengl(context)
+    latency_s = workers.measure_latency_s(context)
+    print(f"a plan of {context.config.policy} takes {latency_s:g} s here (median of {workers.MEASURED_PLANS})")
+    return latency_s
+
+
+def _require_opengl(context: RolloutContext) -> None:
+    config = context.config
+    if config.cluster is None and (context.settings["image_size"] or config.video):
+        from geo4d_bench.rendering.opengl import require_opengl
+
+        require_opengl()
 
 
 def _play(context: RolloutContext) -> Rollout:
@@ -76,10 +97,7 @@ def _play(context: RolloutContext) -> Rollout:
     finished = {row.seed for row in _present(ledger, run_id) if row.status != "crash"}
     missing = [seed for seed in range(config.seed, config.seed + config.episodes) if seed not in finished]
     if missing:
-        if config.cluster is None and (context.settings["image_size"] or config.video):
-            from geo4d_bench.rendering.opengl import require_opengl
-
-            require_opengl()
+        _require_opengl(context)
         workers.play_all(context, missing)
     board = leaderboard.run(leaderboard.LeaderboardConfig((config.folder,), config.folder / "leaderboard.csv"))
     return Rollout(ledger.read().rows, len(missing), board, config.folder)
