@@ -47,17 +47,17 @@ class _Plan:
     def times_s(self) -> Array:
         """(1 + N,) when the hands are where: at the start, and at each waypoint."""
         number = len(next(iter(self.chunk.T_world_ee.values())))
-        return self.made_s + self.chunk.dt_s * np.arange(1 + number)
+        return np.asarray(self.made_s + self.chunk.dt_s * np.arange(1 + number), dtype=np.float64)
 
 
 class Hierarchical(Policy):
     """Follows a generator's video plan, of which each call gives the next waypoints, averaged with those that
     ``trajectory_regression`` predicts from the present frames for the same moments.
 
-    A video plan that is asked for now is there ``slow_latency`` simulated seconds later, at the next call from then on;
-    it is asked for when what is left of the one before lasts that long. Until then the one before goes on. A hand's pose
-    is ``(1 - weight)`` the video plan and ``weight`` the prediction, linear in position and spherical in rotation; the
-    fingers follow the video plan. Moments that no video plan reaches follow the prediction alone.
+    A video plan is there ``slow_latency`` simulated seconds after it was asked for, at the first call from then on; it
+    is asked for when what is left of the one before lasts that long. A hand's pose is ``(1 - weight)`` the video plan
+    and ``weight`` the prediction, linear in position and spherical in rotation; the fingers follow the video plan.
+    Where no video plan reaches, the prediction is followed alone.
 
     Args:
         options: its options.  slow: makes the video plans.  fast: corrects them.
@@ -80,21 +80,22 @@ class Hierarchical(Policy):
             CheckpointError: one of them is missing or incomplete.
             ConfigError: they are not of a video policy and of ``trajectory_regression``, or do not fit each other.
         """
-        from geo4d_bench.model.generators import load_generator
+        from geo4d_bench.model.checkpoint import CONFIG_NAME, existing
+        from geo4d_bench.model.generators import find_config
         from geo4d_bench.policies import policy_class
 
         if options.fast_checkpoint is None or not options.fast_checkpoint.is_dir():
             there = f"there is none at {options.fast_checkpoint}" if options.fast_checkpoint else "none is named"
             raise CheckpointError(
-                f"policy '{cls.name}' needs a trained checkpoint of {TrajectoryRegression.name}, and {there}; name one with "
-                "--fast-checkpoint ('geo4d-bench train --ablation trajectory_regression' makes it)"
+                f"policy '{cls.name}' needs a trained checkpoint of {TrajectoryRegression.name}, and {there}; name one "
+                "with --fast-checkpoint ('geo4d-bench train --ablation trajectory_regression' makes it)"
             )
-        board_name = load_generator(options.checkpoint).config.board_name or ""
+        board_name = find_config(str(existing(options.checkpoint, CONFIG_NAME))).board_name or ""
         planner = policy_class(board_name) if board_name else Policy
         if not issubclass(planner, GeneratedVideo) or planner.needs_both_poses:
             raise ConfigError(
-                f"{options.checkpoint} was trained for '{board_name}', expected a policy that plans by video and is not "
-                "calibrated, such as layered or geo4d; name another one with --checkpoint"
+                f"{options.checkpoint} was trained for '{board_name}', expected a policy that plans by video and is "
+                "not calibrated, such as layered or geo4d; name another one with --checkpoint"
             )
         slow = planner.load(options)
         fast = TrajectoryRegression.load(
@@ -104,8 +105,8 @@ class Hierarchical(Policy):
             ours, other = getattr(slow, what), getattr(fast, what)
             if ours != other:
                 raise ConfigError(
-                    f"{options.checkpoint} and {options.fast_checkpoint} differ in {what.replace('_', ' ')} ({ours} and "
-                    f"{other}); train both on the same data"
+                    f"{options.checkpoint} and {options.fast_checkpoint} differ in {what.replace('_', ' ')} ({ours} "
+                    f"and {other}); train both on the same data"
                 )
         return replace(
             slow,

@@ -7,9 +7,9 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import count
 from statistics import median
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from geo4d_bench.errors import RunError
@@ -93,8 +93,8 @@ def measure_latency_s(first_seed: int, simulator: Simulator, make_policy: Callab
             _plan([episode])
         if episode.crash is not None:
             raise RunError(
-                f"the policy failed while its latency was measured on seed {seed}: {episode.crash.splitlines()[-1]}; mend "
-                "the cause, or give --realtime seconds"
+                f"the policy failed while its latency was measured on seed {seed}: {episode.crash.splitlines()[-1]}; "
+                "mend the cause, or give --realtime seconds"
             )
         took += episode.plan_s
         if len(took) > plans:

@@ -340,11 +340,13 @@ def _board_row(members: Sequence[EpisodeRow], group: str) -> BoardRow:
         group=group,
         rows_sha256=canonical_sha256(members),
         failed_after=failed_after(members),
-        **{name: _mean([getattr(row, name) for row in members]) for name in REALTIME[1:]},
+        stale_share=_mean(row.stale_share for row in members),
+        idle_share=_mean(row.idle_share for row in members),
+        plan_hz=_mean(row.plan_hz for row in members),
     )
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def _mean(values: Iterable[float | None]) -> float | None:
     there = [value for value in values if value is not None]
     return sum(there) / len(there) if there else None
 

@@ -68,8 +68,8 @@ class RunColumns:
 
     @property
     def as_usual(self) -> bool:
-        """Whether rooms are fixed, depth is perfect, the checkpoint's own number of steps was taken, the poses told were
-        true, and the world stood still while plans were made."""
+        """Whether rooms are fixed, depth is perfect, the checkpoint's own number of steps was taken, the poses told
+        were true, and the world stood still while plans were made."""
         unusual = self.steps, self.calibration_deg, self.calibration_cm, self.latency_s
         return (self.rooms, self.sensor) == ("fixed", "perfect") and not any(unusual)
 
@@ -98,9 +98,9 @@ class EpisodeRow(RunColumns):
         camera_n, camera_m: the views; view_angle_deg: the larger of their angles to the nearest training camera.
         elevation_deg, distance_m, fovy_deg, baseline_m: of the two cameras, see ``geometry.rig.PairGeometry``; None in
             rows of versions that did not write them.
-        stale_share: share of the control steps that were carried out while a newer plan was being made.  idle_share: share
-            of those in which the robot held still, because no plan was left (docs/realtime.md).  plan_hz: plans a
-            simulated second. None where the world stood still while plans were made.
+        stale_share: share of the control steps during which a newer plan was being made.  idle_share: share of the
+            control steps during which the robot held still, because it had no plan left (docs/realtime.md).
+            plan_hz: plans a simulated second. None where the world stood still while plans were made.
         seed, episode: the episode's seed, and its index in the run.
         status: ``failure`` = cannot succeed any more, ``timeout`` = time is up, ``crash`` = an exception.
         success: whether the task was done.  phase: the last sub-goal reached.

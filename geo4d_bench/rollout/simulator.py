@@ -139,7 +139,7 @@ class Simulator:
         return self.control_steps / self.task.spec.control_hz
 
     def wait(self, after_step: Callable[[], None] | None = None) -> None:
-        """The time that a plan takes to make: the robot goes on with what is left of the one before, then holds still."""
+        """The time that a plan takes: the robot goes on with what is left of the one before, then holds still."""
         for step in range(self.late):
             if self.status is not None:
                 return
@@ -153,8 +153,8 @@ class Simulator:
     ) -> None:
         """Carry out a chunk, or as much of it as there is before the episode ends; ActionError where it is unfit.
 
-        Where plans take time, waypoints that are past by now are left out, and what is to be done while the next plan is
-        made is left to :meth:`wait`.
+        Where plans take time, waypoints that are past by now are left out, and what is to be done while the next plan
+        is made is left to :meth:`wait`.
 
         Args:
             chunk: what the policy asks for.

@@ -23,7 +23,6 @@ from geo4d_bench.rollout.recording import FILM_SIZE, trajectory_file
 from geo4d_bench.rollout.simulator import Simulator
 from geo4d_bench.tasks import Task
 
-
 MEASURED_PLANS = 10
 
 
