@@ -57,6 +57,7 @@ POLICIES: Registry[type[Policy]] = Registry(
         "layered": "geo4d_bench.policies.generated:Layered",
         "layered_calibrated": "geo4d_bench.policies.generated:LayeredCalibrated",
         "trajectory_regression": "geo4d_bench.policies.trajectory_regression:TrajectoryRegression",
+        "hierarchical": "geo4d_bench.policies.hierarchical:Hierarchical",
         "trajectory_regression_calibrated": "geo4d_bench.policies.trajectory_regression:TrajectoryRegressionCalibrated",
     },
 )

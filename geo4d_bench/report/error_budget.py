@@ -107,7 +107,7 @@ def run(config: RolloutConfig) -> ErrorBudget:
     out = config.folder / "error_budget"
     found: dict[Replacement, dict[int, EpisodeRow]] = {}
     for name in [name for name, reason in reasons.items() if not reason] if lost else []:
-        again = replace(config, replacement=name, out=out / name)
+        again = replace(config, replacement=name, realtime=played.rows[0].latency_s, out=out / name)
         with held(again.folder):
             rows, _ = rollout.play_missing(prepare(again), seeds)
         found[name] = {row.seed: row for row in rows if row.seed in seeds}

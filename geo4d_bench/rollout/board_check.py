@@ -155,4 +155,4 @@ def _differences(path: Path, expected: str, actual: str, whose: str, faults: lis
 
 
 def _cells(line: str) -> list[str]:
-    return next(csv.reader([line]), [])
+    return next(csv.reader([line.replace("\r", "\\r")]), [])  # which the csv module refuses within a cell

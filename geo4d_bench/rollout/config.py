@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from pydantic import Field
@@ -55,6 +56,9 @@ class RolloutConfig:
     """Turns the cameras' poses that the policy is told by this much, about axes drawn for each episode and camera."""
     calibration_cm: Annotated[float, Field(ge=0, le=100)] = 0.0
     """Shifts them by this much."""
+    realtime: Annotated[float, Field(ge=0, le=100)] | Literal["measured"] = 0.0
+    """Seconds that the world goes on while the policy plans, in whole control steps: 0 stops it, measured takes the
+    median of 10 plans here, once for a folder (docs/realtime.md)."""
     height: Pixels = 64
     """Images' height in pixels, where the checkpoint does not fix it."""
     width: Pixels = 80
@@ -72,8 +76,8 @@ class RolloutConfig:
     options: tyro.conf.Suppress[Any] = None
     """The policy's own options, an instance of its ``Options``; its defaults where None."""
     out: Path | None = None
-    """Folder of the results; runs/<task>/rollout_<policy>_<views>, with _<rooms> unless they are fixed, where not
-    given."""
+    """Folder of the results; runs/<task>/rollout_<policy>_<views>, with _<rooms> unless they are fixed and
+    _realtime_<seconds>, where not given."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -85,7 +89,8 @@ class RolloutConfig:
 
         name = Path(self.views).stem if is_rig_file(self.views) else self.views
         rooms = "" if self.rooms == "fixed" else f"_{self.rooms}"
-        return self.out or Path("runs") / self.task / f"rollout_{self.policy}_{name}{rooms}"
+        late = f"_realtime_{self.realtime}" if self.realtime else ""
+        return self.out or Path("runs") / self.task / f"rollout_{self.policy}_{name}{rooms}{late}"
 
     @property
     def ledger(self) -> Path:
@@ -109,7 +114,7 @@ class RolloutContext:
     Attributes:
         run_id: 16 hex digits over ``settings``.
         settings: task, version, policy, generator, ablation, checkpoint, the policy's options, sensor, calibration,
-            views, rig, rooms, seed, split, images' size, fingerprint.
+            views, rig, rooms, seed, split, images' size, latency, fingerprint.
         columns: what stands in each row.
         factory: makes policies.  views: what camera pairs are drawn from.
     """
@@ -122,8 +127,12 @@ class RolloutContext:
     views: Views
 
 
-def prepare(config: RolloutConfig) -> RolloutContext:
+def prepare(config: RolloutConfig, factory: PolicyFactory | None = None) -> RolloutContext:
     """Load what decides the rows, which the number of episodes, workers and films do not; cheap checks come first.
+
+    Args:
+        config: where its latency is still to be measured, the world stands still.
+        factory: of the config's policy, where it is loaded already.
 
     Raises:
         UnknownNameError: no such task, policy, rig, views or rooms.
@@ -139,7 +148,7 @@ def prepare(config: RolloutConfig) -> RolloutContext:
     tasks.require_robosuite()
     draw_room(config.rooms, spec.key, SPLIT, config.seed)  # no such set is an error before any work
     views = resolve(config.views, make_rig(config.rig, spec.workspace))
-    factory = _load_policy(config, spec.arms)
+    factory = factory or _load_policy(config, spec.arms)
     policy = factory.policy
     options = dataclasses.asdict(config.options or policy.Options())
     shared: dict[str, Any] = {
@@ -161,14 +170,21 @@ def prepare(config: RolloutConfig) -> RolloutContext:
         "views": _rig_identity(config.views),
         "rig": _rig_identity(config.rig),
         "split": SPLIT,
-        "options": {k: v for k, v in options.items() if k != "checkpoint"},
+        "options": {k: v for k, v in options.items() if k not in ("checkpoint", "fast_checkpoint")},
         "side_by_side": config.side_by_side if policy.needs_checkpoint else 1,
         "image_size": list(factory.image_size or (config.height, config.width)) if policy.needs_images else None,
     }
     if shared["segmenter"]:
         settings["segmenter_version"] = SEGMENTERS.get(shared["segmenter"]).version(config.task)
+    if factory.fast_checkpoint_sha256:
+        settings["fast_checkpoint"] = factory.fast_checkpoint_sha256
+    late = 0 if config.realtime == "measured" else math.ceil(config.realtime * spec.control_hz - 1e-6)
+    latency_s = late / spec.control_hz
+    if late:
+        settings["latency_s"] = latency_s
     columns = RunColumns(
         **shared,
+        latency_s=latency_s,
         views=views.name,
         rig=views.training.name,
         steps=options.get("steps") or 0,

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -14,7 +14,7 @@ from tyro.conf import Positional
 from geo4d_bench.errors import LedgerError, RunError
 from geo4d_bench.io import write_atomic
 from geo4d_bench.rollout import trainings
-from geo4d_bench.rollout.ledger import COLUMNS, EpisodeRow, Ledger, RunColumns, canonical_sha256
+from geo4d_bench.rollout.ledger import COLUMNS, REALTIME, EpisodeRow, Ledger, RunColumns, canonical_sha256, used_columns
 from geo4d_bench.runs import read_run
 
 FLOOR_AND_CEILING = ("random", "expert")
@@ -26,7 +26,7 @@ CHOSEN_EPISODES = "chosen_episodes.csv"
 CSV_COLUMNS = (
     "task", "task_version", "policy", "generator", "ablation", "checkpoint", "views", "rig", "rooms", "sensor",
     "calibration_deg", "calibration_cm", "tracker", "segmenter", "steps", "n", "k", "success_rate", "ci_low", "ci_high",
-    "group", "privileged", "rows_sha256", "settings", "fingerprint",
+    "group", "privileged", "rows_sha256", "settings", "fingerprint", *REALTIME,
 )  # fmt: skip
 
 
@@ -50,6 +50,7 @@ class BoardRow(RunColumns):
         rows_sha256: of the episode rows behind the line, wall times left out.
         failed_after: the last phase that episodes without success reached, and how many of them, most first. Not in
             the CSV.
+        stale_share, idle_share, plan_hz: means over the episodes; None where the world stood still.
     """
 
     n: int
@@ -60,6 +61,9 @@ class BoardRow(RunColumns):
     group: str
     rows_sha256: str
     failed_after: tuple[tuple[str, int], ...]
+    stale_share: float | None = field(default=None, kw_only=True)
+    idle_share: float | None = field(default=None, kw_only=True)
+    plan_hz: float | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -101,12 +105,23 @@ class Leaderboard:
             ]
             for row in self.rows
         ]  # fmt: skip
+        if any(row.latency_s for row in self.rows):
+            lines[0] += ["stale", "idle", "plans/s"]
+            for line, row in zip(lines[1:], self.rows, strict=True):
+                told = row.stale_share, row.idle_share, row.plan_hz
+                line += ["" if value is None else f"{value:.2f}" for value in told]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
 
     def notes(self) -> list[str]:
         """What a reader must know: runs left out, and missing floor or ceiling rows."""
         notes = [*self.methods, *self.unranked, *self.unfinished, *self._like_random()]
+        notes += [
+            f"{row.title} on {row.views} views never moved: when a plan came, its waypoints were past; give it more of "
+            "them (--execute, where the policy has it), or a smaller --realtime"
+            for row in self.rows
+            if row.idle_share == 1
+        ]
         for key in sorted({(row.task, row.views, row.rig, row.rooms) for row in self.rows}):
             there = {row.policy for row in self.rows if (row.task, row.views, row.rig, row.rooms) == key}
             missing = [policy for policy in FLOOR_AND_CEILING if policy not in there]
@@ -248,7 +263,7 @@ def csv_text(board: Leaderboard) -> str:
     """The board's file."""
     import pandas as pd
 
-    table = pd.DataFrame([vars(row) for row in board.rows], columns=list(CSV_COLUMNS))
+    table = pd.DataFrame([vars(row) for row in board.rows], columns=used_columns(CSV_COLUMNS, board.rows))
     table["privileged"] = table["privileged"].map({True: "true", False: "false"})
     text: str = table.to_csv(index=False, float_format="%.4f", lineterminator="\n")
     return text
@@ -318,7 +333,7 @@ def _board_row(members: Sequence[EpisodeRow], group: str) -> BoardRow:
     n, k = len(members), sum(row.success for row in members)
     low, high = wilson(k, n)
     return BoardRow(
-        **{field.name: getattr(members[0], field.name) for field in fields(RunColumns)},
+        **{each.name: getattr(members[0], each.name) for each in fields(RunColumns)},
         n=n,
         k=k,
         success_rate=k / n,
@@ -327,7 +342,15 @@ def _board_row(members: Sequence[EpisodeRow], group: str) -> BoardRow:
         group=group,
         rows_sha256=canonical_sha256(members),
         failed_after=failed_after(members),
+        stale_share=_mean(row.stale_share for row in members),
+        idle_share=_mean(row.idle_share for row in members),
+        plan_hz=_mean(row.plan_hz for row in members),
     )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else None
 
 
 def failed_after(rows: Iterable[EpisodeRow]) -> tuple[tuple[str, int], ...]:

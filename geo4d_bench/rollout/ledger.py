@@ -43,6 +43,7 @@ class RunColumns:
         privileged: whether the policy was handed the simulator.
         fingerprint: of packages and source.
         calibration_deg, calibration_cm: by how much the cameras' poses that the policy was told were off.
+        latency_s: for how long the world went on while a plan was made; 0 where it stood still.
     """
 
     task: str
@@ -63,12 +64,13 @@ class RunColumns:
     rooms: str = field(default="fixed", kw_only=True)
     calibration_deg: float = field(default=0.0, kw_only=True)
     calibration_cm: float = field(default=0.0, kw_only=True)
+    latency_s: float = field(default=0.0, kw_only=True)
 
     @property
     def as_usual(self) -> bool:
-        """Whether rooms are fixed, depth is perfect, the checkpoint's own number of steps was taken, and the poses told
-        were true."""
-        unusual = self.steps, self.calibration_deg, self.calibration_cm
+        """Whether rooms are fixed, depth is perfect, the checkpoint's own number of steps was taken, the poses told
+        were true, and the world stood still while plans were made."""
+        unusual = self.steps, self.calibration_deg, self.calibration_cm, self.latency_s
         return (self.rooms, self.sensor) == ("fixed", "perfect") and not any(unusual)
 
     @property
@@ -82,6 +84,7 @@ class RunColumns:
             f"calibration {self.calibration_deg:g} deg {self.calibration_cm:g} cm off": (
                 self.calibration_deg > 0 or self.calibration_cm > 0
             ),
+            f"real time {self.latency_s:g} s": self.latency_s > 0,
         }
         return ", ".join([self.policy, *(what for what, is_so in unusual.items() if is_so)])
 
@@ -95,6 +98,9 @@ class EpisodeRow(RunColumns):
         camera_n, camera_m: the views; view_angle_deg: the larger of their angles to the nearest training camera.
         elevation_deg, distance_m, fovy_deg, baseline_m: of the two cameras, see ``geometry.rig.PairGeometry``; None in
             rows of versions that did not write them.
+        stale_share: share of the control steps during which a newer plan was being made.  idle_share: share of the
+            control steps during which the robot held still, because it had no plan left (docs/realtime.md).
+            plan_hz: plans a simulated second. None where the world stood still while plans were made.
         seed, episode: the episode's seed, and its index in the run.
         status: ``failure`` = cannot succeed any more, ``timeout`` = time is up, ``crash`` = an exception.
         success: whether the task was done.  phase: the last sub-goal reached.
@@ -123,6 +129,9 @@ class EpisodeRow(RunColumns):
     distance_m: float | None = field(default=None, kw_only=True)
     fovy_deg: float | None = field(default=None, kw_only=True)
     baseline_m: float | None = field(default=None, kw_only=True)
+    stale_share: float | None = field(default=None, kw_only=True)
+    idle_share: float | None = field(default=None, kw_only=True)
+    plan_hz: float | None = field(default=None, kw_only=True)
 
     @property
     def key(self) -> tuple[str, int]:
@@ -140,8 +149,10 @@ COLUMNS = (
     "sensor", "calibration_deg", "calibration_cm", "tracker", "segmenter", "steps", "split", "seed", "episode",
     "status",
     "success", "phase", "plans", "control_steps", "wall_s", "generate_ms", "track_ms", "privileged", "fingerprint",
-    "commit",
+    "commit", "latency_s", "stale_share", "idle_share", "plan_hz",
 )  # fmt: skip
+REALTIME = COLUMNS[-4:]
+"""Columns that only files with a rollout in real time have."""
 LATER = {f.name: f.default for f in dataclasses.fields(EpisodeRow) if f.default is not dataclasses.MISSING}
 """Columns that ledgers of older versions lack, and what their rows hold instead."""
 _LENGTHS = {"run_id": 16, "settings": 16, "checkpoint": 64, "fingerprint": 16, "commit": 12}
@@ -288,11 +299,18 @@ def _parse(cells: dict[str, str], where: str) -> EpisodeRow:
     return row
 
 
-def ledger_text(rows: Iterable[EpisodeRow], header: Collection[str] = COLUMNS) -> str:
+def ledger_text(rows: Collection[EpisodeRow], header: Collection[str] | None = None) -> str:
     """The file of rows, as :meth:`Ledger.append` writes it: sorted by run and seed. Of LATER, the columns in ``header``
-    alone."""
+    alone; where it is not given, those that are used."""
+    header = used_columns(COLUMNS, rows) if header is None else header
     columns = [name for name in COLUMNS if name in header or name not in LATER]
     return _csv([columns, *(row.text(columns) for row in sorted(rows, key=lambda row: row.key))])
+
+
+def used_columns(names: Iterable[str], rows: Iterable[RunColumns]) -> list[str]:
+    """Names of columns, without those of REALTIME where no row is of a rollout in real time."""
+    realtime = any(row.latency_s for row in rows)
+    return [name for name in names if realtime or name not in REALTIME]
 
 
 def canonical_sha256(rows: Iterable[EpisodeRow]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from geo4d_bench.errors import LedgerError
@@ -13,7 +13,7 @@ from geo4d_bench.rollout import leaderboard, workers
 from geo4d_bench.rollout.config import RolloutConfig, RolloutContext, config_type, prepare
 from geo4d_bench.rollout.leaderboard import Leaderboard
 from geo4d_bench.rollout.ledger import EpisodeRow, Ledger
-from geo4d_bench.runs import claim
+from geo4d_bench.runs import claim, read_run
 
 __all__ = ["Rollout", "RolloutConfig", "config_type", "run"]
 
@@ -67,9 +67,34 @@ def run(config: RolloutConfig) -> Rollout:
     context = prepare(config)
     warn_of_unseen_workspace(context.views.rig, *(context.settings["image_size"] or (config.height, config.width)))
     with held(config.folder):
+        context = with_latency(context)
         rows, made = play_missing(context, range(config.seed, config.seed + config.episodes))
         board = leaderboard.run(leaderboard.LeaderboardConfig((config.folder,), config.folder / "leaderboard.csv"))
     return Rollout(rows, made, board, config.folder)
+
+
+def with_latency(context: RolloutContext) -> RolloutContext:
+    """The same with a number for ``--realtime measured``: that of the run in the folder, so that a second call goes on
+    with it, or measured where there is none. The folder must be held."""
+    config = context.config
+    if config.realtime != "measured":
+        return context
+    before = read_run(config.folder)
+    if before is not None and "latency_s" in before["settings"]:
+        latency_s = float(before["settings"]["latency_s"])
+    else:
+        _require_opengl(context)
+        latency_s = workers.measure_latency_s(context)
+        print(f"a plan of {config.policy} takes {latency_s:g} s here (median of {workers.MEASURED_PLANS})")
+    return prepare(replace(config, realtime=latency_s, out=config.folder), context.factory)
+
+
+def _require_opengl(context: RolloutContext) -> None:
+    config = context.config
+    if config.cluster is None and (context.settings["image_size"] or config.video):
+        from geo4d_bench.rendering.opengl import require_opengl
+
+        require_opengl()
 
 
 def play_missing(context: RolloutContext, seeds: Iterable[int]) -> tuple[tuple[EpisodeRow, ...], int]:
@@ -83,10 +108,7 @@ def play_missing(context: RolloutContext, seeds: Iterable[int]) -> tuple[tuple[E
     finished = {row.seed for row in _present(ledger, run_id) if row.status != "crash"}
     missing = [seed for seed in seeds if seed not in finished]
     if missing:
-        if config.cluster is None and (context.settings["image_size"] or config.video):
-            from geo4d_bench.rendering.opengl import require_opengl
-
-            require_opengl()
+        _require_opengl(context)
         workers.play_all(context, missing)
     return ledger.read().rows, len(missing)
 

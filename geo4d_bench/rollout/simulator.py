@@ -35,7 +35,7 @@ class Record:
     Attributes:
         T_world_ee, opening_m: where the hand was, for each arm.
         commanded: T_world_ee asked for at each control step, for each arm.
-        plan_step: control step at which each chunk began.  plans: the chunks.
+        plan_step: control step of the observation that each chunk was planned from.  plans: the chunks.
         horizons: T_world_ee (N, 4, 4) of each arm, for each chunk: the whole plan that it is the beginning of.
     """
 
@@ -56,8 +56,12 @@ class Simulator:
         sensor: how the depth that policies see is measured; oracles' future frames stay true.
         rooms: that of each episode is drawn from this set; ``assets`` were made for it.
         calibration: by how many degrees and centimetres the cameras' poses are off that policies are told.
+        latency_s: how long the world goes on while a plan is made.
 
     Attributes:
+        late: that in control steps, rounded up.
+        stale_steps: of the episode, carried out while a newer plan was being made.  idle_steps: of these, those for
+            which the older plan had nothing left, so that the robot held still.
         told: T_world_cam (4, 4) of the episode's cameras, as policies are told.
         status: how the episode ended; None while it goes on.
     """
@@ -73,6 +77,7 @@ class Simulator:
         sensor: SensorName = "perfect",
         rooms: RoomsName = "fixed",
         calibration: tuple[float, float] = (0.0, 0.0),
+        latency_s: float = 0.0,
     ) -> None:
         self.task, self.split, self.views, self.assets = task, split, views, assets
         self.rooms, self.calibration = rooms, calibration
@@ -82,6 +87,7 @@ class Simulator:
             spec.id, spec.version, spec.arms, spec.language, spec.control_hz, spec.closed_below_m, assets.hand
         )
         self.max_steps = round(spec.max_seconds * spec.control_hz)
+        self.late = math.ceil(latency_s * spec.control_hz - 1e-6)
 
     def begin(self, seed: int) -> None:
         """Start the episode of a seed; its camera pair and its room never influence anything but what is seen."""
@@ -98,7 +104,7 @@ class Simulator:
             )
             for view, camera in zip("nm", self.cameras, strict=True)
         ]
-        self.control_steps = 0
+        self.control_steps = self.stale_steps = self.idle_steps = 0
         self.record = Record()
         self.status = None
         self._cameras_checked = False
@@ -106,7 +112,8 @@ class Simulator:
         self._scales: tuple[list[float], list[float]] = ([], [])
         self._seed = seed
         self.task.reset(seed, self.split)
-        self._commanded = self.task.ee_poses()
+        self._command = Command(self.task.ee_poses(), self.task.openings())
+        self._rest: list[Command] = []  # of the current plan, for the time that the next one takes to make
         self._expert = self.task.expert()
         self._remember()
 
@@ -123,10 +130,28 @@ class Simulator:
         told = [camera.T_world_cam for camera in self.cameras]
         return self._observation(frame, None if frame is None else frame.depth, told, both_poses)
 
+    @property
+    def clock_s(self) -> float:
+        """Seconds of simulated time since the episode began."""
+        return self.control_steps / self.task.spec.control_hz
+
+    def wait(self, after_step: Callable[[], None] | None = None) -> None:
+        """The time that a plan takes: the robot goes on with what is left of the one before, then holds still."""
+        for step in range(self.late):
+            if self.status is not None:
+                return
+            held = step >= len(self._rest)
+            self.stale_steps += 1
+            self.idle_steps += held
+            self._step(self._command if held else self._rest[step], after_step)
+
     def execute(
         self, chunk: ActionChunk, horizon: dict[str, Array] | None = None, after_step: Callable[[], None] | None = None
     ) -> None:
         """Carry out a chunk, or as much of it as there is before the episode ends; ActionError where it is unfit.
+
+        Where plans take time, waypoints that are past by now are left out, and what is to be done while the next plan
+        is made is left to :meth:`wait`.
 
         Args:
             chunk: what the policy asks for.
@@ -136,17 +161,14 @@ class Simulator:
         """
         spec = self.task.spec
         chunk.check(spec.arms, self.control_steps)
-        self.record.plan_step.append(self.control_steps)
+        self.record.plan_step.append(self.control_steps - self.late)
         self.record.plans.append(chunk)
         self.record.horizons.append(horizon or chunk.T_world_ee)
-        for command in commands(chunk, self._commanded, spec.control_hz):
-            self.task.step(command)
-            self.control_steps += 1
-            self._commanded = command.T_world_ee
-            self._remember(command)
-            self.status = self._judge()
-            if after_step is not None:
-                after_step()
+        made = commands(chunk, self._command.T_world_ee, spec.control_hz, self.late)
+        now = max(0, len(made) - self.late)
+        self._rest = made[now:]
+        for command in made[:now]:
+            self._step(command, after_step)
             if self.status is not None:
                 return
 
@@ -249,6 +271,15 @@ class Simulator:
             dt_s=dt_s,
         )
 
+    def _step(self, command: Command, after_step: Callable[[], None] | None) -> None:
+        self.task.step(command)
+        self.control_steps += 1
+        self._command = command
+        self._remember(command)
+        self.status = self._judge()
+        if after_step is not None:
+            after_step()
+
     def _judge(self) -> Status | None:
         if self.task.success()["task"]:
             return "success"
@@ -264,20 +295,26 @@ class Simulator:
                 self.record.commanded.setdefault(arm, []).append(command.T_world_ee[arm])
 
 
-def commands(chunk: ActionChunk, start: dict[str, Array], control_hz: float) -> list[Command]:
-    """A chunk as commands at control rate.
+def commands(chunk: ActionChunk, start: dict[str, Array], control_hz: float, past: int = 0) -> list[Command]:
+    """A chunk as commands at control rate, without its first ``past`` control steps.
 
-    Poses go from ``start`` (4, 4), the last commanded pose of each arm, through the waypoints: linear in position,
-    spherical in rotation. The fingers are commanded waypoint i's opening throughout the segment that leads to it.
+    Poses go from ``start`` (4, 4), the last commanded pose of each arm, through the waypoints that are not past: linear
+    in position, spherical in rotation. The fingers are commanded waypoint i's opening throughout the segment that leads
+    to it.
     """
-    times = {arm: chunk.dt_s * np.arange(len(T) + 1) for arm, T in chunk.T_world_ee.items()}
     number = len(next(iter(chunk.T_world_ee.values())))
     steps = max(1, round(number * chunk.dt_s * control_hz))
-    at = np.arange(1, steps + 1) / control_hz
+    if past >= steps:
+        return []
+    began = past / control_hz
+    due = chunk.dt_s * np.arange(1, number + 1)
+    ahead = due > began * (1 + 1e-9)
+    times = np.concatenate([[began], due[ahead]])
+    at = np.arange(past + 1, steps + 1) / control_hz
     # A small slack, so that a step that falls on a waypoint belongs to the segment before it.
     segment = [min(number, max(1, math.ceil(t / chunk.dt_s - 1e-6))) - 1 for t in at]
     paths = {
-        arm: interpolate_poses(times[arm], np.concatenate([start[arm][None], T]), at)
+        arm: interpolate_poses(times, np.concatenate([start[arm][None], T[ahead]]), at)
         for arm, T in chunk.T_world_ee.items()
     }
     return [
@@ -285,5 +322,5 @@ def commands(chunk: ActionChunk, start: dict[str, Array], control_hz: float) -> 
             {arm: paths[arm][k] for arm in paths},
             {arm: float(opening[segment[k]]) for arm, opening in chunk.opening_m.items()},
         )
-        for k in range(steps)
+        for k in range(len(at))
     ]

@@ -15,12 +15,15 @@ from geo4d_bench.geometry.rig import Rig, pair_geometry
 from geo4d_bench.geometry.room import draw_room
 from geo4d_bench.io import naming, write_atomic
 from geo4d_bench.pool import one_thread, run_jobs
+from geo4d_bench.rollout import episodes
 from geo4d_bench.rollout.config import SPLIT, RolloutConfig, RolloutContext, prepare
 from geo4d_bench.rollout.episodes import Episode, play
 from geo4d_bench.rollout.ledger import EpisodeRow, Ledger, RunColumns
 from geo4d_bench.rollout.recording import FILM_SIZE, trajectory_file
 from geo4d_bench.rollout.simulator import Simulator
 from geo4d_bench.tasks import Task
+
+MEASURED_PLANS = 10
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,15 @@ def play_all(context: RolloutContext, seeds: Sequence[int]) -> None:
                     bar.update()
     finally:
         _release_players()
+
+
+def measure_latency_s(context: RolloutContext) -> float:
+    """How long a plan takes on this machine, with nothing else running: the median of ``MEASURED_PLANS``."""
+    player = _Player(context)
+    try:
+        return episodes.measure_latency_s(context.config.seed, player.simulators[0], context.factory, MEASURED_PLANS)
+    finally:
+        player.close()
 
 
 def _write(config: RolloutConfig, ledger: Ledger, played: _Played) -> None:
@@ -98,7 +110,8 @@ class _Player:
         columns, settings = self.context.columns, self.context.settings
         calibration = columns.calibration_deg, columns.calibration_cm
         sensor, rooms = settings["sensor"], settings["rooms"]
-        return Simulator(task, SPLIT, self.context.views, self.assets, sensor, rooms, calibration)
+        views, latency_s = self.context.views, columns.latency_s
+        return Simulator(task, SPLIT, views, self.assets, sensor, rooms, calibration, latency_s)
 
     def play(self, seeds: Sequence[int]) -> list[_Played]:
         """The episodes of ``seeds``, side by side."""
@@ -113,8 +126,8 @@ class _Player:
         factory = self.context.factory
         torch_is_used = "torch" in sys.modules or factory.policy.needs_checkpoint
         with one_thread() if torch_is_used else nullcontext():
-            episodes = play(seeds, self.simulators[: len(seeds)], factory, self.film_renderer)
-            return [self._played(episode) for episode in episodes]
+            played = play(seeds, self.simulators[: len(seeds)], factory, self.film_renderer)
+            return [self._played(episode) for episode in played]
 
     def close(self) -> None:
         for renderer in (self.assets.renderer, self.film_renderer):
@@ -145,6 +158,7 @@ class _Player:
             height,
             self.context.views.training.target,
         )
+        steps, waited = max(simulator.control_steps, 1), simulator.late > 0
         return EpisodeRow(
             **vars(self.context.columns),
             **geometry._asdict(),
@@ -164,6 +178,9 @@ class _Player:
             generate_ms=episode.mean_ms("generate_ms"),
             track_ms=episode.mean_ms("track_ms"),
             commit=commit(),
+            stale_share=simulator.stale_steps / steps if waited else None,
+            idle_share=simulator.idle_steps / steps if waited else None,
+            plan_hz=episode.plans / steps * simulator.task.spec.control_hz if waited else None,
         )
 
 

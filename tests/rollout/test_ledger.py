@@ -36,7 +36,8 @@ def row(seed: int = 1000, **changes: object) -> EpisodeRow:
 def test_columns_are_the_published_ones() -> None:
     assert ",".join(COLUMNS) == (
         "run_id,settings,task,task_version,policy,generator,ablation,checkpoint,views,rig,rooms,camera_n,camera_m,view_angle_deg,elevation_deg,distance_m,fovy_deg,baseline_m,sensor,calibration_deg,calibration_cm,tracker,segmenter,"
-        "steps,split,seed,episode,status,success,phase,plans,control_steps,wall_s,generate_ms,track_ms,privileged,fingerprint,commit"
+        "steps,split,seed,episode,status,success,phase,plans,control_steps,wall_s,generate_ms,track_ms,privileged,fingerprint,commit,"
+        "latency_s,stale_share,idle_share,plan_hz"
     )
 
 

@@ -20,7 +20,7 @@ from geo4d_bench.rollout import leaderboard
 from geo4d_bench.rollout.config import RolloutConfig
 from geo4d_bench.rollout.episodes import play
 from geo4d_bench.rollout.leaderboard import LeaderboardConfig
-from geo4d_bench.rollout.ledger import COLUMNS, WALL_TIME_COLUMNS
+from geo4d_bench.rollout.ledger import COLUMNS, REALTIME, WALL_TIME_COLUMNS
 from geo4d_bench.rollout.rollout import Rollout, run
 from geo4d_bench.rollout.simulator import Simulator
 from geo4d_bench.rollout.views import resolve
@@ -166,7 +166,7 @@ def test_a_calibration_error_stands_in_rows_of_their_own(tmp_path: Path, monkeyp
 def test_what_a_rollout_leaves(tmp_path: Path) -> None:
     result = roll(tmp_path, episodes=1, video=True)
     with (tmp_path / "episodes.csv").open() as file:
-        assert tuple(next(csv.reader(file))) == COLUMNS
+        assert (*next(csv.reader(file)), *REALTIME) == COLUMNS
     assert (tmp_path / "leaderboard.csv").is_file()
     assert (tmp_path / "run.json").is_file()
     with np.load(tmp_path / "trajectories" / "1000.npz", allow_pickle=False) as saved:
