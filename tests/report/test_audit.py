@@ -43,7 +43,7 @@ def test_a_task_that_is_solved_without_looking_is_named(tmp_path: Path) -> None:
         "random": "not excluded: play 80 episodes or more",
     }
     assert found.warnings == [
-        "store_cereal-v1: replay succeeds in 7 of 20 episodes without looking: widen where things start"
+        "store_cereal-v1, fixed: replay succeeds in 7 of 20 episodes without looking: widen where things start"
     ]
     missing = dict(found.missing)
     assert len(missing) == 4

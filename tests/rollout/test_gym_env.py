@@ -131,6 +131,7 @@ def test_an_episode_shows_what_a_rollout_with_its_seed_sees(simulation: tasks.Ta
         if views != "novel":
             named = {camera.name: camera for camera in rig.cameras}
             played.cameras = (named["cam09"], named["cam03"])
+            played.told = [camera.T_world_cam for camera in played.cameras]
         simulation.restore(state)
         seen = played.observe(both_poses=True)
     np.testing.assert_array_equal(observation["rgb"], seen.rgb)
