@@ -11,14 +11,14 @@ import gymnasium
 
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.registry import Registry
-from geo4d_bench.tasks.apple_to_bin import AppleToBin
+from geo4d_bench.tasks.apple_to_bin import AppleToBin, AppleToBinV2
 from geo4d_bench.tasks.base import Command, Expert, TaskSpec
 from geo4d_bench.tasks.can_in_drawer import CanInDrawer
 from geo4d_bench.tasks.hang_mug import HangMug
 from geo4d_bench.tasks.robosuite_task import RobosuiteTask as Task
-from geo4d_bench.tasks.spatula_on_table import SpatulaOnTable
+from geo4d_bench.tasks.spatula_on_table import SpatulaOnTable, SpatulaOnTableV2
 from geo4d_bench.tasks.stack_blocks import StackBlocks
-from geo4d_bench.tasks.store_cereal import StoreCereal
+from geo4d_bench.tasks.store_cereal import StoreCereal, StoreCerealV2
 
 __all__ = ["TASKS", "Command", "Expert", "Task", "TaskSpec", "make", "names", "require_robosuite", "spec"]
 
@@ -28,18 +28,22 @@ TASKS: Registry[type[Task]] = Registry("task", group="geo4d_bench.tasks")
 
 
 def register(task: type[Task]) -> None:
-    """Make a task known under its id, and to Gymnasium as ``geo4d/<ClassName>-<version>``; duplicates are refused."""
-    TASKS.register(task.spec.id, task)
+    """Make a task known under its name, and to Gymnasium as ``geo4d/<ClassName>-<version>``; duplicates are refused.
+
+    A later version, ``StoreCerealV2``, is ``store_cereal-v2`` and ``geo4d/StoreCereal-v2``.
+    """
+    TASKS.register(task.spec.name, task)
+    version = task.spec.version
     gymnasium.register(
-        id=f"geo4d/{task.__name__}-{task.spec.version}",
+        id=f"geo4d/{task.__name__.removesuffix(version.upper())}-{version}",
         entry_point="geo4d_bench.rollout.gym_env:TaskEnv",
         max_episode_steps=round(task.spec.max_seconds * task.spec.control_hz),
-        kwargs={"task": task.spec.id},
+        kwargs={"task": task.spec.name},
     )
 
 
 def names() -> list[str]:
-    """The ids of all tasks, sorted."""
+    """The names of all tasks, versions after the first among them, sorted."""
     return list(TASKS)
 
 
@@ -80,5 +84,8 @@ def _task(id: str) -> type[Task]:
     return TASKS.get(id)
 
 
-for _each in (AppleToBin, CanInDrawer, StoreCereal, HangMug, SpatulaOnTable, StackBlocks):
+for _each in (
+    AppleToBin, AppleToBinV2, CanInDrawer, StoreCereal, StoreCerealV2, HangMug, SpatulaOnTable, SpatulaOnTableV2,
+    StackBlocks,
+):  # fmt: skip
     register(_each)

@@ -145,6 +145,16 @@ class AppleToBin(RobosuiteTask):
         return ()
 
 
+class AppleToBinV2(AppleToBin):
+    """The same from starts so wide that no motion that is played without looking takes the apple."""
+
+    spec = SPEC.widened(
+        "v2",
+        bowl={"x_m": (-0.12, 0.12), "y_m": (0.19, 0.30)},
+        bin={"x_m": (-0.12, 0.12), "y_m": (-0.30, -0.19)},
+    )
+
+
 # ---------------------------------------------------------------- the expert
 
 GRASP_UP_M = 0.004  # of the grip site above the apple's centre; the pads reach from 4 mm below it to 12 mm above

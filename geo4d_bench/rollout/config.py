@@ -134,7 +134,7 @@ def prepare(config: RolloutConfig) -> RolloutContext:
     policy = factory.policy
     options = dataclasses.asdict(config.options or policy.Options())
     shared: dict[str, Any] = {
-        "task": config.task,
+        "task": spec.id,
         "task_version": spec.version,
         "policy": policy.name,
         "generator": factory.generator,
@@ -157,7 +157,7 @@ def prepare(config: RolloutConfig) -> RolloutContext:
         "image_size": list(factory.image_size or (config.height, config.width)) if policy.needs_images else None,
     }
     if shared["segmenter"]:
-        settings["segmenter_version"] = SEGMENTERS.get(shared["segmenter"]).version(config.task)
+        settings["segmenter_version"] = SEGMENTERS.get(shared["segmenter"]).version(spec.id)
     columns = RunColumns(
         **shared,
         views=views.name,

@@ -105,12 +105,12 @@ class Leaderboard:
     def notes(self) -> list[str]:
         """What a reader must know: runs left out, and missing floor or ceiling rows."""
         notes = [*self.methods, *self.unranked, *self.unfinished, *self._like_random()]
-        for key in sorted({(row.task, row.views, row.rig, row.rooms) for row in self.rows}):
-            there = {row.policy for row in self.rows if (row.task, row.views, row.rig, row.rooms) == key}
+        for key in sorted({_place(row) for row in self.rows}):
+            there = {row.policy for row in self.rows if _place(row) == key}
             missing = [policy for policy in FLOOR_AND_CEILING if policy not in there]
             if missing and len(there) > 1:
                 notes.append(
-                    f"no {' and no '.join(missing)} row on {key[1]} views: the board lacks its floor or ceiling"
+                    f"no {' and no '.join(missing)} row on {key[2]} views: the board lacks its floor or ceiling"
                 )
         return notes
 
