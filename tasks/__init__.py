@@ -20,7 +20,7 @@ from geo4d_bench.tasks.spatula_on_table import SpatulaOnTable, SpatulaOnTableV2
 from geo4d_bench.tasks.stack_blocks import StackBlocks
 from geo4d_bench.tasks.store_cereal import StoreCereal, StoreCerealV2
 
-__all__ = ["TASKS", "Command", "Expert", "Task", "TaskSpec", "make", "names", "require_robosuite", "spec"]
+__all__ = ["TASKS", "Command", "Expert", "Task", "TaskSpec", "make", "names", "require_robosuite", "spec", "task_class"]
 
 ROBOSUITE = "1.5.2"
 
@@ -49,7 +49,7 @@ def names() -> list[str]:
 
 def spec(id: str) -> TaskSpec:
     """The spec of ``store_cereal`` or ``store_cereal-v1``, without importing robosuite; UnknownNameError."""
-    return _task(id).spec
+    return task_class(id).spec
 
 
 def make(id: str) -> Task:
@@ -58,7 +58,7 @@ def make(id: str) -> Task:
     Raises:
         UnknownNameError: no such task.  ConfigError: robosuite is not installed.
     """
-    task = _task(id)
+    task = task_class(id)
     require_robosuite()
     return task()
 
@@ -76,7 +76,8 @@ def require_robosuite() -> None:
         )
 
 
-def _task(id: str) -> type[Task]:
+def task_class(id: str) -> type[Task]:
+    """The class of ``store_cereal`` or ``store_cereal-v1``; UnknownNameError."""
     if id not in TASKS:
         for name in TASKS:
             if id.startswith(f"{name}-") and TASKS.get(name).spec.key == id:

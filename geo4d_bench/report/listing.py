@@ -84,8 +84,10 @@ def run(config: TasksConfig) -> Listing:
     Raises:
         UnknownNameError: no such task.  SceneError: this machine cannot render.
     """
-    specs = tuple(tasks.spec(name) for name in ([config.task] if config.task else tasks.names()))
-    scenes = tuple(spec for spec in specs if spec.name == spec.id) or specs  # which later versions share
+    chosen = [config.task] if config.task else tasks.names()
+    specs = tuple(map(tasks.spec, chosen))
+    # Later versions look like the first.
+    scenes = tuple(spec for name, spec in zip(chosen, specs, strict=True) if name == spec.id) or specs
     draws = ((_preview, scenes, config.preview), (_rooms, scenes, config.rooms), (_spawn_map, specs, config.spawns))
     if any(path is not None for *_, path in draws):
         from geo4d_bench.rendering.opengl import require_opengl
