@@ -146,7 +146,7 @@ class AppleToBin(RobosuiteTask):
 
 
 class AppleToBinV2(AppleToBin):
-    """The same from starts so wide that no motion that is played without looking takes the apple."""
+    """The same from starts so wide that hardly any motion that is played without looking takes the apple."""
 
     spec = SPEC.widened(
         "v2",

@@ -153,7 +153,7 @@ class SpatulaOnTable(RobosuiteTask):
 
 
 class SpatulaOnTableV2(SpatulaOnTable):
-    """The same from starts so wide that no motion that is played without looking takes the spatula."""
+    """The same from starts so wide that hardly any motion that is played without looking takes the spatula."""
 
     spec = SPEC.widened("v2", crock={"x_m": (-0.07, 0.08), "y_m": (-0.25, -0.06)})
 

@@ -170,7 +170,7 @@ class StoreCereal(RobosuiteTask):
 
 
 class StoreCerealV2(StoreCereal):
-    """The same from starts so wide that no motion that is played without looking stores the box.
+    """The same from starts so wide that hardly any motion that is played without looking stores the box.
 
     The arm stands nearer, to reach all of them.
     """
