@@ -46,7 +46,7 @@ def make_episode(folder: Path, settings: Settings, index: int) -> str:
     from geo4d_bench.datagen.collect import collect
     from geo4d_bench.datagen.render import render_episode
 
-    tools = _tools(settings.task, settings.height, settings.width, settings.max_depth_m, settings.rooms)
+    tools = _tools(settings.task_name, settings.height, settings.width, settings.max_depth_m, settings.rooms)
     path = folder / EPISODES / episode_name(index)
     split: Split = "eval" if settings.split == "eval" else "train"
     disturbed = is_disturbed(index, settings.disturbed_share)
@@ -77,7 +77,7 @@ def restore_scene(folder: Path, manifest: Manifest) -> None:
         DatasetError: the scene that this machine packs is not the one that the episodes name.
     """
     settings = manifest.settings
-    tools = _tools(settings.task, settings.height, settings.width, settings.max_depth_m, settings.rooms)
+    tools = _tools(settings.task_name, settings.height, settings.width, settings.max_depth_m, settings.rooms)
     lost = {e.scene for e in manifest.episodes if not (folder / SCENES / f"{e.scene}.zip").is_file()}
     if lost - {tools.scene_sha256}:
         raise DatasetError(

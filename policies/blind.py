@@ -136,7 +136,7 @@ class MadeOfDemonstrations(Policy):
         if made.split != "train":
             raise DatasetError(
                 f"{options.checkpoint}: its episodes are of the '{made.split}' split, on which policies are judged; "
-                f"name what 'geo4d-bench datagen --task {made.task}' makes with --checkpoint"
+                f"name what 'geo4d-bench datagen --task {made.task_name}' makes with --checkpoint"
             )
         found = [episode.trajectory for episode in dataset.episodes]
         calm = [trajectory for trajectory in found if not trajectory.disturbances]

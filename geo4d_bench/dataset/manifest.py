@@ -25,6 +25,7 @@ from geo4d_bench.geometry.camera import Camera, Lens, ViewSplit
 from geo4d_bench.geometry.rig import AnyRig, DrawnRig, Rig, Shell
 from geo4d_bench.geometry.room import Room, RoomsName, draw_room
 from geo4d_bench.io import atomic, read_json
+from geo4d_bench.registry import task_name
 
 _LARGEST_BYTES = 2**28
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, regex_engine="python-re")
@@ -133,6 +134,11 @@ class Settings:
     rendered_from: _Text = ""
     views: Views = "all"
     rooms: RoomsName = "fixed"
+
+    @property
+    def task_name(self) -> str:
+        """What ``--task`` calls it: ``store_cereal``, ``store_cereal-v2``."""
+        return task_name(self.task, self.version)
 
     def cameras(self, seed: int) -> tuple[Camera, ...]:
         """The cameras whose images the episode with a seed has; the same for every seed unless the rig is drawn for

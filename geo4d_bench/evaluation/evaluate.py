@@ -170,7 +170,7 @@ def _evaluate(scorer: _Scorer, out: Path) -> pd.DataFrame:
     windows = store.frame(config.keys)
     metrics, frames = by_source(windows, store, scorer.extracting), by_frame(windows, contender.dt_s)
     columns = {
-        "name": contender.name, "task": f"{scorer.task}-{dataset.manifest.settings.version}",
+        "name": contender.name, "task": f"{dataset.manifest.settings.task}-{dataset.manifest.settings.version}",
         "generator": contender.generator, "checkpoint": contender.sha256,
         "calibrated": contender.calibrated, "ablation": contender.ablation, "sensor": contender.sensor,
         "steps": contender.steps, "second_views": config.second_views, "tracker": config.tracker,
@@ -210,7 +210,7 @@ class _Scorer:
 
         self.config = config
         self.dataset = dataset = config.open(config.allow_train_data)
-        self.task = dataset.manifest.settings.task
+        self.task = dataset.manifest.settings.task_name
         self.contender = c = (
             StoredPredictions(config.predictions)
             if config.predictions is not None

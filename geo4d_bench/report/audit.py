@@ -20,6 +20,7 @@ from geo4d_bench.dataset.schema import MANIFEST
 from geo4d_bench.errors import DatasetError, LedgerError
 from geo4d_bench.evaluation import statistics
 from geo4d_bench.io import write_atomic
+from geo4d_bench.registry import task_name
 from geo4d_bench.report.tables import markdown
 from geo4d_bench.rollout import leaderboard, trainings
 from geo4d_bench.rollout.leaderboard import WITHOUT_EYES
@@ -191,7 +192,7 @@ def _shortcuts(runs: Sequence[Rows]) -> Section:
         section.missing += [
             (
                 f"{policy} on {task}",
-                f"geo4d-bench rollout --task {scenes[0]} --policy {policy} --episodes {_ENOUGH}",
+                f"geo4d-bench rollout --task {task_name(*scenes[:2])} --policy {policy} --episodes {_ENOUGH}",
             )
             for policy in WITHOUT_EYES
             if policy not in there
@@ -324,8 +325,8 @@ def _again(row: EpisodeRow, seed: int, views: str = "") -> str:
     sensor = "" if row.sensor == "perfect" else f" --sensor {row.sensor}"
     steps = f" --steps {row.steps}" if row.steps else ""
     return (
-        f"geo4d-bench rollout --task {row.task} --policy {row.policy} --views {views or row.views} --rig {row.rig} "
-        f"--seed {seed}{sensor}{steps} --checkpoint FOLDER --out FOLDER"
+        f"geo4d-bench rollout --task {task_name(row.task, row.task_version)} --policy {row.policy} "
+        f"--views {views or row.views} --rig {row.rig} --seed {seed}{sensor}{steps} --checkpoint FOLDER --out FOLDER"
     )
 
 

@@ -158,7 +158,7 @@ def compute(paths: Sequence[Path], out: Path, task: str | None = None) -> Curves
         return None
     table = pd.concat(tables, ignore_index=True)
     if task is not None:
-        table = table[table["task"].str.startswith(f"{task}-") | (table["task"] == UNKNOWN)]
+        table = table[(table["task"] + "-").str.startswith(f"{task}-") | (table["task"] == UNKNOWN)]
     curves, halving = [], []
     for key, axis, group in _groups(table, notes):
         for measure, sign in WORSE.items():

@@ -69,13 +69,13 @@ class Listing:
         for spec in self.tasks:
             arms = f"{len(spec.arms)} arm{'s' if len(spec.arms) > 1 else ''}"
             lines.append(
-                f"  {spec.id} {spec.version}  ({arms}, {spec.control_hz:g} Hz, at most {spec.max_seconds:g} s)"
+                f"  {spec.name}  ({spec.version}, {arms}, {spec.control_hz:g} Hz, at most {spec.max_seconds:g} s)"
             )
             lines += [f"    {spec.language}", f"    phases: {' → '.join(spec.phases)}"]
         protocol = next(rig for rig in self.rigs if isinstance(rig, Rig) and rig.views("seen"))
         lines += ["rigs", *(f"  {_described(rig, protocol)}" for rig in self.rigs)]
         lines += [f"picture: {path}" for path in self.pictures]
-        return "\n".join([*lines, f"next: geo4d-bench datagen --task {self.tasks[0].id}"])
+        return "\n".join([*lines, f"next: geo4d-bench datagen --task {self.tasks[0].name}"])
 
 
 def run(config: TasksConfig) -> Listing:
@@ -84,16 +84,19 @@ def run(config: TasksConfig) -> Listing:
     Raises:
         UnknownNameError: no such task.  SceneError: this machine cannot render.
     """
-    specs = tuple(tasks.spec(name) for name in ([config.task] if config.task else tasks.names()))
-    draws = ((_preview, config.preview), (_rooms, config.rooms), (_spawn_map, config.spawns))
-    if any(path is not None for _, path in draws):
+    chosen = [config.task] if config.task else tasks.names()
+    specs = tuple(map(tasks.spec, chosen))
+    # Later versions look like the first.
+    scenes = tuple(spec for name, spec in zip(chosen, specs, strict=True) if name == spec.id) or specs
+    draws = ((_preview, scenes, config.preview), (_rooms, scenes, config.rooms), (_spawn_map, specs, config.spawns))
+    if any(path is not None for *_, path in draws):
         from geo4d_bench.rendering.opengl import require_opengl
 
         require_opengl()
     pictures = []
-    for draw, path in draws:
+    for draw, shown, path in draws:
         if path is not None:
-            draw(specs, path)
+            draw(shown, path)
             pictures.append(path)
     return Listing(specs, tuple(played_rig(name, specs[0].workspace) for name in (*RIGS, *PROTOCOLS)), tuple(pictures))
 
@@ -129,7 +132,7 @@ def _preview(specs: Sequence[TaskSpec], path: Path) -> None:
     cameras: tuple[Camera, ...] = ()
     for spec in tqdm(specs, desc="preview", unit="task"):
         cameras = make_rig(PREVIEW_RIG, spec.workspace).episode(spec.key, "train", 0).cameras
-        images.append(_first_images(tasks.make(spec.id), cameras, PREVIEW_SIZE))
+        images.append(_first_images(tasks.make(spec.name), cameras, PREVIEW_SIZE))
     titles = [f"{spec.id}:  {spec.language}" for spec in specs]
     task_sheet(titles, np.stack(images), [(f"{c.name} {c.split}", c.split) for c in cameras], path)
 
@@ -141,7 +144,8 @@ def _rooms(specs: Sequence[TaskSpec], path: Path) -> None:
 
     images: list[Image] = []
     for spec in tqdm(specs, desc="rooms", unit="task"):
-        task, cameras = tasks.make(spec.id), make_rig(PREVIEW_RIG, spec.workspace).episode(spec.key, "train", 0).cameras
+        task = tasks.make(spec.name)
+        cameras = make_rig(PREVIEW_RIG, spec.workspace).episode(spec.key, "train", 0).cameras
         row = []
         for rooms, episodes in ROOM_EPISODES.items():
             with Renderer(make_assets(task, rooms).scene, *ROOM_SIZE, quality=True) as renderer:
@@ -170,7 +174,7 @@ def _spawn_map(specs: Sequence[TaskSpec], path: Path) -> None:
 
 
 def _spawn_panel(ax: Any, spec: TaskSpec) -> None:
-    task = tasks.make(spec.id)
+    task = tasks.make(spec.name)
     starts = []
     for seed in range(SPAWN_EPISODES):
         task.reset(seed, "train")

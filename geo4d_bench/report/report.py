@@ -11,6 +11,7 @@ from pathlib import Path
 from geo4d_bench import __version__
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.io import write_atomic
+from geo4d_bench.registry import task_name
 from geo4d_bench.report import curves, rollouts, sections
 from geo4d_bench.report.sections import Gap, Page
 from geo4d_bench.rollout import leaderboard
@@ -66,7 +67,9 @@ def run(config: ReportConfig) -> Report:
     page = Page(config.task, config.out or runs / "report")
     page.out.mkdir(parents=True, exist_ok=True)
     episodes = leaderboard.read_all(leaderboard.find_ledgers(runs))
-    rows = {row: path for row, path in episodes.items() if row.task == config.task}
+    rows = {
+        row: path for row, path in episodes.items() if config.task in (row.task, task_name(row.task, row.task_version))
+    }
     board = rollouts.add_rollouts(page, rows)
     rollouts.add_trajectories(page, rows)
     sections.add_evaluations(page, runs)

@@ -27,6 +27,7 @@ from geo4d_bench.errors import ConfigError
 from geo4d_bench.evaluation.statistics import wilson
 from geo4d_bench.evaluation.summary import with_interval
 from geo4d_bench.io import write_atomic
+from geo4d_bench.registry import task_name
 from geo4d_bench.rollout.leaderboard import failed_after, phase_counts
 from geo4d_bench.rollout.ledger import EpisodeRow, Ledger
 
@@ -119,7 +120,7 @@ def _files(page: Path, pattern: str) -> list[Path]:
 
 def _name(path: Path) -> str:
     row = _rows(path)[0]
-    return f"`{row.task}`, `{row.policy}`"
+    return f"`{task_name(row.task, row.task_version)}`, `{row.policy}`"
 
 
 def _rows(path: Path) -> tuple[EpisodeRow, ...]:

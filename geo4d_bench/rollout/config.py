@@ -152,7 +152,7 @@ def prepare(config: RolloutConfig, factory: PolicyFactory | None = None) -> Roll
     policy = factory.policy
     options = dataclasses.asdict(config.options or policy.Options())
     shared: dict[str, Any] = {
-        "task": config.task,
+        "task": spec.id,
         "task_version": spec.version,
         "policy": ", ".join([policy.name, *([STAGES[config.replacement].words] if config.replacement else [])]),
         "generator": factory.generator,
@@ -175,7 +175,7 @@ def prepare(config: RolloutConfig, factory: PolicyFactory | None = None) -> Roll
         "image_size": list(factory.image_size or (config.height, config.width)) if policy.needs_images else None,
     }
     if shared["segmenter"]:
-        settings["segmenter_version"] = SEGMENTERS.get(shared["segmenter"]).version(config.task)
+        settings["segmenter_version"] = SEGMENTERS.get(shared["segmenter"]).version(spec.id)
     if factory.fast_checkpoint_sha256:
         settings["fast_checkpoint"] = factory.fast_checkpoint_sha256
     late = 0 if config.realtime == "measured" else math.ceil(config.realtime * spec.control_hz - 1e-6)

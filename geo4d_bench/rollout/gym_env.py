@@ -145,7 +145,7 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
     def simulation(self) -> Task:
         """The running simulation, for experts and oracles: it knows where the objects are."""
         if self._simulation is None:
-            self._simulation = tasks.make(self._task_spec.id)
+            self._simulation = tasks.make(self._task_spec.name)
         return self._simulation
 
     def reset(

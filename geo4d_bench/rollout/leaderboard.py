@@ -122,12 +122,12 @@ class Leaderboard:
             for row in self.rows
             if row.idle_share == 1
         ]
-        for key in sorted({(row.task, row.views, row.rig, row.rooms) for row in self.rows}):
-            there = {row.policy for row in self.rows if (row.task, row.views, row.rig, row.rooms) == key}
+        for key in sorted({_place(row) for row in self.rows}):
+            there = {row.policy for row in self.rows if _place(row) == key}
             missing = [policy for policy in FLOOR_AND_CEILING if policy not in there]
             if missing and len(there) > 1:
                 notes.append(
-                    f"no {' and no '.join(missing)} row on {key[1]} views: the board lacks its floor or ceiling"
+                    f"no {' and no '.join(missing)} row on {key[2]} views: the board lacks its floor or ceiling"
                 )
         return notes
 

@@ -30,7 +30,8 @@ CONTACT_M = 0.004
 SEEDS = [(split, seed) for split in ("train", "eval") for seed in range(5000, 5006)]
 
 
-@pytest.fixture(scope="module", params=tasks.names())
+# Later versions differ from the first in where things start: test_versions.py.
+@pytest.fixture(scope="module", params=[name for name in tasks.names() if name == tasks.spec(name).id])
 def task(request: pytest.FixtureRequest) -> RobosuiteTask:
     made = tasks.make(request.param)
     assert isinstance(made, RobosuiteTask)
