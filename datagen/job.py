@@ -25,6 +25,7 @@ from geo4d_bench.dataset.manifest import (
 from geo4d_bench.dataset.rescan import rescan as rescan_files
 from geo4d_bench.dataset.schema import EPISODES, MANIFEST, Pixels, episode_name, require_storable
 from geo4d_bench.errors import DatasetError
+from geo4d_bench.geometry.room import RoomsName, draw_room
 from geo4d_bench.io import held
 from geo4d_bench.options import Count, Positive, Processes, check_ranges
 from geo4d_bench.pool import run_jobs
@@ -47,6 +48,8 @@ class DatagenConfig:
     rig: str = "hemisphere16"
     """Cameras: hemisphere16, random16, wide16, wide32, wide64 (drawn anew for every episode), orbit or a rig's file
     (docs/rigs.md)."""
+    rooms: RoomsName = "fixed"
+    """Rooms about the work: fixed, or drawn anew for every episode, varied (to train) or held_out (docs/rooms.md)."""
     height: Pixels = 64
     """Image height in pixels."""
     width: Pixels = 80
@@ -64,7 +67,7 @@ class DatagenConfig:
     disturbed_share: Annotated[float, Field(ge=0, le=1)] = 0.3
     """Share of the episodes in which the hand or object is disturbed once and the expert recovers."""
     out: Path | None = None
-    """Folder; default data/<task>, or data/<task>_eval for the eval split."""
+    """Folder; default data/<task>, with _<rooms> unless they are fixed, and _eval for the eval split."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -108,13 +111,14 @@ def run(config: DatagenConfig) -> DatagenResult:
 
     Raises:
         ConfigError: an option is out of range.
-        UnknownNameError: the task or rig is not registered.
+        UnknownNameError: there is no such task, rig or set of rooms.
         DatasetError: the folder holds a dataset with other settings, or cannot be written.
         SceneError: no OpenGL draws here.
         WorkerError: the system ended a worker process.
         SceneError: a camera sees nothing.
     """
-    folder = config.out or Path("data") / (config.task if config.split == "train" else f"{config.task}_eval")
+    rooms = "" if config.rooms == "fixed" else f"_{config.rooms}"
+    folder = config.out or Path("data") / (config.task + rooms + ("" if config.split == "train" else "_eval"))
     return make_dataset(folder, settings_of(config), config.episodes, config.workers, config.cluster)
 
 
@@ -172,6 +176,7 @@ def settings_of(config: DatagenConfig) -> Settings:
     spec = tasks.spec(config.task)
     frame_steps(1, spec.control_hz, config.video_hz)
     rig = make_rig(config.rig, spec.workspace)
+    draw_room(config.rooms, spec.key, config.split, config.seed)  # no such set is an error before any work
     warn_of_unseen_workspace(rig, config.height, config.width)
     return Settings(
         task=spec.id,
@@ -191,6 +196,7 @@ def settings_of(config: DatagenConfig) -> Settings:
         fingerprint=fingerprint(),
         commit=commit(),
         views=config.views,
+        rooms=config.rooms,
     )
 
 

@@ -18,6 +18,7 @@ from geo4d_bench.dataset.manifest import EpisodeEntry, Settings, Views, file_sha
 from geo4d_bench.dataset.reader import EpisodeFile
 from geo4d_bench.dataset.schema import EPISODES, SCENES, Pixels, require_storable
 from geo4d_bench.errors import ConfigError, DatasetError
+from geo4d_bench.geometry.room import RoomsName
 from geo4d_bench.io import held, write_atomic
 from geo4d_bench.options import Positive, Processes, check_ranges
 
@@ -32,6 +33,8 @@ class RenderConfig:
     """Folder of the new dataset, whole in itself."""
     rig: str | None = None
     """Cameras: hemisphere16, random16, orbit or a rig's file (docs/rigs.md); default those of the dataset."""
+    rooms: RoomsName | None = None
+    """Rooms: fixed, varied or held_out (docs/rooms.md); default those of the dataset."""
     height: Pixels | None = None
     """Image height in pixels; default the dataset's."""
     width: Pixels | None = None
@@ -86,7 +89,7 @@ def render_dataset(
 ) -> RenderResult:
     """:func:`run` for settings that no option names, for example a rig that was made in Python.
 
-    Only rig, size, depth limit, ``video_hz`` and ``views`` may differ from the source's settings.
+    Only rig, rooms, size, depth limit, ``video_hz`` and ``views`` may differ from the source's settings.
     """
     from geo4d_bench.datagen.render import scene_renderer
 
@@ -125,7 +128,7 @@ def _settings(config: RenderConfig, source: Settings) -> Settings:
     from geo4d_bench.fingerprint import commit, fingerprint
     from geo4d_bench.tasks.rigs import make_rig, warn_of_unseen_workspace
 
-    options = {name: getattr(config, name) for name in ("height", "width", "video_hz")}
+    options = {name: getattr(config, name) for name in ("rooms", "height", "width", "video_hz")}
     changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if config.rig is not None:
         changes["rig"] = make_rig(config.rig, tasks.spec(f"{source.task}-{source.version}").workspace)
@@ -147,6 +150,7 @@ def _render(data: Path, out: Path, settings: Settings, entry: EpisodeEntry) -> s
             raise DatasetError(f"{path}: differs from the manifest's sha256; run 'geo4d-bench verify {data}'")
         renderer = renderer_of(data / SCENES / f"{entry.scene}.zip", settings)
         if renderer is not None:
-            renderer.require_sight(episode.trajectory.states[0], settings.cameras(entry.seed))
+            start = episode.trajectory.states[0]
+            renderer.require_sight(start, settings.cameras(entry.seed), settings.room(entry.seed))
         render_episode(out / EPISODES / entry.file, episode.trajectory, renderer, settings, episode.attrs["notes"])
     return entry.file

@@ -15,8 +15,9 @@ from geo4d_bench.dataset.manifest import Settings
 from geo4d_bench.dataset.types import Trajectory
 from geo4d_bench.dataset.writer import Frame, write_episode
 from geo4d_bench.errors import ConfigError
+from geo4d_bench.geometry.room import RoomsName
 from geo4d_bench.rendering.renderer import Renderer
-from geo4d_bench.rendering.scene import load_scene
+from geo4d_bench.rendering.rooms import load_scene_for
 
 # Mesa's software renderer reads this when a process makes its first context. Threads of its own cost more than they
 # bring at these sizes (4.7 s an episode of 128 x 160 with two, 3.8 s without), and every worker has a core to itself.
@@ -35,14 +36,14 @@ def renderer_of(scene: Path, settings: Settings) -> Renderer | None:
     """What draws a packed scene as a dataset's settings say; None where it has no views."""
     if settings.views == "none":
         return None
-    return scene_renderer(scene, settings.height, settings.width, settings.max_depth_m)
+    return scene_renderer(scene, settings.height, settings.width, settings.max_depth_m, settings.rooms)
 
 
 @functools.lru_cache(maxsize=1)
-def scene_renderer(scene: Path, height: int, width: int, max_depth_m: float) -> Renderer:
+def scene_renderer(scene: Path, height: int, width: int, max_depth_m: float, rooms: RoomsName) -> Renderer:
     """The renderer of a packed scene; a process keeps the last one, since most datasets have one scene.
     ``scene_renderer.cache_clear()`` frees its OpenGL context."""
-    return Renderer(load_scene(scene), height, width, max_depth_m=max_depth_m)
+    return Renderer(load_scene_for(scene, rooms), height, width, max_depth_m=max_depth_m)
 
 
 def render_episode(
@@ -58,11 +59,14 @@ def render_episode(
         SceneError: the states do not fit the renderer's scene, or a camera does not stand where it was asked to.
     """
     steps = frame_steps(len(trajectory.time), trajectory.control_hz, settings.video_hz)
-    cameras = settings.cameras(trajectory.seed)
+    cameras, room = settings.cameras(trajectory.seed), settings.room(trajectory.seed)
+    notes = {name: value for name, value in notes.items() if name != "rooms"}
+    if room is not None:
+        notes["rooms"] = settings.rooms
     frames: Iterator[Frame] = iter(())
     if renderer is not None:
         states = (trajectory.states[step] for step in steps)
-        drawn = (renderer.render(state, cameras, check=index == 0) for index, state in enumerate(states))
+        drawn = (renderer.render(state, cameras, check=index == 0, room=room) for index, state in enumerate(states))
         frames = ((frame.rgb, frame.depth, frame.seg) for frame in drawn)
     write_episode(
         path,

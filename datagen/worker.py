@@ -12,6 +12,7 @@ from geo4d_bench.dataset.hands import save_hand
 from geo4d_bench.dataset.manifest import EpisodeEntry, Manifest, Settings
 from geo4d_bench.dataset.schema import EPISODES, HANDS, SCENES, episode_name
 from geo4d_bench.errors import DatasetError
+from geo4d_bench.geometry.room import RoomsName
 from geo4d_bench.io import write_atomic
 from geo4d_bench.seeding import Split
 
@@ -45,13 +46,14 @@ def make_episode(folder: Path, settings: Settings, index: int) -> str:
     from geo4d_bench.datagen.collect import collect
     from geo4d_bench.datagen.render import render_episode
 
-    tools = _tools(settings.task, settings.height, settings.width, settings.max_depth_m)
+    tools = _tools(settings.task_name, settings.height, settings.width, settings.max_depth_m, settings.rooms)
     path = folder / EPISODES / episode_name(index)
     split: Split = "eval" if settings.split == "eval" else "train"
     disturbed = is_disturbed(index, settings.disturbed_share)
     renderer = tools.renderer if settings.views == "all" else None
     if renderer is not None:
-        renderer.require_sight(tools.start, settings.cameras(episode_seeds(settings.seed, index)[0]))
+        first = episode_seeds(settings.seed, index)[0]
+        renderer.require_sight(tools.start, settings.cameras(first), settings.room(first))
     failed: list[tuple[int, str]] = []
     for seed in episode_seeds(settings.seed, index):
         found = collect(tools.task, seed, split, disturbed=disturbed, scene=tools.scene_sha256)
@@ -75,7 +77,7 @@ def restore_scene(folder: Path, manifest: Manifest) -> None:
         DatasetError: the scene that this machine packs is not the one that the episodes name.
     """
     settings = manifest.settings
-    tools = _tools(settings.task, settings.height, settings.width, settings.max_depth_m)
+    tools = _tools(settings.task_name, settings.height, settings.width, settings.max_depth_m, settings.rooms)
     lost = {e.scene for e in manifest.episodes if not (folder / SCENES / f"{e.scene}.zip").is_file()}
     if lost - {tools.scene_sha256}:
         raise DatasetError(
@@ -98,7 +100,7 @@ def require_own_seed(folder: Path, entry: EpisodeEntry, settings: Settings) -> N
 class _Tools:
     """What serves all episodes of a process: a task's simulation, its packed scene, the hands, and what draws them."""
 
-    def __init__(self, task_id: str, height: int, width: int, max_depth_m: float) -> None:
+    def __init__(self, task_id: str, height: int, width: int, max_depth_m: float, rooms: RoomsName) -> None:
         from geo4d_bench import tasks
         from geo4d_bench.rendering.hand import hand_model
         from geo4d_bench.rendering.scene import load_scene, pack_scene
@@ -108,17 +110,18 @@ class _Tools:
         self.start = self.task.physics_state()
         self.packed_scene = pack_scene(self.task.scene_xml(), arms=self.task.spec.arms)
         self.scene_sha256 = hashlib.sha256(self.packed_scene).hexdigest()
-        self.scene = load_scene(self.packed_scene)
-        self.hands = {arm: hand_model(self.scene, arm) for arm in self.task.spec.arms}
-        self._image = (height, width, max_depth_m)
+        scene = load_scene(self.packed_scene)
+        self.hands = {arm: hand_model(scene, arm) for arm in self.task.spec.arms}
+        self._image, self._rooms = (height, width, max_depth_m), rooms
 
     @functools.cached_property
     def renderer(self) -> Renderer:
         """Made where images are, for it needs OpenGL."""
         from geo4d_bench.rendering.renderer import Renderer
+        from geo4d_bench.rendering.rooms import load_scene_for
 
         height, width, max_depth_m = self._image
-        return Renderer(self.scene, height, width, max_depth_m=max_depth_m)
+        return Renderer(load_scene_for(self.packed_scene, self._rooms), height, width, max_depth_m=max_depth_m)
 
     def save_shared(self, folder: Path) -> None:
         """Write the scene and hands that are not in the dataset yet."""

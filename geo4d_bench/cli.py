@@ -54,6 +54,23 @@ COMMANDS = {
     ),
     "rollout": Entry("rollout.rollout", "RolloutConfig", "run a policy from seen or novel views", True),
     "leaderboard": Entry("rollout.leaderboard", "LeaderboardConfig", "rank runs from their episode rows"),
+    "leaderboard compare": Entry("rollout.compare", "CompareConfig", "tell two policies apart, also while they play"),
+    "leaderboard plan": Entry(
+        "rollout.plan", "PlanConfig", "say how many episodes and training seeds a difference takes"
+    ),
+    "leaderboard verify": Entry(
+        "rollout.board_check", "BoardCheckConfig", "check boards against their episodes, to the digit"
+    ),
+    "error-budget": Entry(
+        "report.error_budget",
+        "RolloutConfig",
+        "play a rollout's lost episodes with one true stage each: which to blame",
+        True,
+    ),
+    "audit": Entry("report.audit", "AuditConfig", "say what results do not show: shortcuts, chance, overfitting"),
+    "curves": Entry(
+        "report.curves", "CurvesConfig", "draw response curves: success and errors against cameras and disturbances"
+    ),
     "report": Entry("report.report", "ReportConfig", "gather results and pictures on one page"),
     "tables": Entry("report.tables", "TablesConfig", "make a Markdown page's tables from the CSV files that it names"),
     "rig import": Entry("tasks.rig_import", "RigImportConfig", "make a rig's file of calibration files"),
@@ -90,9 +107,9 @@ def main(argv: Sequence[str] | None = None, *, own_process: bool = False) -> int
 
 
 def _run(name: str, args: list[str], own_process: bool) -> int:
-    if longer := [command for command in COMMANDS if command.startswith(f"{name} ")]:
-        raise UnknownNameError(f"there is no command '{name}'; did you mean '{longer[0]}'?")
     if name not in COMMANDS:
+        if longer := [command for command in COMMANDS if command.startswith(f"{name} ")]:
+            raise UnknownNameError(f"there is no command '{name}'; did you mean '{longer[0]}'?")
         raise unknown_name("command", name, sorted(COMMANDS))
     entry = COMMANDS[name]
     if own_process:
@@ -122,7 +139,7 @@ def _run(name: str, args: list[str], own_process: bool) -> int:
 
 
 def _usage() -> str:
-    lines = "\n".join(f"  {name:<16} {entry.help}" for name, entry in COMMANDS.items())
+    lines = "\n".join(f"  {name:<20} {entry.help}" for name, entry in COMMANDS.items())
     return (
         "usage: geo4d-bench COMMAND [options]\n\n"
         "Does a policy that plans by generating 4D video still work when the cameras move?\n\n"

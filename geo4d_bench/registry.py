@@ -78,6 +78,11 @@ class Registry(Generic[T]):
         return found
 
 
+def task_name(id: str, version: str) -> str:
+    """What options, folders and lists call a version of a task: ``store_cereal`` (v1), ``store_cereal-v2``."""
+    return id if version == "v1" else f"{id}-{version}"
+
+
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> UnknownNameError:
     """The error for a name that is not among the known ones: suggests the nearest."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from geo4d_bench.errors import CheckpointError
+from geo4d_bench.errors import CheckpointError, ConfigError
 from geo4d_bench.policies.protocol import (
     ActionChunk,
     Future,
@@ -22,6 +22,9 @@ from geo4d_bench.policies.protocol import (
     TaskInfo,
 )
 from geo4d_bench.registry import Registry, unknown_name
+
+if TYPE_CHECKING:
+    from geo4d_bench.policies.true_stages import Replacement
 
 __all__ = [
     "POLICIES",
@@ -46,11 +49,15 @@ POLICIES: Registry[type[Policy]] = Registry(
         "oracle_pose": "geo4d_bench.policies.oracles:OraclePose",
         "oracle_video": "geo4d_bench.policies.oracles:OracleVideo",
         "random": "geo4d_bench.policies.random:Random",
+        "blind": "geo4d_bench.policies.blind:Blind",
+        "replay": "geo4d_bench.policies.blind:Replay",
+        "proprioception": "geo4d_bench.policies.blind:Proprioception",
         "geo4d": "geo4d_bench.policies.generated:Geo4D",
         "geo4d_calibrated": "geo4d_bench.policies.generated:Geo4DCalibrated",
         "layered": "geo4d_bench.policies.generated:Layered",
         "layered_calibrated": "geo4d_bench.policies.generated:LayeredCalibrated",
         "trajectory_regression": "geo4d_bench.policies.trajectory_regression:TrajectoryRegression",
+        "hierarchical": "geo4d_bench.policies.hierarchical:Hierarchical",
         "trajectory_regression_calibrated": "geo4d_bench.policies.trajectory_regression:TrajectoryRegressionCalibrated",
     },
 )
@@ -73,13 +80,14 @@ def policy_class(name: str) -> type[Policy]:
     raise unknown_name("policy", name, names())
 
 
-def load_policy(name: str, task: str, options: Any = None) -> PolicyFactory:
+def load_policy(name: str, task: str, options: Any = None, replacement: Replacement | None = None) -> PolicyFactory:
     """The factory of a policy, loaded once for all episodes.
 
     Args:
         name: one of :func:`names`.
         task: id of the task, of which the default checkpoint is.
         options: an instance of the policy's ``Options``; its defaults where None.
+        replacement: the stage of it that is replaced by the truth, see ``policies.true_stages``.
 
     Raises:
         UnknownNameError: no such policy.
@@ -98,7 +106,18 @@ def load_policy(name: str, task: str, options: Any = None) -> PolicyFactory:
                 f"{f'make one with {how}, or ' if how else ''}name one with --checkpoint"
             )
         options = dataclasses.replace(options, checkpoint=folder)
-    return policy.load(options)
+    if replacement is None:
+        return policy.load(options)
+    from geo4d_bench.policies.true_stages import with_truth
+
+    changed = with_truth(policy, replacement)
+    factory = changed.load(options)
+    if not isinstance(factory(), changed):
+        raise ConfigError(
+            f"policy '{name}': load() of {policy.__name__} makes objects of a class that it names itself, so that no "
+            "stage of them can be replaced; let it make them with cls(...)"
+        )
+    return factory
 
 
 def _of_generators() -> dict[str, tuple[str, bool]]:

@@ -15,7 +15,8 @@ from geo4d_bench.policies.video_policy import VideoPolicy
 PLAN_FRAMES, PLAN_DT_S = 10, 0.4
 
 
-def _simulator(policy: Policy) -> SimulatorAccess:
+def simulator_of(policy: Policy) -> SimulatorAccess:
+    """The simulator that a policy was handed; PolicyError where it was not."""
     if policy.simulator is None:
         raise PolicyError(f"{type(policy).__name__} is an oracle: set its attribute 'simulator' before act()")
     return policy.simulator
@@ -33,7 +34,7 @@ class Expert(Policy):
         """Nothing to remember: the expert acts on the state it sees."""
 
     def act(self, obs: Observation) -> ActionChunk:
-        return _simulator(self).expert_action()
+        return simulator_of(self).expert_action()
 
 
 class OraclePose(Policy):
@@ -51,7 +52,7 @@ class OraclePose(Policy):
 
     def act(self, obs: Observation) -> ActionChunk:
         # Waypoints beyond those that are carried out would change nothing.
-        future = _simulator(self).expert_future(self.options.execute, PLAN_DT_S, video=False)
+        future = simulator_of(self).expert_future(self.options.execute, PLAN_DT_S, video=False)
         return ActionChunk(future.T_world_ee, future.opening_m, future.dt_s)
 
 
@@ -64,7 +65,7 @@ class OracleVideo(VideoPolicy):
     privileged: ClassVar[bool] = True
 
     def act(self, obs: Observation) -> ActionChunk:
-        future = _simulator(self).expert_future(PLAN_FRAMES, PLAN_DT_S, video=True)
+        future = simulator_of(self).expert_future(PLAN_FRAMES, PLAN_DT_S, video=True)
         if future.video is None:
             raise PolicyError("oracle_video: the simulator's expert_future(video=True) gave no video")
         return self.chunk_from_video(future.video, obs)

@@ -137,6 +137,10 @@ class SimulatorAccess(Protocol):
         """Runs the expert on a copy of the present state for ``frames * dt_s`` seconds; renders if ``video``."""
         ...
 
+    def true_observation(self, both_poses: bool) -> Observation:
+        """What a policy would see now with perfect depth and the cameras' true poses."""
+        ...
+
 
 @dataclass(frozen=True)
 class NoOptions:
@@ -186,6 +190,8 @@ class Policy(ABC):
     needs_checkpoint: ClassVar[bool] = False
     """Whether it is trained; its options then have a field ``checkpoint``."""
     simulator: SimulatorAccess | None = None
+    clock_s: float = 0.0
+    """Seconds of simulated time since the episode began; the harness sets it before each ``act``."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -230,8 +236,10 @@ class PolicyFactory:
         generator: name of the generator that it plans with; empty where there is none.
         checkpoint_sha256: of its checkpoint, 64 hex digits; empty where there is none.
         image_size: (H, W) that its observations must have; None where any size serves.
+        fast_checkpoint_sha256: of the second one, with which it corrects its plans; empty where there is none.
         arms: number of arms that it can move; None where any number.
         sensor: how the depth that it was trained with was measured; perfect where it was not trained.
+        finds_cameras: whether its generator searches for the cameras' poses.
     """
 
     policy: type[Policy]
@@ -239,9 +247,11 @@ class PolicyFactory:
     generator: str = ""
     ablation: str = "none"
     checkpoint_sha256: str = ""
+    fast_checkpoint_sha256: str = ""
     image_size: tuple[int, int] | None = None
     arms: int | None = None
     sensor: SensorName = "perfect"
+    finds_cameras: bool = False
 
     def __call__(self) -> Policy:
         """A policy object for one episode."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from geo4d_bench.geometry.se3 import inverse
+from geo4d_bench.geometry.se3 import Array, inverse
 from geo4d_bench.model.types import Video4D
 from geo4d_bench.options import listing
 from geo4d_bench.policies.protocol import ActionChunk, Observation, PlanOptions, Policy, TaskInfo
@@ -66,8 +66,7 @@ class VideoPolicy(Policy):
         began = time.perf_counter()
         T_n_ee = np.stack([inverse(obs.T_world_cam_n) @ obs.T_world_ee[arm] for arm in self.task.arms])
         opening = np.array([obs.opening_m[arm] for arm in self.task.arms])
-        if self.segmenter is not None:
-            video = replace(video, parts=self.segmenter.segment(video, T_n_ee, opening))
+        video = replace(video, parts=self.parts_of(video, T_n_ee, opening))
         tracks = {
             arm: self.tracker.track(video, T_n_ee[index], float(opening[index]), index)
             for index, arm in enumerate(self.task.arms)
@@ -80,6 +79,14 @@ class VideoPolicy(Policy):
             {arm: track.opening_m[:count] for arm, track in tracks.items()},
             video.dt_s,
         )
+
+    def parts_of(self, video: Video4D, T_n_ee: Array, opening_m: Array) -> npt.NDArray[np.uint8]:
+        """(V, T, H, W) what the tracker takes for hands: the video's own labels, or the segmenter's.
+
+        Args:
+            video: the plan.  T_n_ee: (arms, 4, 4), opening_m: (arms,) metres, the hands before its first frame.
+        """
+        return video.parts if self.segmenter is None else self.segmenter.segment(video, T_n_ee, opening_m)
 
 
 def out_of_sight(lost: Sequence[npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_]:

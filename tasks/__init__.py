@@ -11,16 +11,16 @@ import gymnasium
 
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.registry import Registry
-from geo4d_bench.tasks.apple_to_bin import AppleToBin
+from geo4d_bench.tasks.apple_to_bin import AppleToBin, AppleToBinV2
 from geo4d_bench.tasks.base import Command, Expert, TaskSpec
 from geo4d_bench.tasks.can_in_drawer import CanInDrawer
 from geo4d_bench.tasks.hang_mug import HangMug
 from geo4d_bench.tasks.robosuite_task import RobosuiteTask as Task
-from geo4d_bench.tasks.spatula_on_table import SpatulaOnTable
+from geo4d_bench.tasks.spatula_on_table import SpatulaOnTable, SpatulaOnTableV2
 from geo4d_bench.tasks.stack_blocks import StackBlocks
-from geo4d_bench.tasks.store_cereal import StoreCereal
+from geo4d_bench.tasks.store_cereal import StoreCereal, StoreCerealV2
 
-__all__ = ["TASKS", "Command", "Expert", "Task", "TaskSpec", "make", "names", "require_robosuite", "spec"]
+__all__ = ["TASKS", "Command", "Expert", "Task", "TaskSpec", "make", "names", "require_robosuite", "spec", "task_class"]
 
 ROBOSUITE = "1.5.2"
 
@@ -28,24 +28,28 @@ TASKS: Registry[type[Task]] = Registry("task", group="geo4d_bench.tasks")
 
 
 def register(task: type[Task]) -> None:
-    """Make a task known under its id, and to Gymnasium as ``geo4d/<ClassName>-<version>``; duplicates are refused."""
-    TASKS.register(task.spec.id, task)
+    """Make a task known under its name, and to Gymnasium as ``geo4d/<ClassName>-<version>``; duplicates are refused.
+
+    A later version, ``StoreCerealV2``, is ``store_cereal-v2`` and ``geo4d/StoreCereal-v2``.
+    """
+    TASKS.register(task.spec.name, task)
+    version = task.spec.version
     gymnasium.register(
-        id=f"geo4d/{task.__name__}-{task.spec.version}",
+        id=f"geo4d/{task.__name__.removesuffix(version.upper())}-{version}",
         entry_point="geo4d_bench.rollout.gym_env:TaskEnv",
         max_episode_steps=round(task.spec.max_seconds * task.spec.control_hz),
-        kwargs={"task": task.spec.id},
+        kwargs={"task": task.spec.name},
     )
 
 
 def names() -> list[str]:
-    """The ids of all tasks, sorted."""
+    """The names of all tasks, versions after the first among them, sorted."""
     return list(TASKS)
 
 
 def spec(id: str) -> TaskSpec:
     """The spec of ``store_cereal`` or ``store_cereal-v1``, without importing robosuite; UnknownNameError."""
-    return _task(id).spec
+    return task_class(id).spec
 
 
 def make(id: str) -> Task:
@@ -54,7 +58,7 @@ def make(id: str) -> Task:
     Raises:
         UnknownNameError: no such task.  ConfigError: robosuite is not installed.
     """
-    task = _task(id)
+    task = task_class(id)
     require_robosuite()
     return task()
 
@@ -72,7 +76,8 @@ def require_robosuite() -> None:
         )
 
 
-def _task(id: str) -> type[Task]:
+def task_class(id: str) -> type[Task]:
+    """The class of ``store_cereal`` or ``store_cereal-v1``; UnknownNameError."""
     if id not in TASKS:
         for name in TASKS:
             if id.startswith(f"{name}-") and TASKS.get(name).spec.key == id:
@@ -80,5 +85,8 @@ def _task(id: str) -> type[Task]:
     return TASKS.get(id)
 
 
-for _each in (AppleToBin, CanInDrawer, StoreCereal, HangMug, SpatulaOnTable, StackBlocks):
+for _each in (
+    AppleToBin, AppleToBinV2, CanInDrawer, StoreCereal, StoreCerealV2, HangMug, SpatulaOnTable, SpatulaOnTableV2,
+    StackBlocks,
+):  # fmt: skip
     register(_each)

@@ -145,6 +145,16 @@ class AppleToBin(RobosuiteTask):
         return ()
 
 
+class AppleToBinV2(AppleToBin):
+    """The same from starts so wide that hardly any motion that is played without looking takes the apple."""
+
+    spec = SPEC.widened(
+        "v2",
+        bowl={"x_m": (-0.15, 0.13), "y_m": (0.185, 0.31)},
+        bin={"x_m": (-0.15, 0.13), "y_m": (-0.31, -0.185)},
+    )
+
+
 # ---------------------------------------------------------------- the expert
 
 GRASP_UP_M = 0.004  # of the grip site above the apple's centre; the pads reach from 4 mm below it to 12 mm above

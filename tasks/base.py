@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from geo4d_bench.geometry.se3 import Array, pose
+from geo4d_bench.registry import task_name
 
 BASE_HEIGHT_M = 0.912
 """Of robosuite's mount."""
@@ -100,6 +102,16 @@ class TaskSpec:
     def key(self) -> str:
         """``store_cereal-v1``, the name that seeds are derived from."""
         return f"{self.id}-{self.version}"
+
+    @property
+    def name(self) -> str:
+        """What it is called by: ``store_cereal``, ``store_cereal-v2``."""
+        return task_name(self.id, self.version)
+
+    def widened(self, version: str, **spawns: dict[str, Any]) -> TaskSpec:
+        """Another version of the task, in which objects start elsewhere: changed fields of their ``Spawn`` by name."""
+        spawn = tuple(replace(each, **spawns.get(each.object, {})) for each in self.spawn)
+        return replace(self, version=version, spawn=spawn)
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def run(config: RigImportConfig) -> RigImportResult:
     parts = _joined([part for path in config.files for part in _read(path)])
     droid = any(part.source == "DROID" for part in parts)
     frame = config.frame or ("base" if droid else "world")
-    T_world_frame = np.eye(4) if frame == "world" else tasks.TASKS.get(spec.id).arms[spec.arms[0]].T_world_base
+    T_world_frame = np.eye(4) if frame == "world" else tasks.task_class(config.task).arms[spec.arms[0]].T_world_base
     parts = _placed(parts, config.position, T_world_frame, spec.workspace)
     names = {"world": "the world", "base": f"the base of {spec.id}'s arm '{spec.arms[0]}'"}
     notes = [*_notes(parts, config, names[frame])]

@@ -9,10 +9,22 @@ from pathlib import Path
 
 import numpy as np
 
+from geo4d_bench.errors import ConfigError
 from geo4d_bench.geometry.camera import Camera, ViewSplit, project
-from geo4d_bench.geometry.rig import AnyRig, DrawnRig, Point, Rig, Shell, on_sphere, point
+from geo4d_bench.geometry.rig import (
+    AnyRig,
+    DrawnRig,
+    PerturbedRig,
+    PlayedRig,
+    Point,
+    Rig,
+    Shell,
+    on_sphere,
+    point,
+)
 from geo4d_bench.geometry.se3 import Array, inverse, transform
 from geo4d_bench.registry import Registry
+from geo4d_bench.tasks.protocols import PROTOCOLS
 from geo4d_bench.tasks.rig_file import FOVY_DEG, Ring, load_rig
 
 # Azimuth (degrees about the world's z axis; 0 is beyond the workspace, facing the robot, +90 on its left), elevation
@@ -53,6 +65,9 @@ WIDE = Shell(azimuth_deg=(-130.0, 130.0), elevation_deg=(5.0, 75.0), radius_m=(0
 # Low enough that a shelf's upper board hides the hand from no camera for long, high enough to look into a bowl.
 ORBIT = Ring(azimuth_deg=(-130, 130), step_deg=10, elevation_deg=12.0, radius_m=0.95, pair_deg=90)
 
+# The same closed: behind the robot the arm hides the hand, and cameras are up to 54 degrees from hemisphere16's.
+RING_360 = ORBIT.model_copy(update={"azimuth_deg": (-180, 170)})
+
 
 def _hemisphere16(target: Point) -> Rig:
     fovy_rad = float(np.radians(FOVY_DEG))
@@ -70,6 +85,7 @@ RIGS.register("random16", lambda target: DrawnRig("random16", RANDOM16, target, 
 for _number in (16, 32, 64):
     RIGS.register(f"wide{_number}", functools.partial(DrawnRig, f"wide{_number}", WIDE, seen=_number - 4, novel=4))
 RIGS.register("orbit", lambda target: ORBIT.place("orbit", target, FOVY_DEG))
+RIGS.register("ring_360", lambda target: RING_360.place("ring_360", target, FOVY_DEG))
 
 
 def is_rig_file(name: str) -> bool:
@@ -81,14 +97,34 @@ def make_rig(name: str, workspace: Sequence[float]) -> AnyRig:
     """The rig called ``name`` about ``workspace`` (3,) metres in the world, or the one in a file (.yaml, .yml, .json).
 
     Raises:
-        UnknownNameError: no such rig.  ConfigError: a file that cannot be read or is not a rig.
+        UnknownNameError: no such rig.  ConfigError: a file that cannot be read or is not a rig, or a protocol's name.
     """
     if is_rig_file(name):
         return load_rig(Path(name), workspace)
+    if name in PROTOCOLS:
+        raise ConfigError(
+            f"'{name}' moves cameras anew for every episode and is only played from (rollout --views {name}); give a "
+            f"rig that datasets are made with: {', '.join(RIGS)} or a rig's file"
+        )
     return RIGS.get(name)(point(workspace))
 
 
-def warn_of_unseen_workspace(rig: AnyRig, height: int, width: int) -> None:
+def played_rig(name: str, workspace: Sequence[float]) -> PlayedRig:
+    """:func:`make_rig`, or that of a published protocol; raises the same."""
+    if name not in PROTOCOLS:
+        return make_rig(name, workspace)
+    target, protocol, fovy_rad = point(workspace), PROTOCOLS[name], float(np.radians(FOVY_DEG))
+    if protocol.base == "trained":
+        base = _hemisphere16(target).views("seen")
+    else:
+        base = tuple(
+            Camera(side, on_sphere(target, azimuth, ORBIT.elevation_deg, ORBIT.radius_m), fovy_rad)
+            for side, azimuth in (("front_left", ORBIT.pair_deg / 2), ("front_right", -ORBIT.pair_deg / 2))
+        )
+    return PerturbedRig(name, base, target, protocol.perturbation)
+
+
+def warn_of_unseen_workspace(rig: PlayedRig, height: int, width: int) -> None:
     """Name on stderr the fixed cameras in whose images of that size the workspace does not lie, and those whose pose
     looks as if it were given the wrong way. Whether a camera sees anything, ``Renderer.require_sight`` finds."""
 

@@ -152,6 +152,12 @@ class SpatulaOnTable(RobosuiteTask):
         return ()
 
 
+class SpatulaOnTableV2(SpatulaOnTable):
+    """The same from starts so wide that hardly any motion that is played without looking takes the spatula."""
+
+    spec = SPEC.widened("v2", crock={"x_m": (-0.07, 0.08), "y_m": (-0.25, -0.06)})
+
+
 # ---------------------------------------------------------------- the expert
 
 GRIP_M = 0.198  # where the handle is taken, from its foot: above the rim, below the blade

@@ -6,6 +6,7 @@ The world's x axis points from the robot into the shelf, y to the robot's left, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import product
 from typing import Any, ClassVar
@@ -168,6 +169,25 @@ class StoreCereal(RobosuiteTask):
         return ()
 
 
+class StoreCerealV2(StoreCereal):
+    """The same from starts so wide that hardly any motion that is played without looking stores the box.
+
+    The arm stands nearer, to reach all of them.
+    """
+
+    spec = SPEC.widened("v2", cereal={"x_m": (0.03, 0.18), "y_m": (-0.22, 0.22), "yaw_rad": (-1.2, 1.2)})
+    arms: ClassVar = {ARM: replace(StoreCereal.arms[ARM], base_xpos_m=(-0.54, 0.0, 0.0))}
+
+    def unmet(self) -> str | None:
+        box = self.object_poses()["cereal"]
+        x, y = box[:2, 3] - self.arms[ARM].base_xpos_m[:2]
+        if np.hypot(x, y) > REACH_OF_ARM_M:
+            return "the box stands further away than the arm reaches"
+        if abs(Box(box).yaw - np.arctan2(y, x)) > TURNED_RAD:
+            return "the box is turned further than the hand"
+        return None
+
+
 # ---------------------------------------------------------------- the expert
 
 GRASP_BOX = np.array([-0.035, 0.0, 0.053])  # of the grip site on the box: near and high, the hand stays partly outside
@@ -178,6 +198,8 @@ SIDE_Y = 0.06  # the box is put in at its own y, but not further out than this
 BACK_OFF_M, CARRY_M = 0.033, 0.050  # above the upper board: high enough to back off; what is aimed at
 HOVER_M = 0.022  # above the lower board while going in
 RETREAT_X = -0.14  # where the empty hand moves up and down in front of the shelf
+REACH_OF_ARM_M = 0.72  # from the arm's base to a box on the upper board, horizontally
+TURNED_RAD = 0.9  # between the box and the line from the arm's base to it
 
 
 class Box:

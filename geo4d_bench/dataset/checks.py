@@ -86,6 +86,9 @@ def _faults(episode: EpisodeFile, settings: Settings, entry: EpisodeEntry | None
     }  # fmt: skip
     if entry is not None:
         expected |= {"scene": entry.scene, "seed": entry.seed}
+    rooms = episode.attrs["notes"].get("rooms", "fixed")
+    if rooms != settings.rooms:
+        yield f"its rooms are '{rooms}', expected '{settings.rooms}'"
     for name, value in expected.items():
         found = episode.attrs.get(name)
         if found != value:

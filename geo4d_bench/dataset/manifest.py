@@ -23,7 +23,9 @@ from geo4d_bench.dataset.schema import MANIFEST, MAX_SIDE, SCHEMA_VERSION
 from geo4d_bench.errors import ConfigError, DatasetError, explain
 from geo4d_bench.geometry.camera import Camera, Lens, ViewSplit
 from geo4d_bench.geometry.rig import AnyRig, DrawnRig, Rig, Shell
+from geo4d_bench.geometry.room import Room, RoomsName, draw_room
 from geo4d_bench.io import atomic, read_json
+from geo4d_bench.registry import task_name
 
 _LARGEST_BYTES = 2**28
 _CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, regex_engine="python-re")
@@ -108,6 +110,7 @@ class Settings:
             episodes were simulated for this one.
         views: ``none`` where the episodes have no images: what was simulated alone, to be drawn elsewhere from the rig
             and at the size that stand here, or others.
+        rooms: the set that the episodes' rooms are drawn from; ``room`` gives that of an episode.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
@@ -130,6 +133,12 @@ class Settings:
     commit: _Text
     rendered_from: _Text = ""
     views: Views = "all"
+    rooms: RoomsName = "fixed"
+
+    @property
+    def task_name(self) -> str:
+        """What ``--task`` calls it: ``store_cereal``, ``store_cereal-v2``."""
+        return task_name(self.task, self.version)
 
     def cameras(self, seed: int) -> tuple[Camera, ...]:
         """The cameras whose images the episode with a seed has; the same for every seed unless the rig is drawn for
@@ -137,6 +146,10 @@ class Settings:
         if self.views == "none":
             return ()
         return self.rig.episode(f"{self.task}-{self.version}", self.split, seed).cameras
+
+    def room(self, seed: int) -> Room | None:
+        """The room of the episode with a seed; None where it is the scene's own."""
+        return draw_room(self.rooms, f"{self.task}-{self.version}", self.split, seed)
 
 
 @dataclass(frozen=True)

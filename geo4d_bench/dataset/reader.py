@@ -170,14 +170,15 @@ class Dataset:
         size: (height, width) of the images.
 
     Raises:
-        DatasetError: the folder is missing, has no manifest, or is of another schema version.
+        DatasetError: the folder is missing, has no manifest, or is of another schema version; has no images, unless
+            ``images`` is False.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, images: bool = True) -> None:
         self.path = Path(path)
         self.manifest: Manifest = read_manifest(self.path)
         s = self.manifest.settings
-        if s.views == "none":
+        if images and s.views == "none":
             raise DatasetError(f"{path}: {NO_IMAGES}")
         self.rig: AnyRig = s.rig
         self.arms, self.size = s.arms, (s.height, s.width)

@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from geo4d_bench.registry import Registry
 
-SensorName = Literal["perfect", "stereo", "estimated"]
+SensorName = Literal[
+    "perfect", "stereo", "estimated", "stereo2", "stereo4", "stereo8", "missing10", "missing25", "missing50"
+]
 Depth = npt.NDArray[np.float32]
 """(F, H, W) metres along z, NaN where invalid: frames of one camera in their order."""
 Measure = Callable[[Depth], Depth]
@@ -181,10 +183,38 @@ class Estimated:
         return measure
 
 
+@dataclass(frozen=True)
+class Missing:
+    """Perfect depth with patches of the image that have none, the same throughout a video: for response curves.
+
+    Attributes:
+        share: of the image, on average over videos.
+        patch: how wide a patch is, about, as a share of the image's width.
+    """
+
+    metric: ClassVar[bool] = True
+
+    share: float
+    patch: float = 0.125
+
+    def geometry(self, depth: Depth, K: npt.ArrayLike) -> Depth:
+        return depth
+
+    def noise(self, height: int, width: int, rng: np.random.Generator) -> Measure:
+        from scipy.special import ndtri
+
+        holes = _smooth_field(height, width, self.patch * width, rng) < ndtri(self.share)
+        return lambda depth: np.where(holes, np.float32(np.nan), depth)
+
+
 SENSORS: Registry[Sensor] = Registry("sensor")
 SENSORS.register("perfect", Perfect())
 SENSORS.register("stereo", Stereo())
 SENSORS.register("estimated", Estimated())
+for _times in (2, 4, 8):
+    SENSORS.register(f"stereo{_times}", Stereo(noise_px=_times * Stereo.noise_px))
+for _percent in (10, 25, 50):
+    SENSORS.register(f"missing{_percent}", Missing(_percent / 100))
 
 
 def _slope(values: Depth) -> Depth:

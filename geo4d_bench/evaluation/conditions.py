@@ -37,7 +37,7 @@ def run(config: ConditionsConfig) -> str:
     from geo4d_bench.model.batch import frames_of_window
 
     dataset = config.open()
-    out = config.out or Path("runs") / dataset.manifest.settings.task / "conditions"
+    out = config.out or Path("runs") / dataset.manifest.settings.task_name / "conditions"
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: is there already and not an empty folder; give another --out or remove it")
     held_out = HeldOut(dataset, config.splits, config.seed, FRAMES, DT_S)

@@ -32,7 +32,8 @@ from geo4d_bench.evaluation.summary import (
 )
 from geo4d_bench.evaluation.window_store import SOURCES, Features, WindowStore, write_csv
 from geo4d_bench.fingerprint import commit, fingerprint
-from geo4d_bench.geometry.camera import ViewSplit
+from geo4d_bench.geometry.camera import Camera, ViewSplit
+from geo4d_bench.geometry.rig import pair_geometry
 from geo4d_bench.io import held
 from geo4d_bench.model.types import Video4D
 from geo4d_bench.options import Count, Processes, listing, with_help
@@ -169,11 +170,12 @@ def _evaluate(scorer: _Scorer, out: Path) -> pd.DataFrame:
     windows = store.frame(config.keys)
     metrics, frames = by_source(windows, store, scorer.extracting), by_frame(windows, contender.dt_s)
     columns = {
-        "name": contender.name, "generator": contender.generator, "checkpoint": contender.sha256,
+        "name": contender.name, "task": f"{dataset.manifest.settings.task}-{dataset.manifest.settings.version}",
+        "generator": contender.generator, "checkpoint": contender.sha256,
         "calibrated": contender.calibrated, "ablation": contender.ablation, "sensor": contender.sensor,
         "steps": contender.steps, "second_views": config.second_views, "tracker": config.tracker,
         "segmenter": config.segmenter or "", "split": dataset.manifest.settings.split, "rig": dataset.rig.name,
-        "commit": commit(),
+        "rooms": dataset.manifest.settings.rooms, "commit": commit(),
     }  # fmt: skip
     for table, name in ((metrics, "metrics.csv"), (frames, "gripper_error_by_frame.csv")):
         for place, (column, value) in enumerate(columns.items()):
@@ -208,7 +210,7 @@ class _Scorer:
 
         self.config = config
         self.dataset = dataset = config.open(config.allow_train_data)
-        self.task = dataset.manifest.settings.task
+        self.task = dataset.manifest.settings.task_name
         self.contender = c = (
             StoredPredictions(config.predictions)
             if config.predictions is not None
@@ -239,13 +241,14 @@ class _Scorer:
         predicted = self.contender.predict(given, views, index)
         generate_ms = 1e3 * (time.perf_counter() - began) if self.config.predictions is None else np.nan
         first, rows, features = pairs[0], [], {}
+        stand = self._stand(pairs)
         for source in SOURCES:
             scored = [self._pair(source, pair, given[i], predicted, i + 1) for i, pair in enumerate(pairs)]
             rows.append(
                 {
                     "views": views, "source": source, "window": index, "episode": first.episode, "start": first.start,
                     "disturbed": first.disturbed, "camera_n": first.cameras[0],
-                    "camera_m": " ".join(pair.cameras[1] for pair in pairs),
+                    "camera_m": " ".join(pair.cameras[1] for pair in pairs), **stand,
                     **{k: _mean([numbers[k] for numbers, _ in scored]) for k in scored[0][0]},
                     "generate_ms": generate_ms if source == "generated" else np.nan,
                 }
@@ -257,6 +260,17 @@ class _Scorer:
                 )
                 features[f"{source}/{extractor.metric}"] = np.full_like(found, np.nan) if video is None else found
         return rows, features
+
+    def _stand(self, pairs: Sequence[Window]) -> dict[str, float]:
+        """Where a pass's cameras stand, see ``geometry.rig.PairGeometry``, and the largest of their angles to the
+        rig's nearest seen camera (NaN where the rig has none)."""
+        rig, height = self.dataset.rig, self.dataset.size[0]
+        T_world_cam = [pairs[0].T_world_n, *(pair.T_world_n @ pair.T_n_m for pair in pairs)]
+        K = [pairs[0].K[0], *(pair.K[1] for pair in pairs)]
+        angles = [rig.angle_to_training_deg(Camera("", T, 1.0)) for T in T_world_cam if rig.camera_names("seen")]
+        return {"view_angle_deg": max(angles, default=np.nan)} | pair_geometry(
+            T_world_cam, K, height, rig.target
+        )._asdict()
 
     def _pair(
         self, source: str, window: Window, given: Window, predicted: Video4D | list[HandTrack], view: int

@@ -46,7 +46,7 @@ def run(config: GenerateConfig) -> str:
     from geo4d_bench.model.batch import true_video
 
     dataset = config.open()
-    checkpoint = config.folder(dataset.manifest.settings.task)
+    checkpoint = config.folder(dataset.manifest.settings.task_name)
     contender = CheckpointPredictor(checkpoint, config.seed, config.steps, device=config.device)
     held_out = HeldOut(
         dataset, config.splits, config.seed, contender.frames, contender.dt_s, contender.sensor,

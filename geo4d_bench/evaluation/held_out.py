@@ -62,7 +62,7 @@ class HeldOutOptions:
         if settings.split != "eval" and not allow_train_data:
             raise DatasetError(
                 f"{self.data}: its episodes are of the '{settings.split}' split, expected 'eval'; give a dataset "
-                f"that 'geo4d-bench datagen --task {settings.task} --split eval' made "
+                f"that 'geo4d-bench datagen --task {settings.task_name} --split eval' made "
                 "(evaluate takes --allow-train-data, too)"
             )
         return dataset

@@ -1,5 +1,6 @@
-"""What numbers are worth: a success rate's Wilson interval, paired tests on the same seeds and significance letters,
-and bootstrap intervals of means over windows that come in clusters."""
+"""What numbers are worth: intervals of success rates and of their differences, exact tests, tests that may be looked at
+at any time, significance letters, and bootstrap intervals of what comes in clusters: windows of episodes, episodes of
+training seeds. docs/statistics.md says what each assumes."""
 
 from __future__ import annotations
 
@@ -9,7 +10,18 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from geo4d_bench.seeding import generator
+
+Bools = npt.NDArray[np.bool_]
 _RESAMPLES = 2000
+
+
+class Mean(NamedTuple):
+    """A number with its 95 % interval; NaN where there is none."""
+
+    value: float
+    low: float = np.nan
+    high: float = np.nan
 
 
 def wilson(k: int, n: int) -> tuple[float, float]:
@@ -39,6 +51,117 @@ def mcnemar_exact(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
         raise ValueError(f"mcnemar_exact: expected two arrays (n,) of paired outcomes, got {a.shape} and {b.shape}")
     table = [[np.sum(a & b), np.sum(a & ~b)], [np.sum(~a & b), np.sum(~a & ~b)]]
     return min(1.0, float(mcnemar(table, exact=True).pvalue))
+
+
+def fisher_exact(k: tuple[int, int], n: tuple[int, int]) -> float:
+    """Two-sided p-value of Fisher's exact test of two success rates on episodes that are not paired, k of n each."""
+    from scipy import stats
+
+    return min(1.0, float(stats.fisher_exact(np.array([k, np.subtract(n, k)]))[1]))
+
+
+def unpaired_difference(k: tuple[int, int], n: tuple[int, int]) -> Mean:
+    """Difference k0 / n0 - k1 / n1 of two independent success rates with its 95 % interval, made of their Wilson
+    intervals (Newcombe 1998)."""
+    from statsmodels.stats.proportion import confint_proportions_2indep
+
+    low, high = confint_proportions_2indep(k[0], n[0], k[1], n[1], compare="diff", method="newcomb")
+    return Mean(k[0] / n[0] - k[1] / n[1], float(low), float(high))
+
+
+def paired_difference(only_a: int, only_b: int, n: int) -> Mean:
+    """Difference of two success rates on the same n episodes, with its 95 % score interval.
+
+    Tango 1998 (doi:10.1002/(SICI)1097-0258(19980430)17:8<891::AID-SIM780>3.0.CO;2-B): what Wilson's interval is to one
+    rate.
+
+    Args:
+        only_a, only_b: episodes that one of the two alone solved; ValueError where they are more than n, or n < 1.
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    _check_pairs(only_a, only_b, n)
+    difference = (only_a - only_b) / n
+
+    def score(d: float) -> float:
+        variance = n * float(2.0 * _constrained(only_a, only_b, n, d)[1] + d - d * d)
+        return float((only_a - only_b - n * d) / np.sqrt(max(variance, 1e-300)))
+
+    z, edge = float(norm.ppf(0.975)), 1.0 - 1e-9
+    low = -1.0 if score(-edge) < z else brentq(lambda d: score(d) - z, -edge, difference - 1e-12)
+    high = 1.0 if score(edge) > -z else brentq(lambda d: score(d) + z, difference + 1e-12, edge)
+    return Mean(difference, float(low), float(high))
+
+
+def _check_pairs(only_a: int, only_b: int, n: int) -> None:
+    if not (n >= 1 and min(only_a, only_b) >= 0 and only_a + only_b <= n):
+        raise ValueError(f"expected 0 <= only_a + only_b <= n and n >= 1, got {only_a}, {only_b} and {n}")
+
+
+def _constrained(only_a: npt.ArrayLike, only_b: npt.ArrayLike, n: npt.ArrayLike, d: float) -> npt.NDArray[np.float64]:
+    """(3, ...) most likely shares (only a, only b, rest) of n pairs whose rates differ by d; counts of any shape."""
+    a, b, n = (np.asarray(each, dtype=np.float64) for each in (only_a, only_b, n))
+    linear = -a - b + (2.0 * n - a + b) * d
+    root = np.sqrt(np.maximum(linear**2 + 8.0 * n * b * d * (1.0 - d), 0.0))
+    share = np.clip((root - linear) / (4.0 * n), max(0.0, -d), (1.0 - d) / 2.0)
+    return np.stack([share + d, share, np.maximum(0.0, 1.0 - d - 2.0 * share)])
+
+
+def evidence(wins: npt.ArrayLike, trials: npt.ArrayLike, rate: float = 0.5) -> npt.NDArray[np.float64]:
+    """How much more likely trials are under an unknown rate than under ``rate``: an e-value that may be looked at after
+    every trial.
+
+    The mixture over Jeffreys' prior is a martingale where ``rate`` is true, so that it ever reaches 1 / alpha with
+    probability alpha at most (Ville), however often and whenever one looks and stops. Of two policies on the same
+    episodes, the trials are the episodes that one alone solved.
+
+    Args:
+        wins, trials: (...) counts so far.
+    """
+    from scipy.special import betaln, xlogy
+
+    w, t = np.asarray(wins, dtype=np.float64), np.asarray(trials, dtype=np.float64)
+    mixture = betaln(0.5 + w, 0.5 + t - w) - betaln(0.5, 0.5)
+    return np.asarray(np.exp(np.minimum(mixture - xlogy(w, rate) - xlogy(t - w, 1.0 - rate), 700.0)))
+
+
+def evidence_against_difference(
+    only_a: npt.ArrayLike, only_b: npt.ArrayLike, n: npt.ArrayLike, d: float
+) -> npt.NDArray[np.float64]:
+    """Like :func:`evidence`, against success rates on the same n episodes that differ by d.
+
+    The mixture over Dirichlet(1/2, 1/2, 1/2) of the shares (only a, only b, rest), over the most likely ones that
+    differ by d: never more than a martingale where d is true.
+
+    Args:
+        only_a, only_b, n: (...) counts so far.
+    """
+    from scipy.special import gammaln, xlogy
+
+    counts = np.stack(np.broadcast_arrays(only_a, only_b, np.subtract(n, np.add(only_a, only_b)))).astype(np.float64)
+    total = counts.sum(0)
+    mixture = gammaln(counts + 0.5).sum(0) - 3.0 * gammaln(0.5) + gammaln(1.5) - gammaln(total + 1.5)
+    shares = np.maximum(_constrained(counts[0], counts[1], total, d), 1e-300)
+    return np.asarray(np.exp(np.minimum(mixture - xlogy(counts, shares).sum(0), 700.0)))
+
+
+def anytime_difference(only_a: int, only_b: int, n: int, alpha: float = 0.05) -> Mean:
+    """Difference of two success rates on the same n episodes, with an interval that holds at whatever n one stops: the
+    probability that it ever misses the truth is alpha at most. Wider than :func:`paired_difference`, and than what
+    :func:`evidence` needs."""
+    from scipy.optimize import brentq
+
+    _check_pairs(only_a, only_b, n)
+    difference = (only_a - only_b) / n
+
+    def excess(d: float) -> float:
+        return float(evidence_against_difference(only_a, only_b, n, d)) - 1.0 / alpha
+
+    edge = 1.0 - 1e-9
+    low = -1.0 if excess(-edge) < 0 else brentq(excess, -edge, difference)
+    high = 1.0 if excess(edge) < 0 else brentq(excess, difference, edge)
+    return Mean(difference, float(low), float(high))
 
 
 def significance_groups(outcomes: Mapping[str, Mapping[int, bool]]) -> dict[str, str]:
@@ -94,14 +217,6 @@ def compact_letters(differs: npt.ArrayLike) -> list[str]:
     return ["".join(letter for letter, c in zip(letters, columns, strict=True) if i in c) for i in range(n)]
 
 
-class Mean(NamedTuple):
-    """A number with its 95 % interval; NaN where there is none."""
-
-    value: float
-    low: float = np.nan
-    high: float = np.nan
-
-
 def cluster_mean(values: npt.ArrayLike, clusters: Sequence[object], rng: np.random.Generator) -> Mean:
     """The mean of ``values`` (N,), one a window, with a percentile interval from resampling whole clusters.
 
@@ -122,3 +237,73 @@ def cluster_mean(values: npt.ArrayLike, clusters: Sequence[object], rng: np.rand
     drawn = rng.integers(len(sums), size=(_RESAMPLES, len(sums)))
     low, high = np.percentile(sums[drawn].sum(1) / sizes[drawn].sum(1), [2.5, 97.5])
     return Mean(mean, float(low), float(high))
+
+
+Outcomes = Mapping[int, bool]
+"""Of one checkpoint: success by the episode's seed."""
+
+
+def hierarchical_mean(method: Sequence[Outcomes]) -> Mean:
+    """The success rate of a method, the mean over its training seeds, with a 95 % percentile interval.
+
+    A resample draws as many training seeds as there are, with replacement, and as many episodes; an episode that
+    several training seeds played is drawn for all of them at once. There is no interval of fewer than two training
+    seeds (what others cover: docs/statistics.md).
+
+    Args:
+        method: each training seed's outcomes.
+    """
+    return hierarchical_difference(method, None)
+
+
+def hierarchical_difference(method: Sequence[Outcomes], other: Sequence[Outcomes] | None) -> Mean:
+    """Difference of two methods' success rates, see :func:`hierarchical_mean`; where ``other`` is None, the rate of the
+    one. Episodes of the same name are the same for both methods, and are drawn for both at once."""
+    sides = [method] if other is None else [method, other]
+    episodes = sorted({episode for side in sides for outcomes in side for episode in outcomes})
+    rng = generator("statistics", "", 0, "hierarchical")
+    drawn = rng.multinomial(len(episodes), np.full(len(episodes), 1.0 / len(episodes)), size=_RESAMPLES)
+    value, resampled = 0.0, np.zeros(_RESAMPLES)
+    for sign, side in zip((1.0, -1.0), sides, strict=False):
+        solved = np.array([[float(outcomes.get(e, False)) for e in episodes] for outcomes in side])
+        played = np.array([[float(e in outcomes) for e in episodes] for outcomes in side])
+        seeds = rng.multinomial(len(side), np.full(len(side), 1.0 / len(side)), size=_RESAMPLES) / len(side)
+        rates = (drawn @ solved.T) / np.maximum(drawn @ played.T, 1.0)
+        value += sign * float(np.mean(solved.sum(1) / played.sum(1)))
+        resampled += np.asarray(sign * (seeds * rates).sum(1), dtype=np.float64)
+    if min(map(len, sides)) < 2:
+        return Mean(value)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Mean(value, float(low), float(high))
+
+
+def training_seeds_p(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
+    """Two-sided p-value of the exact permutation test of two methods, the training seed being the unit.
+
+    Args:
+        a, b: (S,) success rate of each training seed. All ways to share them out are counted (100,000 drawn at random
+            where there are more), so that 3 and 3 seeds cannot reach less than 0.1.
+    """
+    from scipy.stats import permutation_test
+
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    found = permutation_test(
+        (x, y), lambda u, v, axis: u.mean(axis) - v.mean(axis), vectorized=True, n_resamples=100_000, rng=0
+    )
+    return float(found.pvalue)
+
+
+def mcnemar_power(n: int, detect: float, discordant: float, alpha: float = 0.05) -> float:
+    """Chance that :func:`mcnemar_exact` tells two policies apart on n paired episodes.
+
+    Args:
+        detect: true difference of the rates.  discordant: share of episodes that one alone solves, >= detect.
+    """
+    from scipy.stats import binom
+
+    m = np.arange(n + 1)
+    at_least = np.asarray(binom.ppf(alpha / 2, m, 0.5))  # the smallest k with P(X <= k) >= alpha / 2
+    critical = at_least - (binom.cdf(at_least, m, 0.5) > alpha / 2)
+    share = (discordant + detect) / (2.0 * discordant)
+    rejects = binom.cdf(critical, m, share) + binom.sf(m - critical - 1, m, share)
+    return float(binom.pmf(m, n, discordant) @ np.where(critical >= 0, rejects, 0.0))

@@ -39,6 +39,10 @@ class Generator(nn.Module, ABC, Generic[ConfigT]):
     trajectory), or both; its config's ``generates_video`` and ``predicts_trajectory`` say which.
     """
 
+    finds_cameras = False
+    """Whether it searches for the poses of the cameras; it takes given ones instead where ``cameras_given`` is set."""
+    cameras_given = False
+
     def __init__(self, config: ConfigT) -> None:
         super().__init__()
         self.config = config

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from geo4d_bench.errors import SceneError
 from geo4d_bench.geometry.camera import Camera
+from geo4d_bench.geometry.room import Room
 from geo4d_bench.geometry.se3 import Array
 from geo4d_bench.rendering.opengl import no_context
 from geo4d_bench.rendering.readback import check_camera, require_drawable
@@ -36,8 +37,8 @@ STILLS = 64
 
 _STATIC, _DYNAMIC = mujoco.mjtCatBit.mjCAT_STATIC.value, mujoco.mjtCatBit.mjCAT_DYNAMIC.value
 _LOOKS = (
-    "body_pos", "body_quat", "geom_pos", "geom_quat", "geom_size", "geom_rgba", "geom_matid", "geom_group", "mat_rgba",
-    "mat_texid", "mat_emission", "mat_specular", "mat_shininess", "light_active", "light_pos", "light_dir",
+    "body_pos", "body_quat", "geom_type", "geom_pos", "geom_quat", "geom_size", "geom_rgba", "geom_matid", "geom_group",
+    "mat_rgba", "mat_texid", "mat_emission", "mat_specular", "mat_shininess", "light_active", "light_pos", "light_dir",
     "light_ambient", "light_diffuse", "light_specular",
 )  # fmt: skip
 """What of a model decides how its still geometry looks, should anyone change it between two moments."""
@@ -132,7 +133,13 @@ class Renderer(AbstractContextManager["Renderer"]):
         self._known: dict[tuple[int, bytes, bytes], _Still] = {}
 
     def render(
-        self, state: npt.ArrayLike | None, cameras: Sequence[Camera], *, seg: bool = True, check: bool = False
+        self,
+        state: npt.ArrayLike | None,
+        cameras: Sequence[Camera],
+        *,
+        seg: bool = True,
+        check: bool = False,
+        room: Room | None = None,
     ) -> Frame:
         """All cameras' images of one moment.
 
@@ -141,13 +148,16 @@ class Renderer(AbstractContextManager["Renderer"]):
             cameras: in the order of the returned arrays.
             seg: False leaves labels out (all 0) and saves one draw per camera.
             check: read every camera back from OpenGL after its draws and compare; for the first frame of an episode.
+            room: what stands about the work; None leaves it as it is.
 
         Raises:
-            SceneError: the state has another length, the renderer is closed, or ``check`` found a camera that OpenGL
-                did not draw from.
+            SceneError: the state has another length, the renderer is closed, ``check`` found a camera that OpenGL
+                did not draw from, or the scene cannot have another room.
         """
         if not self._finalizer.alive:
             raise SceneError("this renderer is closed; make a new one")
+        if room is not None:
+            self.scene.enter(room)
         if state is not None:
             self.scene.set_state(state)
         self._gl.make_current()
@@ -169,10 +179,10 @@ class Renderer(AbstractContextManager["Renderer"]):
         T_world_cam = np.array([c.T_world_cam for c in cameras], dtype=np.float64).reshape(-1, 4, 4)
         return Frame(rgb, depth, labels, K, T_world_cam)
 
-    def require_sight(self, state: npt.ArrayLike | None, cameras: Sequence[Camera]) -> None:
+    def require_sight(self, state: npt.ArrayLike | None, cameras: Sequence[Camera], room: Room | None = None) -> None:
         """SceneError, which names the camera, where at that moment one shows nothing but the room, or stands inside
         something: images look through the backs of surfaces, and there most of what lies before it is such."""
-        frame = self.render(state, cameras)
+        frame = self.render(state, cameras, room=room)
         cull = mujoco.mjtRndFlag.mjRND_CULL_FACE
         self._mjv.flags[cull] = False
         _, nearness, _ = self._draw(_STATIC | _DYNAMIC, cameras, seg=False, check=False)

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from geo4d_bench.errors import SceneError
 from geo4d_bench.geometry.hand import PART_NAMES
+from geo4d_bench.geometry.room import Room
 from geo4d_bench.geometry.se3 import Array, pose
 from geo4d_bench.io import read_zip
 from geo4d_bench.rendering.meshes import SHARE_WITHIN_ERROR, mesh_asset, texture_asset
@@ -65,6 +66,11 @@ class Scene:
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_comPos(self.model, self.data)
         mujoco.mj_camlight(self.model, self.data)
+
+    def enter(self, room: Room) -> None:
+        """Draw another room about the work, see :mod:`geo4d_bench.rendering.rooms`; SceneError in a scene that has but
+        its own."""
+        raise SceneError("this scene has no room but its own; load it with load_scene_for")
 
     def T_world_site(self, name: str) -> Array:
         """Pose (4, 4) of a site at the present state; SceneError where there is none of that name."""

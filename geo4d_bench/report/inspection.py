@@ -126,6 +126,7 @@ def _dataset_summary(folder: Path, manifest: Manifest, shown: EpisodeFile) -> It
     yield "episodes", f"{text} at {settings.video_hz:g} Hz; {sum(frames)} frames in all"
     text = f"{seen + novel} of {settings.rig.name} ({seen} seen, {novel} novel)"
     yield "cameras", f"{text}, {settings.height} x {settings.width} pixels"
+    yield "rooms", settings.rooms
     failed = "; ".join(f"{n} x {why}" for why, n in manifest.failures.items())
     yield "yield", f"{count} of {manifest.attempts} attempts succeeded" + (f"; failed: {failed}" if failed else "")
     kinds = Counter(name for e in entries for name in e.disturbances)

@@ -14,16 +14,20 @@ from geo4d_bench import tasks
 from geo4d_bench.drawing import Image, figure
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.geometry.camera import Camera, look_at
-from geo4d_bench.geometry.rig import AnyRig, DrawnRig, Rig
+from geo4d_bench.geometry.rig import DrawnRig, PerturbedRig, PlayedRig, Rig
+from geo4d_bench.geometry.room import RoomsName, draw_room
 from geo4d_bench.report.pictures import task_sheet
 from geo4d_bench.tasks import Task, TaskSpec
 from geo4d_bench.tasks.base import Spawn
-from geo4d_bench.tasks.rigs import RIGS, make_rig
+from geo4d_bench.tasks.protocols import PROTOCOLS
+from geo4d_bench.tasks.rigs import RIGS, make_rig, played_rig
 
 PREVIEW_RIG = "hemisphere16"
 PREVIEW_SIZE = (176, 220)
 """Height and width in pixels of one camera's picture."""
 PICTURES = (".png", ".jpg", ".jpeg")
+ROOM_EPISODES: dict[RoomsName, int] = {"fixed": 1, "varied": 3, "held_out": 3}
+ROOM_CAMERAS, ROOM_SIZE = (6, 13), (120, 150)
 SPAWN_EPISODES = 40
 SPAWN_PIXELS = 640
 HALF_WIDTH_M = 0.55
@@ -41,11 +45,13 @@ class TasksConfig:
     """List or draw only this one."""
     preview: Path | None = None
     """Also draw each task from all 16 cameras of hemisphere16 into this picture (.png)."""
+    rooms: Path | None = None
+    """Also draw each task in rooms of every set into this picture (.png)."""
     spawns: Path | None = None
     """Also draw where each task's objects start, from above, into this picture (.png)."""
 
     def __post_init__(self) -> None:
-        for option, path in (("preview", self.preview), ("spawns", self.spawns)):
+        for option, path in (("preview", self.preview), ("rooms", self.rooms), ("spawns", self.spawns)):
             if path is not None and path.suffix.lower() not in PICTURES:
                 raise ConfigError(f"--{option} {path}: expected a file name that ends in {', '.join(PICTURES)}")
 
@@ -55,7 +61,7 @@ class Listing:
     """The tasks that were asked for, all rigs as placed about the first one's workspace, and pictures if any."""
 
     tasks: tuple[TaskSpec, ...]
-    rigs: tuple[AnyRig, ...]
+    rigs: tuple[PlayedRig, ...]
     pictures: tuple[Path, ...]
 
     def __str__(self) -> str:
@@ -63,39 +69,45 @@ class Listing:
         for spec in self.tasks:
             arms = f"{len(spec.arms)} arm{'s' if len(spec.arms) > 1 else ''}"
             lines.append(
-                f"  {spec.id} {spec.version}  ({arms}, {spec.control_hz:g} Hz, at most {spec.max_seconds:g} s)"
+                f"  {spec.name}  ({spec.version}, {arms}, {spec.control_hz:g} Hz, at most {spec.max_seconds:g} s)"
             )
             lines += [f"    {spec.language}", f"    phases: {' → '.join(spec.phases)}"]
         protocol = next(rig for rig in self.rigs if isinstance(rig, Rig) and rig.views("seen"))
         lines += ["rigs", *(f"  {_described(rig, protocol)}" for rig in self.rigs)]
         lines += [f"picture: {path}" for path in self.pictures]
-        return "\n".join([*lines, f"next: geo4d-bench datagen --task {self.tasks[0].id}"])
+        return "\n".join([*lines, f"next: geo4d-bench datagen --task {self.tasks[0].name}"])
 
 
 def run(config: TasksConfig) -> Listing:
-    """List tasks and rigs without building a simulation; with ``preview`` or ``spawns``, build each task and draw it.
+    """List tasks and rigs without building a simulation; with a picture asked for, build each task and draw it.
 
     Raises:
         UnknownNameError: no such task.  SceneError: this machine cannot render.
     """
-    specs = tuple(tasks.spec(name) for name in ([config.task] if config.task else tasks.names()))
-    if config.preview is not None or config.spawns is not None:
+    chosen = [config.task] if config.task else tasks.names()
+    specs = tuple(map(tasks.spec, chosen))
+    # Later versions look like the first.
+    scenes = tuple(spec for name, spec in zip(chosen, specs, strict=True) if name == spec.id) or specs
+    draws = ((_preview, scenes, config.preview), (_rooms, scenes, config.rooms), (_spawn_map, specs, config.spawns))
+    if any(path is not None for *_, path in draws):
         from geo4d_bench.rendering.opengl import require_opengl
 
         require_opengl()
     pictures = []
-    for draw, path in ((_preview, config.preview), (_spawn_map, config.spawns)):
+    for draw, shown, path in draws:
         if path is not None:
-            draw(specs, path)
+            draw(shown, path)
             pictures.append(path)
-    return Listing(specs, tuple(make_rig(name, specs[0].workspace) for name in RIGS), tuple(pictures))
+    return Listing(specs, tuple(played_rig(name, specs[0].workspace) for name in (*RIGS, *PROTOCOLS)), tuple(pictures))
 
 
-def _described(rig: AnyRig, protocol: Rig) -> str:
+def _described(rig: PlayedRig, protocol: Rig) -> str:
     seen, novel = len(rig.camera_names("seen")), len(rig.camera_names("novel"))
     count = f"{seen} seen and {novel} novel cameras" if seen else f"{novel} novel cameras"
     if isinstance(rig, DrawnRig):
         return f"{rig.name}  {count}, drawn anew for every episode"
+    if isinstance(rig, PerturbedRig):
+        return f"{rig.name}  {count}, moved anew for every episode (rollout --views)"
     measured = rig if seen else protocol
     angles = [measured.angle_to_training_deg(camera) for camera in rig.views("novel")]
     if not angles:
@@ -120,9 +132,30 @@ def _preview(specs: Sequence[TaskSpec], path: Path) -> None:
     cameras: tuple[Camera, ...] = ()
     for spec in tqdm(specs, desc="preview", unit="task"):
         cameras = make_rig(PREVIEW_RIG, spec.workspace).episode(spec.key, "train", 0).cameras
-        images.append(_first_images(tasks.make(spec.id), cameras, PREVIEW_SIZE))
+        images.append(_first_images(tasks.make(spec.name), cameras, PREVIEW_SIZE))
     titles = [f"{spec.id}:  {spec.language}" for spec in specs]
-    task_sheet(titles, np.stack(images), [(camera.name, camera.split) for camera in cameras], path)
+    task_sheet(titles, np.stack(images), [(f"{c.name} {c.split}", c.split) for c in cameras], path)
+
+
+def _rooms(specs: Sequence[TaskSpec], path: Path) -> None:
+    """One row per task, one column per training episode and set of rooms, from two cameras in turn."""
+    from geo4d_bench.rendering.renderer import Renderer
+    from geo4d_bench.rollout.assets import make_assets
+
+    images: list[Image] = []
+    for spec in tqdm(specs, desc="rooms", unit="task"):
+        task = tasks.make(spec.name)
+        cameras = make_rig(PREVIEW_RIG, spec.workspace).episode(spec.key, "train", 0).cameras
+        row = []
+        for rooms, episodes in ROOM_EPISODES.items():
+            with Renderer(make_assets(task, rooms).scene, *ROOM_SIZE, quality=True) as renderer:
+                for seed in range(episodes):
+                    task.reset(seed, "train")
+                    camera, room = cameras[ROOM_CAMERAS[seed % 2]], draw_room(rooms, spec.key, "train", seed)
+                    row.append(renderer.render(task.physics_state(), [camera], seg=False, room=room).rgb[0])
+        images.append(np.stack(row))
+    columns = [(r, "novel" if r == "held_out" else "seen") for r, count in ROOM_EPISODES.items() for _ in range(count)]
+    task_sheet([spec.id for spec in specs], np.stack(images), columns, path)
 
 
 def _spawn_map(specs: Sequence[TaskSpec], path: Path) -> None:
@@ -141,7 +174,7 @@ def _spawn_map(specs: Sequence[TaskSpec], path: Path) -> None:
 
 
 def _spawn_panel(ax: Any, spec: TaskSpec) -> None:
-    task = tasks.make(spec.id)
+    task = tasks.make(spec.name)
     starts = []
     for seed in range(SPAWN_EPISODES):
         task.reset(seed, "train")

@@ -40,7 +40,7 @@ def contact_sheet(rgb: Image, cameras: Sequence[tuple[str, str]], title: str, pa
     """All cameras' images of one moment.
 
     Args:
-        rgb: (V, H, W, 3) uint8.  cameras: (name, split) of the V cameras, ``seen`` or ``novel``.
+        rgb: (V, H, W, 3) uint8.  cameras: (heading, split) of the V columns, ``seen`` or ``novel``.
     """
     views, h, w = rgb.shape[:3]
     gap, label, header = max(10, w // 24), max(22, h // 9), max(46, h // 4)
@@ -58,7 +58,7 @@ def contact_sheet(rgb: Image, cameras: Sequence[tuple[str, str]], title: str, pa
 
 
 def task_sheet(titles: Sequence[str], rgb: Image, cameras: Sequence[tuple[str, str]], path: Path) -> None:
-    """Several tasks from the same cameras: one row per task, one column per camera.
+    """Several tasks from the same cameras, or in several rooms: one row per task, one column per camera or room.
 
     Args:
         titles: of the R tasks.  rgb: (R, V, H, W, 3) uint8.
@@ -70,7 +70,7 @@ def task_sheet(titles: Sequence[str], rgb: Image, cameras: Sequence[tuple[str, s
     with image_grid(images, views, path, gap=gap, header=header, above=label) as (ax, corners):
         size = 72 / DPI * 20
         for (name, split), (x, _) in zip(cameras, corners, strict=False):
-            _camera_name(ax, x, header / 2, f"{name} {split}", split, size)
+            _camera_name(ax, x, header / 2, name, split, size)
         for (_, split), (x, y) in zip([*cameras] * len(titles), corners, strict=True):
             _frame(ax, x, y, w, h, split, 3.0 if split == "novel" else 1.0)
         for title, (_, y) in zip(titles, corners[::views], strict=True):

@@ -11,7 +11,8 @@ from pathlib import Path
 from geo4d_bench import __version__
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.io import write_atomic
-from geo4d_bench.report import rollouts, sections
+from geo4d_bench.registry import task_name
+from geo4d_bench.report import curves, rollouts, sections
 from geo4d_bench.report.sections import Gap, Page
 from geo4d_bench.rollout import leaderboard
 from geo4d_bench.rollout.leaderboard import Leaderboard
@@ -66,10 +67,16 @@ def run(config: ReportConfig) -> Report:
     page = Page(config.task, config.out or runs / "report")
     page.out.mkdir(parents=True, exist_ok=True)
     episodes = leaderboard.read_all(leaderboard.find_ledgers(runs))
-    rows = {row: path for row, path in episodes.items() if row.task == config.task}
+    rows = {
+        row: path for row, path in episodes.items() if config.task in (row.task, task_name(row.task, row.task_version))
+    }
     board = rollouts.add_rollouts(page, rows)
     rollouts.add_trajectories(page, rows)
     sections.add_evaluations(page, runs)
+    drawn = curves.compute((runs,), page.out, page.task)
+    page.values["curves"] = [path.name for path in curves.draw_curves(drawn)] if drawn else []
+    page.values["curve_notes"] = drawn.halving_lines if drawn else []
+    page.files += [page.out / name for name in page.values["curves"]]
     sections.add_trainings(page, runs)
     sections.add_cameras(page, data)
     loader = PackageLoader("geo4d_bench.report", "")

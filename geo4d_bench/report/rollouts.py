@@ -46,7 +46,7 @@ def add_rollouts(page: Page, rows: dict[EpisodeRow, Path]) -> Leaderboard | None
         path = page.picture("success.png")
         figures.success_chart(chart, path)
         page.values["success"] = path.name
-    there = {(row.policy, row.views) for row in board.rows}
+    there = {(row.policy, row.views) for row in board.rows if row.rooms == "fixed"}
     lacking = [(p, v) for p in _ladder(rows) for v in ("seen", "novel") if (p, v) not in there]
     if lacking:
         names = ", ".join(f"{p} on {v} views" for p, v in lacking)
@@ -111,11 +111,11 @@ def _cards(board: Leaderboard, policy: str) -> list[dict[str, str]]:
 
 
 def _losses(rows: Iterable[EpisodeRow]) -> dict[str, Any]:
-    """Change of success from each rung to the one below it, and to each checkpoint of that, with perfect depth and the
-    checkpoint's own sampling steps alone."""
+    """Change of success from each rung to the one below it, and to each checkpoint of that, in fixed rooms, with
+    perfect depth and the checkpoint's own sampling steps alone."""
     outcomes: dict[tuple[str, str, str, str], dict[int, bool]] = {}
     for row in rows:
-        if row.status != "crash" and (row.sensor, row.steps) == ("perfect", 0):
+        if row.status != "crash" and row.as_usual:
             outcomes.setdefault((row.policy, row.ablation, row.checkpoint, row.views), {})[row.seed] = row.success
     views = [v for v in ("seen", "novel") if any(key[3] == v for key in outcomes)]
     losses = []
@@ -170,9 +170,10 @@ def add_trajectories(page: Page, rows: dict[EpisodeRow, Path]) -> None:
 
 
 def _latest_run(rows: dict[EpisodeRow, Path], policy: str, views: str) -> list[EpisodeRow]:
-    """The rows of a policy's latest run with perfect depth and the checkpoint's own sampling steps, by their seeds."""
-    key = (policy, views, "perfect", 0)
-    mine = sorted((r for r in rows if (r.policy, r.views, r.sensor, r.steps) == key), key=lambda r: r.seed)
+    """The rows of a policy's latest run in fixed rooms with perfect depth and the checkpoint's own sampling steps, by
+    their seeds."""
+    mine = [r for r in rows if (r.policy, r.views) == (policy, views) and r.as_usual]
+    mine.sort(key=lambda r: r.seed)
     last = max(mine, key=lambda r: rows[r].stat().st_mtime, default=None)
     return [r for r in mine if last and (r.settings, r.checkpoint) == (last.settings, last.checkpoint)]
 

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 _OF_WHAT = {
     "camera poses given": "calibrated", "ablation": "ablation", "sensor": "sensor", "tracker": "tracker",
     "segmenter": "segmenter", "sampling steps": "steps",
-    "second views": "second_views", "rig": "rig", "weights": "checkpoint",
+    "second views": "second_views", "rig": "rig", "rooms": "rooms", "weights": "checkpoint",
 }  # fmt: skip
-_USUAL = ("none", "perfect", "point_cloud", "nan", "")
+_USUAL = ("none", "perfect", "fixed", "point_cloud", "nan", "")
 
 
 @dataclass(frozen=True)
@@ -156,12 +156,13 @@ def add_cameras(page: Page, data: Path) -> None:
     size = 300, round(300 * dataset.size[1] / dataset.size[0])
     try:
         from geo4d_bench.rendering.renderer import Renderer
-        from geo4d_bench.rendering.scene import load_scene
+        from geo4d_bench.rendering.rooms import load_scene_for
 
-        scene = load_scene(dataset.scene_path(episode.trajectory.scene))
+        scene = load_scene_for(dataset.scene_path(episode.trajectory.scene), manifest.settings.rooms)
         with Renderer(scene, *size, quality=True) as renderer:
             state = episode.trajectory.states[episode.steps[frame]]
-            images = renderer.render(state, cameras, seg=False, check=True).rgb
+            room = manifest.settings.room(episode.trajectory.seed)
+            images = renderer.render(state, cameras, seg=False, check=True, room=room).rgb
     except SceneError as error:
         page.absent["data"] = Gap(f"the picture of the cameras ({error})", "geo4d-bench doctor")
         return

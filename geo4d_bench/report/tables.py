@@ -27,6 +27,7 @@ from geo4d_bench.errors import ConfigError
 from geo4d_bench.evaluation.statistics import wilson
 from geo4d_bench.evaluation.summary import with_interval
 from geo4d_bench.io import write_atomic
+from geo4d_bench.registry import task_name
 from geo4d_bench.rollout.leaderboard import failed_after, phase_counts
 from geo4d_bench.rollout.ledger import EpisodeRow, Ledger
 
@@ -94,7 +95,7 @@ def _table(kind: str, body: str, page: Path) -> str:
     success = ["successes", "95 % interval", "failed after"]
     if kind == "success":
         found = [(label, path) for label, pattern in rows for path in _files(page, pattern)]
-        return _markdown(["", *success], [[label or _name(path), *_success(path)] for label, path in found])
+        return markdown(["", *success], [[label or _name(path), *_success(path)] for label, path in found])
     which, _, names = kind.removeprefix("metrics ").partition(":")
     columns = names.split()
     unknown = [name for name in columns if name not in COLUMNS]
@@ -107,7 +108,7 @@ def _table(kind: str, body: str, page: Path) -> str:
         cells = _metrics(_files(page, metrics)[0], which.split(), columns)
         own = _success(_files(page, rollout[0])[0])[:2] if rollout else ["", ""]
         lines.append([label, *cells, *(own if played else ())])
-    return _markdown(heads, lines)
+    return markdown(heads, lines)
 
 
 def _files(page: Path, pattern: str) -> list[Path]:
@@ -119,7 +120,7 @@ def _files(page: Path, pattern: str) -> list[Path]:
 
 def _name(path: Path) -> str:
     row = _rows(path)[0]
-    return f"`{row.task}`, `{row.policy}`"
+    return f"`{task_name(row.task, row.task_version)}`, `{row.policy}`"
 
 
 def _rows(path: Path) -> tuple[EpisodeRow, ...]:
@@ -152,5 +153,6 @@ def _metrics(path: Path, which: Sequence[str], columns: Sequence[str]) -> list[s
     return cells
 
 
-def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
+from statistics import median
 from typing import TYPE_CHECKING
 
+from geo4d_bench.errors import RunError
 from geo4d_bench.policies import Observation, Policy
 from geo4d_bench.policies.protocol import ActionChunk
 from geo4d_bench.rollout.ledger import Status
@@ -26,7 +30,8 @@ class Episode:
 
     Attributes:
         simulator, policy: its own while it runs.
-        plans: calls of the policy.  wall_s: its share of the time.  timings: sums over the plans, milliseconds.
+        plans: calls of the policy.  plan_s: how long each took, its share.  wall_s: its share of the time.
+        timings: sums over the plans, milliseconds.
         crash: the traceback of the exception that ended it.
         film: its pictures, where they are wanted.
     """
@@ -35,6 +40,7 @@ class Episode:
     simulator: Simulator
     policy: Policy
     plans: int = 0
+    plan_s: list[float] = field(default_factory=list)
     wall_s: float = 0.0
     timings: dict[str, float] = field(default_factory=dict)
     crash: str | None = None
@@ -75,6 +81,27 @@ def play(
             live = [episode for episode in live if episode.status is None and episode not in failed]
 
 
+def measure_latency_s(first_seed: int, simulator: Simulator, make_policy: Callable[[], Policy], plans: int) -> float:
+    """Median of how long ``plans`` plans take here, after one that does not count, rounded up to milliseconds.
+
+    The episodes of ``first_seed`` and the next ones are played for it. RunError where the policy fails in one.
+    """
+    took: list[float] = []
+    for seed in count(first_seed):
+        episode = _begin(seed, simulator, make_policy(), None)
+        while episode.status is None and len(took) + episode.plans <= plans:
+            _plan([episode])
+        if episode.crash is not None:
+            raise RunError(
+                f"the policy failed while its latency was measured on seed {seed}: {episode.crash.splitlines()[-1]}; "
+                "mend the cause, or give --realtime seconds"
+            )
+        took += episode.plan_s
+        if len(took) > plans:
+            break
+    return math.ceil(1e3 * median(took[1:])) / 1e3
+
+
 def _begin(seed: int, simulator: Simulator, policy: Policy, film_renderer: Renderer | None) -> Episode:
     episode = Episode(seed, simulator, policy)
     with _watch(episode):
@@ -91,6 +118,7 @@ def _plan(live: Sequence[Episode]) -> list[Episode]:
     observed: list[tuple[Episode, Observation]] = []
     for episode in live:
         with _watch(episode):
+            episode.policy.clock_s = episode.simulator.clock_s
             observed.append((episode, episode.simulator.observe(episode.policy.needs_both_poses)))
     if not observed:
         return []
@@ -106,6 +134,7 @@ def _plan(live: Sequence[Episode]) -> list[Episode]:
     share_s = (time.perf_counter() - began) / len(observed)
     for (episode, obs), chunk in zip(observed, chunks, strict=True):
         episode.wall_s += share_s
+        episode.plan_s.append(share_s)
         with _watch(episode):
             _carry_out(episode, obs, chunk)
     return []
@@ -116,12 +145,16 @@ def _carry_out(episode: Episode, obs: Observation, chunk: ActionChunk) -> None:
     episode.plans += 1
     for name, ms in getattr(policy, "timings", {}).items():
         episode.timings[name] = episode.timings.get(name, 0.0) + ms
+    after_step = film.step if film is not None else None
+    simulator.wait(after_step)
+    if simulator.status is not None:
+        return
     if film is not None:
         film.plan(getattr(policy, "last_video", None))
     # The whole plan in the world, where the policy tracked it through a video.
     tracks = getattr(policy, "last_tracks", None) or {}
     horizon = {arm: obs.T_world_cam_n @ track.T_n_ee for arm, track in tracks.items()}
-    simulator.execute(chunk, horizon or None, film.step if film is not None else None)
+    simulator.execute(chunk, horizon or None, after_step)
 
 
 @contextlib.contextmanager

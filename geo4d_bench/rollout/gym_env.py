@@ -14,6 +14,7 @@ from geo4d_bench import tasks
 from geo4d_bench.errors import ActionError, ConfigError
 from geo4d_bench.geometry.camera import Camera
 from geo4d_bench.geometry.rig import on_sphere
+from geo4d_bench.geometry.room import Room, RoomsName, draw_room
 from geo4d_bench.geometry.se3 import pose
 from geo4d_bench.rollout.recording import FILM_SIZE
 from geo4d_bench.rollout.views import Views, resolve
@@ -51,7 +52,7 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
     The reward is 1 in the step that completes the task and 0 otherwise. An episode terminates on success and on
     failure. ``info`` has ``is_success``, ``phase`` (the last sub-goal reached) and ``failure`` (why it cannot succeed
     any more, or None). ``reset(seed=..., options={"split": "eval"})`` chooses the episode, which is that of
-    ``rollout`` with the same seed, views and rig; the split is ``train`` where left out.
+    ``rollout`` with the same seed, views, rig and rooms; the split is ``train`` where left out.
 
     ``render()`` gives (256, 320, 3) uint8 from a camera that always stands in one place. Simulation and OpenGL
     contexts are made at the first reset, in the process and thread that then uses them, and freed by ``close``. A
@@ -64,12 +65,13 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
         views: what each episode's cameras are drawn from: ``seen``, ``novel``, a rig's name or YAML file; or the names
             of two of ``rig``'s cameras, which all episodes are seen from.
         rig: rig that ``seen``, ``novel`` and names refer to.
+        rooms: set that each episode's room is drawn from: ``fixed``, ``varied`` or ``held_out``.
         height, width: pixels of the observed views.
         render_mode: ``rgb_array``, or None.
 
     Raises:
         ConfigError: an argument is out of range, or robosuite is not installed.
-        UnknownNameError: no such task, views or rig.
+        UnknownNameError: no such task, views, rig or rooms.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  Gymnasium's own
@@ -82,16 +84,18 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
         obs: Literal["state", "rgbd"] = "state",
         views: str | tuple[str, str] = "seen",
         rig: str = "hemisphere16",
+        rooms: RoomsName = "fixed",
         height: int = 64,
         width: int = 80,
         render_mode: str | None = None,
     ) -> None:
         self._arguments: dict[str, Any] = {
-            "task": task, "obs": obs, "views": views, "rig": rig, "height": height, "width": width,
-            "render_mode": render_mode,
+            "task": task, "obs": obs, "views": views, "rig": rig, "rooms": rooms, "height": height,
+            "width": width, "render_mode": render_mode,
         }  # fmt: skip
         if obs not in ("state", "rgbd"):
             raise ConfigError(f"obs is {obs!r}, expected 'state' or 'rgbd'")
+        draw_room(rooms, task, "train", 0)  # UnknownNameError where there is no such set
         if render_mode not in (None, "rgb_array"):
             raise ConfigError(f"render_mode is {render_mode!r}, expected 'rgb_array' or None")
         if min(height, width) < 8:
@@ -131,6 +135,7 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
         self._scene: Scene | None = None
         self._renderers: dict[bool, Renderer] = {}  # by whether it is for films
         self._cameras: tuple[Camera, Camera] | None = None  # of the episode; None before the first and after close
+        self._room: Room | None = None
         self._steps = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -140,7 +145,7 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
     def simulation(self) -> Task:
         """The running simulation, for experts and oracles: it knows where the objects are."""
         if self._simulation is None:
-            self._simulation = tasks.make(self._task_spec.id)
+            self._simulation = tasks.make(self._task_spec.name)
         return self._simulation
 
     def reset(
@@ -155,6 +160,7 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
         episode = int(self.np_random.integers(2**31)) if seed is None else seed
         self.simulation.reset(episode, split)
         self._cameras = self._pair(split, episode)
+        self._room = draw_room(self._arguments["rooms"], self._task_spec.key, split, episode)
         self._steps = 0
         return self._observe(), self._info()
 
@@ -237,10 +243,11 @@ class TaskEnv(gymnasium.Env[Observation, Action]):
         from geo4d_bench.rollout.assets import make_assets
 
         if film not in self._renderers:
-            self._scene = self._scene or make_assets(self.simulation).scene
+            self._scene = self._scene or make_assets(self.simulation, self._arguments["rooms"]).scene
             self._renderers[film] = Renderer(self._scene, *(FILM_SIZE if film else self._size), quality=film)
         check = self._steps == 0  # the first moment of an episode
-        return self._renderers[film].render(self.simulation.physics_state(), cameras, seg=False, check=check)
+        state = self.simulation.physics_state()
+        return self._renderers[film].render(state, cameras, seg=False, check=check, room=self._room)
 
     def _info(self) -> dict[str, Any]:
         task = self.simulation

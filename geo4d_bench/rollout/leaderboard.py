@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from tyro.conf import Positional
 
 from geo4d_bench.errors import LedgerError, RunError
 from geo4d_bench.io import write_atomic
-from geo4d_bench.rollout.ledger import EpisodeRow, Ledger, RunColumns, canonical_sha256
+from geo4d_bench.rollout import trainings
+from geo4d_bench.rollout.ledger import COLUMNS, REALTIME, EpisodeRow, Ledger, RunColumns, canonical_sha256, used_columns
 from geo4d_bench.runs import read_run
 
 FLOOR_AND_CEILING = ("random", "expert")
 """Policies that stand on every board, so that a rate can be read."""
+WITHOUT_EYES = ("blind", "replay", "proprioception")
+"""Policies that see nothing, whose checkpoint is the dataset that they were made of."""
+CHOSEN_EPISODES = "chosen_episodes.csv"
+"""Name of ledgers whose seeds were chosen by how they ended, as an error budget's: they are on no board."""
 CSV_COLUMNS = (
-    "task", "task_version", "policy", "generator", "ablation", "checkpoint", "views", "rig", "sensor", "tracker",
-    "segmenter", "steps", "n", "k", "success_rate", "ci_low", "ci_high", "group", "privileged", "rows_sha256",
-    "settings", "fingerprint",
+    "task", "task_version", "policy", "generator", "ablation", "checkpoint", "views", "rig", "rooms", "sensor",
+    "calibration_deg", "calibration_cm", "tracker", "segmenter", "steps", "n", "k", "success_rate", "ci_low", "ci_high",
+    "group", "privileged", "rows_sha256", "settings", "fingerprint", *REALTIME,
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class LeaderboardConfig:
     runs: Positional[tuple[Path, ...]]
-    """Rollout folders or their episodes.csv; a folder without one is searched for rollouts below it."""
+    """Rollout folders or their episodes.csv; a folder without one is searched for rollouts below it. Further commands:
+    leaderboard compare, leaderboard plan, leaderboard verify."""
     out: Path = Path("leaderboard.csv")
     """The CSV to write."""
 
@@ -37,11 +45,12 @@ class BoardRow(RunColumns):
 
     Attributes:
         n, k: episodes and successes.  ci_low, ci_high: 95 % Wilson interval of the success rate k / n.
-        group: policies of one task, rig and choice of views that share a letter do not differ at 0.05 (exact
-            McNemar on the seeds both have, Holm-corrected).
+        group: policies of one task, rig, choice of views and set of rooms that share a letter do not differ at 0.05
+            (exact McNemar on the seeds both have, Holm-corrected).
         rows_sha256: of the episode rows behind the line, wall times left out.
         failed_after: the last phase that episodes without success reached, and how many of them, most first. Not in
             the CSV.
+        stale_share, idle_share, plan_hz: means over the episodes; None where the world stood still.
     """
 
     n: int
@@ -52,6 +61,9 @@ class BoardRow(RunColumns):
     group: str
     rows_sha256: str
     failed_after: tuple[tuple[str, int], ...]
+    stale_share: float | None = field(default=None, kw_only=True)
+    idle_share: float | None = field(default=None, kw_only=True)
+    plan_hz: float | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -61,12 +73,16 @@ class Leaderboard:
     Attributes:
         unranked: on runs that are left out, because episodes of them crashed.
         unfinished: on runs that were stopped before their last episode.
+        out: its file.  ledgers: the files of the episodes behind it.
+        methods: of policies with several checkpoints whose trainings differ in their seed alone.
     """
 
     rows: tuple[BoardRow, ...]
     unranked: tuple[str, ...]
     unfinished: tuple[str, ...]
     out: Path
+    ledgers: tuple[Path, ...]
+    methods: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -78,39 +94,51 @@ class Leaderboard:
 
     def table(self) -> list[str]:
         """The board as lines of text."""
-        header = "task|views|rig|policy|checkpoint|sensor|steps|k/n|success|95 % interval|group||failed after"
+        header = "task|views|rig|rooms|policy|checkpoint|sensor|steps|k/n|success|95 % interval|group||failed after"
         lines = [header.split("|")]
         lines += [
             [
-                f"{row.task}-{row.task_version}", row.views, row.rig, row.title, row.checkpoint[:8], row.sensor,
-                str(row.steps or ""), f"{row.k}/{row.n}", f"{row.success_rate:.2f}",
+                f"{row.task}-{row.task_version}", row.views, row.rig, row.rooms, row.title, row.checkpoint[:8],
+                row.sensor, str(row.steps or ""), f"{row.k}/{row.n}", f"{row.success_rate:.2f}",
                 f"{row.ci_low:.2f} to {row.ci_high:.2f}", row.group, "oracle" if row.privileged else "",
                 phase_counts(row.failed_after),
             ]
             for row in self.rows
         ]  # fmt: skip
+        if any(row.latency_s for row in self.rows):
+            lines[0] += ["stale", "idle", "plans/s"]
+            for line, row in zip(lines[1:], self.rows, strict=True):
+                told = row.stale_share, row.idle_share, row.plan_hz
+                line += ["" if value is None else f"{value:.2f}" for value in told]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
 
     def notes(self) -> list[str]:
         """What a reader must know: runs left out, and missing floor or ceiling rows."""
-        notes = [*self.unranked, *self.unfinished, *self._like_random()]
-        for key in sorted({(row.task, row.views, row.rig) for row in self.rows}):
-            there = {row.policy for row in self.rows if (row.task, row.views, row.rig) == key}
+        notes = [*self.methods, *self.unranked, *self.unfinished, *self._like_random()]
+        notes += [
+            f"{row.title} on {row.views} views never moved: when a plan came, its waypoints were past; give it more of "
+            "them (--execute, where the policy has it), or a smaller --realtime"
+            for row in self.rows
+            if row.idle_share == 1
+        ]
+        for key in sorted({_place(row) for row in self.rows}):
+            there = {row.policy for row in self.rows if _place(row) == key}
             missing = [policy for policy in FLOOR_AND_CEILING if policy not in there]
             if missing and len(there) > 1:
                 notes.append(
-                    f"no {' and no '.join(missing)} row on {key[1]} views: the board lacks its floor or ceiling"
+                    f"no {' and no '.join(missing)} row on {key[2]} views: the board lacks its floor or ceiling"
                 )
         return notes
 
     def _like_random(self) -> list[str]:
         """Trained policies whose interval overlaps that of ``random``, with what would tell them apart."""
-        floors = {(row.task, row.task_version, row.views, row.rig): row for row in self.rows if row.policy == "random"}
+        floors = {_place(row): row for row in self.rows if row.policy == "random"}
         notes = []
         for row in self.rows:
-            floor = floors.get((row.task, row.task_version, row.views, row.rig))
-            if row.checkpoint and floor is not None and row.ci_low <= floor.ci_high:
+            floor = floors.get(_place(row))
+            learned = row.checkpoint and row.policy not in WITHOUT_EYES
+            if learned and floor is not None and row.ci_low <= floor.ci_high:
                 mine, chance = (f"{r.k}/{r.n}, {r.ci_low:.2f} to {r.ci_high:.2f}" for r in (row, floor))
                 notes.append(
                     f"the intervals of {row.title} on {row.views} views ({mine}) and random ({chance}) overlap: train "
@@ -139,6 +167,18 @@ def find_ledgers(path: Path) -> list[Path]:
     return sorted(path.rglob("episodes.csv"))
 
 
+def files_like_ledgers(path: Path) -> list[Path]:
+    """The ledgers that a path names, also those that have other names than episodes.csv: they begin alike."""
+    if path.is_file():
+        return [path]
+    head, found = ",".join(COLUMNS[:3]).encode(), []
+    for each in sorted(each for each in path.rglob("*.csv") if each.name != CHOSEN_EPISODES):
+        with each.open("rb") as file:
+            if file.read(len(head)) == head:
+                found.append(each)
+    return found
+
+
 def read_all(paths: Iterable[Path]) -> dict[EpisodeRow, Path]:
     """Rows of several ledgers with where they come from; a row given twice counts once, at whatever commit it was made.
 
@@ -160,7 +200,7 @@ def compute(rows: dict[EpisodeRow, Path], out: Path) -> Leaderboard:
     """The board of episode rows."""
     runs: dict[str, dict[int, EpisodeRow]] = {}
     for row in rows:
-        of_run = *_comparable(row), row.policy, row.ablation, row.checkpoint, row.sensor, str(row.steps), row.settings
+        of_run = *comparable(row), row.policy, row.ablation, row.checkpoint, row.sensor, str(row.steps), row.settings
         other = runs.setdefault("/".join(of_run), {}).setdefault(row.seed, row)
         if other is not row:
             raise LedgerError(
@@ -182,17 +222,67 @@ def compute(rows: dict[EpisodeRow, Path], out: Path) -> Leaderboard:
             ranked[key] = members
     letters = _letters(ranked)
     board = [_board_row(members, letters[key]) for key, members in ranked.items()]
-    board.sort(key=lambda row: (row.task, row.task_version, row.views, row.rig, -row.success_rate, row.title))
-    return Leaderboard(tuple(board), tuple(unranked), tuple(_unfinished(rows)), out)
+    board.sort(key=lambda row: (*_place(row), -row.success_rate, row.title))
+    ledgers = tuple(sorted(set(rows.values())))
+    return Leaderboard(tuple(board), tuple(unranked), tuple(_unfinished(rows)), out, ledgers, _methods(rows, ranked))
+
+
+def _methods(rows: dict[EpisodeRow, Path], ranked: dict[str, list[EpisodeRow]]) -> tuple[str, ...]:
+    """A line for every policy that several training seeds of one method played on equal terms."""
+    from geo4d_bench.evaluation.statistics import hierarchical_mean, wilson
+
+    alike: dict[tuple[str, ...], dict[str, list[EpisodeRow]]] = {}
+    for members in ranked.values():
+        row = members[0]
+        if row.checkpoint and row.policy not in WITHOUT_EYES:
+            terms = *comparable(row), row.title, row.sensor, str(row.steps)
+            alike.setdefault(terms, {}).setdefault(row.checkpoint, []).extend(members)
+    several = {terms: seeds for terms, seeds in alike.items() if len(seeds) > 1}
+    if not several:
+        return ()
+    members = [row for seeds in several.values() for each in seeds.values() for row in each]
+    known = trainings.find(trainings.folders_of(members, rows))
+    lines = []
+    for seeds in several.values():
+        row = next(iter(seeds.values()))[0]
+        same_episodes = all(len({r.seed for r in each}) == len(each) for each in seeds.values())
+        if not same_episodes or trainings.doubt(seeds, known):
+            continue
+        mean = hierarchical_mean([{r.seed: r.success for r in each} for each in seeds.values()])
+        played = [r for each in seeds.values() for r in each]
+        low, high = wilson(sum(r.success for r in played), len(played))
+        lines.append(
+            f"{row.title} as a method on {row.views} views: {mean.value:.2f}, {mean.low:.2f} to {mean.high:.2f} over "
+            f"{len(seeds)} training seeds (hierarchical bootstrap); {low:.2f} to {high:.2f} over its {len(played)} "
+            "episodes alone (Wilson)"
+        )
+    return tuple(lines)
+
+
+def csv_text(board: Leaderboard) -> str:
+    """The board's file."""
+    import pandas as pd
+
+    table = pd.DataFrame([vars(row) for row in board.rows], columns=used_columns(CSV_COLUMNS, board.rows))
+    table["privileged"] = table["privileged"].map({True: "true", False: "false"})
+    text: str = table.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+    return text
+
+
+def sums_path(board: Path) -> Path:
+    """Of the file beside a board with the sha256 of the board and of its ledgers, which 'sha256sum -c' reads, too."""
+    return board.with_name(f"{board.name}.sha256")
 
 
 def write(board: Leaderboard) -> None:
-    """Write the CSV under a temporary name, then rename it: a file that exists is whole."""
-    import pandas as pd
-
-    table = pd.DataFrame([vars(row) for row in board.rows], columns=list(CSV_COLUMNS))
-    table["privileged"] = table["privileged"].map({True: "true", False: "false"})
-    write_atomic(board.out, table.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
+    """Write the CSV and its sums, each under a temporary name first: a file that exists is whole."""
+    write_atomic(board.out, csv_text(board))
+    folder = board.out.absolute().parent
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {os.path.relpath(path.resolve(), folder.resolve())}\n"
+        for path in (board.out, *board.ledgers)
+    ]
+    write_atomic(sums_path(board.out), "".join(lines))
 
 
 def _unfinished(rows: dict[EpisodeRow, Path]) -> Iterator[str]:
@@ -217,9 +307,14 @@ def _unfinished(rows: dict[EpisodeRow, Path]) -> Iterator[str]:
             )
 
 
-def _comparable(row: EpisodeRow) -> tuple[str, ...]:
+def comparable(row: EpisodeRow) -> tuple[str, ...]:
     """What runs must share for their seeds to be the same episodes."""
-    return row.task, row.task_version, row.split, row.views, row.rig
+    return row.task, row.task_version, row.split, row.views, row.rig, row.rooms
+
+
+def _place(row: RunColumns) -> tuple[str, ...]:
+    """Where runs of the board stand together."""
+    return row.task, row.task_version, row.views, row.rig, row.rooms
 
 
 def _letters(ranked: dict[str, list[EpisodeRow]]) -> dict[str, str]:
@@ -228,7 +323,7 @@ def _letters(ranked: dict[str, list[EpisodeRow]]) -> dict[str, str]:
     outcomes: dict[tuple[str, ...], dict[str, dict[int, bool]]] = {}
     for key, members in ranked.items():
         by_seed = {row.seed: row.success for row in members}
-        outcomes.setdefault(_comparable(members[0]), {})[key] = by_seed
+        outcomes.setdefault(comparable(members[0]), {})[key] = by_seed
     return {key: group for rivals in outcomes.values() for key, group in significance_groups(rivals).items()}
 
 
@@ -238,7 +333,7 @@ def _board_row(members: Sequence[EpisodeRow], group: str) -> BoardRow:
     n, k = len(members), sum(row.success for row in members)
     low, high = wilson(k, n)
     return BoardRow(
-        **{field.name: getattr(members[0], field.name) for field in fields(RunColumns)},
+        **{each.name: getattr(members[0], each.name) for each in fields(RunColumns)},
         n=n,
         k=k,
         success_rate=k / n,
@@ -247,7 +342,15 @@ def _board_row(members: Sequence[EpisodeRow], group: str) -> BoardRow:
         group=group,
         rows_sha256=canonical_sha256(members),
         failed_after=failed_after(members),
+        stale_share=_mean(row.stale_share for row in members),
+        idle_share=_mean(row.idle_share for row in members),
+        plan_hz=_mean(row.plan_hz for row in members),
     )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else None
 
 
 def failed_after(rows: Iterable[EpisodeRow]) -> tuple[tuple[str, int], ...]:

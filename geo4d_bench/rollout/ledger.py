@@ -9,8 +9,8 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -33,6 +33,7 @@ class RunColumns:
         ablation: what that lacks, or ``none``.
         checkpoint: sha256 of the checkpoint's weights and settings, empty for policies without one.
         rig: name of the one that ``seen`` and ``novel`` refer to.
+        rooms: the set that the room of each episode was drawn from.
         sensor: how the depth that the policy saw was measured, see ``dataset.sensors``.
         tracker, segmenter: what followed the gripper through the policy's videos, and what labelled it there; empty for
             policies without video, and where the videos carry their own labels.
@@ -41,6 +42,8 @@ class RunColumns:
             experiment.
         privileged: whether the policy was handed the simulator.
         fingerprint: of packages and source.
+        calibration_deg, calibration_cm: by how much the cameras' poses that the policy was told were off.
+        latency_s: for how long the world went on while a plan was made; 0 where it stood still.
     """
 
     task: str
@@ -58,6 +61,17 @@ class RunColumns:
     settings: str
     privileged: bool
     fingerprint: str
+    rooms: str = field(default="fixed", kw_only=True)
+    calibration_deg: float = field(default=0.0, kw_only=True)
+    calibration_cm: float = field(default=0.0, kw_only=True)
+    latency_s: float = field(default=0.0, kw_only=True)
+
+    @property
+    def as_usual(self) -> bool:
+        """Whether rooms are fixed, depth is perfect, the checkpoint's own number of steps was taken, the poses told
+        were true, and the world stood still while plans were made."""
+        unusual = self.steps, self.calibration_deg, self.calibration_cm, self.latency_s
+        return (self.rooms, self.sensor) == ("fixed", "perfect") and not any(unusual)
 
     @property
     def title(self) -> str:
@@ -66,6 +80,11 @@ class RunColumns:
             self.ablation: self.ablation != "none",
             f"tracker {self.tracker}": self.tracker not in ("", "point_cloud"),
             f"segmenter {self.segmenter}": self.segmenter != "",
+            f"{self.rooms} rooms": self.rooms != "fixed",
+            f"calibration {self.calibration_deg:g} deg {self.calibration_cm:g} cm off": (
+                self.calibration_deg > 0 or self.calibration_cm > 0
+            ),
+            f"real time {self.latency_s:g} s": self.latency_s > 0,
         }
         return ", ".join([self.policy, *(what for what, is_so in unusual.items() if is_so)])
 
@@ -77,6 +96,11 @@ class EpisodeRow(RunColumns):
     Attributes:
         run_id: 16 hex digits over ``settings`` and the first seed; with ``seed`` it names a row.
         camera_n, camera_m: the views; view_angle_deg: the larger of their angles to the nearest training camera.
+        elevation_deg, distance_m, fovy_deg, baseline_m: of the two cameras, see ``geometry.rig.PairGeometry``; None in
+            rows of versions that did not write them.
+        stale_share: share of the control steps during which a newer plan was being made.  idle_share: share of the
+            control steps during which the robot held still, because it had no plan left (docs/realtime.md).
+            plan_hz: plans a simulated second. None where the world stood still while plans were made.
         seed, episode: the episode's seed, and its index in the run.
         status: ``failure`` = cannot succeed any more, ``timeout`` = time is up, ``crash`` = an exception.
         success: whether the task was done.  phase: the last sub-goal reached.
@@ -101,23 +125,36 @@ class EpisodeRow(RunColumns):
     generate_ms: float
     track_ms: float
     commit: str
+    elevation_deg: float | None = field(default=None, kw_only=True)
+    distance_m: float | None = field(default=None, kw_only=True)
+    fovy_deg: float | None = field(default=None, kw_only=True)
+    baseline_m: float | None = field(default=None, kw_only=True)
+    stale_share: float | None = field(default=None, kw_only=True)
+    idle_share: float | None = field(default=None, kw_only=True)
+    plan_hz: float | None = field(default=None, kw_only=True)
 
     @property
     def key(self) -> tuple[str, int]:
         """Names the episode in any ledger."""
         return self.run_id, self.seed
 
-    def text(self) -> list[str]:
-        """The row's cells as they stand in the file."""
-        return [_to_text(getattr(self, name)) for name in COLUMNS]
+    def text(self, columns: Sequence[str] | None = None) -> list[str]:
+        """The row's cells as they stand in a file with these columns, all by default."""
+        return [_to_text(getattr(self, name)) for name in columns or COLUMNS]
 
 
 COLUMNS = (
     "run_id", "settings", "task", "task_version", "policy", "generator", "ablation", "checkpoint", "views", "rig",
-    "camera_n", "camera_m", "view_angle_deg", "sensor", "tracker", "segmenter", "steps", "split", "seed", "episode",
-    "status", "success", "phase", "plans", "control_steps", "wall_s", "generate_ms", "track_ms", "privileged",
-    "fingerprint", "commit",
+    "rooms", "camera_n", "camera_m", "view_angle_deg", "elevation_deg", "distance_m", "fovy_deg", "baseline_m",
+    "sensor", "calibration_deg", "calibration_cm", "tracker", "segmenter", "steps", "split", "seed", "episode",
+    "status",
+    "success", "phase", "plans", "control_steps", "wall_s", "generate_ms", "track_ms", "privileged", "fingerprint",
+    "commit", "latency_s", "stale_share", "idle_share", "plan_hz",
 )  # fmt: skip
+REALTIME = COLUMNS[-4:]
+"""Columns that only files with a rollout in real time have."""
+LATER = {f.name: f.default for f in dataclasses.fields(EpisodeRow) if f.default is not dataclasses.MISSING}
+"""Columns that ledgers of older versions lack, and what their rows hold instead."""
 _LENGTHS = {"run_id": 16, "settings": 16, "checkpoint": 64, "fingerprint": 16, "commit": 12}
 """Of hexadecimal numbers, which other programs may take for decimal ones."""
 _NUMBER = re.compile(r"\d+(\.\d+)?([eE]\+?\d+)?|inf")
@@ -138,6 +175,7 @@ _PARSERS: dict[object, Callable[[str], object]] = {
     str: str,
     int: _integer,
     float: _finite,
+    float | None: lambda cell: _finite(cell) if cell else None,
     bool: lambda cell: {"true": True, "false": False}[cell.lower()],
     Status: {status: status for status in get_args(Status)}.__getitem__,
 }
@@ -216,19 +254,22 @@ class Ledger:
             if row.key in rows and rows[row.key].status != "crash":
                 return False
             rows[row.key] = row
-            write_atomic(self.path, _csv([COLUMNS, *_sorted_text(rows.values())]))
+            write_atomic(self.path, ledger_text(rows.values()))
         return True
 
     def _check_columns(self, table: CsvFile) -> None:
         found = set(table.columns)
-        if found == set(COLUMNS):
+        if found | LATER.keys() == set(COLUMNS):
             return
         if not found & set(COLUMNS):
             raise LedgerError(
                 f"{self.path}: the first line is not the header of an episode ledger; put it in front: "
                 f"{','.join(COLUMNS)}"
             )
-        missing, unknown = [c for c in COLUMNS if c not in found], [c for c in table.columns if c not in COLUMNS]
+        missing, unknown = (
+            [c for c in COLUMNS if c not in found | LATER.keys()],
+            [c for c in table.columns if c not in COLUMNS],
+        )
         sides = [f"{word}: {', '.join(n)}" for word, n in (("missing", missing), ("unknown", unknown)) if n]
         raise LedgerError(
             f"{self.path}: these are not the columns of an episode ledger ({'; '.join(sides)}); keep what you add in a "
@@ -242,7 +283,7 @@ def _parse(cells: dict[str, str], where: str) -> EpisodeRow:
         try:
             values[name] = _PARSERS[_TYPES[name]](cell)
         except (ValueError, KeyError):
-            kind = "known value" if _TYPES[name] == Status else _TYPES[name].__name__
+            kind = "known value" if _TYPES[name] == Status else getattr(_TYPES[name], "__name__", "number")
             raise LedgerError(f"{where}: column {name} holds '{cell}', not a {kind}; {RESTORE}") from None
         if _NUMBER.fullmatch(cell) and len(cell) != _LENGTHS.get(name, len(cell)):
             raise LedgerError(
@@ -258,15 +299,33 @@ def _parse(cells: dict[str, str], where: str) -> EpisodeRow:
     return row
 
 
+def ledger_text(rows: Collection[EpisodeRow], header: Collection[str] | None = None) -> str:
+    """The file of rows, as :meth:`Ledger.append` writes it: sorted by run and seed. Of LATER, the columns in ``header``
+    alone; where it is not given, those that are used."""
+    header = used_columns(COLUMNS, rows) if header is None else header
+    columns = [name for name in COLUMNS if name in header or name not in LATER]
+    return _csv([columns, *(row.text(columns) for row in sorted(rows, key=lambda row: row.key))])
+
+
+def used_columns(names: Iterable[str], rows: Iterable[RunColumns]) -> list[str]:
+    """Names of columns, without those of REALTIME where no row is of a rollout in real time."""
+    realtime = any(row.latency_s for row in rows)
+    return [name for name in names if realtime or name not in REALTIME]
+
+
 def canonical_sha256(rows: Iterable[EpisodeRow]) -> str:
-    """sha256 of rows sorted by run and seed, wall times left out: equal for two runs at one commit."""
+    """sha256 of rows sorted by run and seed, wall times left out: equal for two runs at one commit.
+
+    What rows hold in columns of LATER stands behind the others, where it is not what older rows hold: theirs stay as
+    they were.
+    """
     blank: dict[str, Any] = dict.fromkeys(WALL_TIME_COLUMNS, 0.0)
-    without_times = [dataclasses.replace(row, **blank) for row in rows]
-    return hashlib.sha256(_csv(_sorted_text(without_times)).encode()).hexdigest()
-
-
-def _sorted_text(rows: Iterable[EpisodeRow]) -> list[list[str]]:
-    return [row.text() for row in sorted(rows, key=lambda row: row.key)]
+    lines = []
+    for row in sorted(rows, key=lambda row: row.key):
+        cells = dict(zip(COLUMNS, dataclasses.replace(row, **blank).text(), strict=True))
+        later = [f"{name}={cells.pop(name)}" for name in LATER if getattr(row, name) != LATER[name]]
+        lines.append([*(cell for name, cell in cells.items() if name not in LATER), *later])
+    return hashlib.sha256(_csv(lines).encode()).hexdigest()
 
 
 def _csv(lines: Iterable[Sequence[str]]) -> str:
@@ -278,6 +337,8 @@ def _csv(lines: Iterable[Sequence[str]]) -> str:
 def _to_text(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if value is None:
+        return ""
     if isinstance(value, float):
         return f"{value:.3f}"
     text = str(value)

@@ -25,7 +25,7 @@ def trajectory_file(simulator: Simulator) -> bytes:
 
     ``dt_s`` () seconds of a control step; ``camera_names``, ``T_world_cam``, ``fovy_rad`` (2,) of views n and m; where
     one has a lens of its own, its ``fovy_rad`` is NaN and ``lens`` (2, 6) has its ``camera.Lens``, NaN of others;
-    ``plan_step`` (P,) control step at which a plan began; ``plan_time_s`` (P, N) when its waypoints are due, from the
+    ``plan_step`` (P,) control step that a plan was made at; ``plan_time_s`` (P, N) when its waypoints are due, from the
     episode's start; ``plan_executed`` (P,) how many of them were given to the robot. For each arm:
     ``<arm>/T_world_ee`` (S + 1, 4, 4) and ``<arm>/opening_m`` (S + 1,) reached, row 0 at the start;
     ``<arm>/commanded`` (S, 4, 4); ``<arm>/plan_T_world_ee`` (P, N, 4, 4) the whole plan, its unexecuted end included.
@@ -80,7 +80,7 @@ class Film:
 
     def plan(self, video: Video4D | None) -> None:
         """The plan that is carried out from now on."""
-        self._plan, self._plan_step = video, self._simulator.control_steps
+        self._plan, self._plan_step = video, self._simulator.control_steps - self._simulator.late
 
     def step(self) -> None:
         """After every control step; takes a picture where one is due."""
@@ -88,7 +88,7 @@ class Film:
         if simulator.control_steps % self._every and simulator.status is None:
             return
         state, first = simulator.task.physics_state(), not self._frames
-        frame = self._renderer.render(state, simulator.cameras, seg=False, check=first)
+        frame = self._renderer.render(state, simulator.cameras, seg=False, check=first, room=simulator.room)
         self._frames.append(np.concatenate([np.concatenate(list(frame.rgb), axis=1), self._planned()], axis=0))
 
     def file(self) -> bytes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from geo4d_bench.errors import LedgerError
@@ -12,7 +13,7 @@ from geo4d_bench.rollout import leaderboard, workers
 from geo4d_bench.rollout.config import RolloutConfig, RolloutContext, config_type, prepare
 from geo4d_bench.rollout.leaderboard import Leaderboard
 from geo4d_bench.rollout.ledger import EpisodeRow, Ledger
-from geo4d_bench.runs import claim
+from geo4d_bench.runs import claim, read_run
 
 __all__ = ["Rollout", "RolloutConfig", "config_type", "run"]
 
@@ -66,23 +67,50 @@ def run(config: RolloutConfig) -> Rollout:
     context = prepare(config)
     warn_of_unseen_workspace(context.views.rig, *(context.settings["image_size"] or (config.height, config.width)))
     with held(config.folder):
-        return _play(context)
+        context = with_latency(context)
+        rows, made = play_missing(context, range(config.seed, config.seed + config.episodes))
+        board = leaderboard.run(leaderboard.LeaderboardConfig((config.folder,), config.folder / "leaderboard.csv"))
+    return Rollout(rows, made, board, config.folder)
 
 
-def _play(context: RolloutContext) -> Rollout:
+def with_latency(context: RolloutContext) -> RolloutContext:
+    """The same with a number for ``--realtime measured``: that of the run in the folder, so that a second call goes on
+    with it, or measured where there is none. The folder must be held."""
     config = context.config
-    run_id = claim(config.folder, "rollout", "episodes.csv", context.settings, **vars(config))
-    ledger = Ledger(config.folder / "episodes.csv")
-    finished = {row.seed for row in _present(ledger, run_id) if row.status != "crash"}
-    missing = [seed for seed in range(config.seed, config.seed + config.episodes) if seed not in finished]
-    if missing:
-        if config.cluster is None and (context.settings["image_size"] or config.video):
-            from geo4d_bench.rendering.opengl import require_opengl
+    if config.realtime != "measured":
+        return context
+    before = read_run(config.folder)
+    if before is not None and "latency_s" in before["settings"]:
+        latency_s = float(before["settings"]["latency_s"])
+    else:
+        _require_opengl(context)
+        latency_s = workers.measure_latency_s(context)
+        print(f"a plan of {config.policy} takes {latency_s:g} s here (median of {workers.MEASURED_PLANS})")
+    return prepare(replace(config, realtime=latency_s, out=config.folder), context.factory)
 
-            require_opengl()
+
+def _require_opengl(context: RolloutContext) -> None:
+    config = context.config
+    if config.cluster is None and (context.settings["image_size"] or config.video):
+        from geo4d_bench.rendering.opengl import require_opengl
+
+        require_opengl()
+
+
+def play_missing(context: RolloutContext, seeds: Iterable[int]) -> tuple[tuple[EpisodeRow, ...], int]:
+    """Play those episodes of ``seeds`` that are not in the run's ledger yet; all its rows, and how many were made.
+
+    The folder must be held.
+    """
+    config = context.config
+    run_id = claim(config.folder, "rollout", config.ledger.name, context.settings, **vars(config))
+    ledger = Ledger(config.ledger)
+    finished = {row.seed for row in _present(ledger, run_id) if row.status != "crash"}
+    missing = [seed for seed in seeds if seed not in finished]
+    if missing:
+        _require_opengl(context)
         workers.play_all(context, missing)
-    board = leaderboard.run(leaderboard.LeaderboardConfig((config.folder,), config.folder / "leaderboard.csv"))
-    return Rollout(ledger.read().rows, len(missing), board, config.folder)
+    return ledger.read().rows, len(missing)
 
 
 def _present(ledger: Ledger, run_id: str) -> tuple[EpisodeRow, ...]:

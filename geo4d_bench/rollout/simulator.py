@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,8 @@ import numpy.typing as npt
 from geo4d_bench.dataset.sensors import SENSORS, Measure, SensorName, start_video
 from geo4d_bench.geometry.camera import depth_to_points
 from geo4d_bench.geometry.hand import part_image, scale_to_hands
+from geo4d_bench.geometry.rig import off_pose
+from geo4d_bench.geometry.room import RoomsName, draw_room
 from geo4d_bench.geometry.se3 import Array, interpolate_poses, inverse, to_camera_n
 from geo4d_bench.model.types import Video4D
 from geo4d_bench.policies.protocol import ActionChunk, Future, Observation, TaskInfo
@@ -33,7 +35,7 @@ class Record:
     Attributes:
         T_world_ee, opening_m: where the hand was, for each arm.
         commanded: T_world_ee asked for at each control step, for each arm.
-        plan_step: control step at which each chunk began.  plans: the chunks.
+        plan_step: control step of the observation that each chunk was planned from.  plans: the chunks.
         horizons: T_world_ee (N, 4, 4) of each arm, for each chunk: the whole plan that it is the beginning of.
     """
 
@@ -52,29 +54,57 @@ class Simulator:
         task: the simulation.  split: of the seeds.  views: what camera pairs are drawn from.
         assets: what is shared with the other simulations of the process.
         sensor: how the depth that policies see is measured; oracles' future frames stay true.
+        rooms: that of each episode is drawn from this set; ``assets`` were made for it.
+        calibration: by how many degrees and centimetres the cameras' poses are off that policies are told.
+        latency_s: how long the world goes on while a plan is made.
 
     Attributes:
+        late: that in control steps, rounded up.
+        stale_steps: of the episode, carried out while a newer plan was being made.  idle_steps: of these, those for
+            which the older plan had nothing left, so that the robot held still.
+        told: T_world_cam (4, 4) of the episode's cameras, as policies are told.
         status: how the episode ended; None while it goes on.
     """
 
     status: Status | None = None
 
     def __init__(
-        self, task: Task, split: str, views: Views, assets: RenderAssets, sensor: SensorName = "perfect"
+        self,
+        task: Task,
+        split: str,
+        views: Views,
+        assets: RenderAssets,
+        sensor: SensorName = "perfect",
+        rooms: RoomsName = "fixed",
+        calibration: tuple[float, float] = (0.0, 0.0),
+        latency_s: float = 0.0,
     ) -> None:
         self.task, self.split, self.views, self.assets = task, split, views, assets
+        self.rooms, self.calibration = rooms, calibration
         self.sensor = SENSORS.get(sensor)
         spec = task.spec
         self.info = TaskInfo(
             spec.id, spec.version, spec.arms, spec.language, spec.control_hz, spec.closed_below_m, assets.hand
         )
         self.max_steps = round(spec.max_seconds * spec.control_hz)
+        self.late = math.ceil(latency_s * spec.control_hz - 1e-6)
 
     def begin(self, seed: int) -> None:
-        """Start the episode of a seed; its camera pair never influences anything but what is seen."""
+        """Start the episode of a seed; its camera pair and its room never influence anything but what is seen."""
         self.cameras = self.views.pair(self.task.spec.key, self.split, seed)
+        self.room = draw_room(self.rooms, self.task.spec.key, self.split, seed)
         self.view_angle_deg = self.views.angle_deg(self.cameras)
-        self.control_steps = 0
+        turn_deg, shift_cm = self.calibration
+        self.told = [
+            off_pose(
+                camera.T_world_cam,
+                turn_deg,
+                0.01 * shift_cm,
+                generator(self.task.spec.key, self.split, seed, f"calibration/{view}"),
+            )
+            for view, camera in zip("nm", self.cameras, strict=True)
+        ]
+        self.control_steps = self.stale_steps = self.idle_steps = 0
         self.record = Record()
         self.status = None
         self._cameras_checked = False
@@ -82,7 +112,8 @@ class Simulator:
         self._scales: tuple[list[float], list[float]] = ([], [])
         self._seed = seed
         self.task.reset(seed, self.split)
-        self._commanded = self.task.ee_poses()
+        self._command = Command(self.task.ee_poses(), self.task.openings())
+        self._rest: list[Command] = []  # of the current plan, for the time that the next one takes to make
         self._expert = self.task.expert()
         self._remember()
 
@@ -90,22 +121,37 @@ class Simulator:
         """What a policy may see now; images have zero height and width where the assets has no renderer, and view m's
         pose is there only where ``both_poses`` asks for it."""
         frame = self.render()
-        height, width = (0, 0) if frame is None else frame.rgb.shape[1:3]
-        return Observation(
-            rgb=np.zeros((2, 0, 0, 3), np.uint8) if frame is None else frame.rgb,
-            depth=np.zeros((2, 0, 0), np.float32) if frame is None else self._measure(frame, both_poses),
-            K=np.stack([camera.K(height, width) for camera in self.cameras]),
-            T_world_cam_n=self.cameras[0].T_world_cam.copy(),
-            T_world_ee=self.task.ee_poses(),
-            opening_m=self.task.openings(),
-            language=self.task.spec.language,
-            T_world_cam_m=self.cameras[1].T_world_cam.copy() if both_poses else None,
-        )
+        depth = None if frame is None else self._measure(frame, both_poses)
+        return self._observation(frame, depth, self.told, both_poses)
+
+    def true_observation(self, both_poses: bool) -> Observation:
+        """See ``SimulatorAccess``."""
+        frame = self.render()
+        told = [camera.T_world_cam for camera in self.cameras]
+        return self._observation(frame, None if frame is None else frame.depth, told, both_poses)
+
+    @property
+    def clock_s(self) -> float:
+        """Seconds of simulated time since the episode began."""
+        return self.control_steps / self.task.spec.control_hz
+
+    def wait(self, after_step: Callable[[], None] | None = None) -> None:
+        """The time that a plan takes: the robot goes on with what is left of the one before, then holds still."""
+        for step in range(self.late):
+            if self.status is not None:
+                return
+            held = step >= len(self._rest)
+            self.stale_steps += 1
+            self.idle_steps += held
+            self._step(self._command if held else self._rest[step], after_step)
 
     def execute(
         self, chunk: ActionChunk, horizon: dict[str, Array] | None = None, after_step: Callable[[], None] | None = None
     ) -> None:
         """Carry out a chunk, or as much of it as there is before the episode ends; ActionError where it is unfit.
+
+        Where plans take time, waypoints that are past by now are left out, and what is to be done while the next plan
+        is made is left to :meth:`wait`.
 
         Args:
             chunk: what the policy asks for.
@@ -115,17 +161,14 @@ class Simulator:
         """
         spec = self.task.spec
         chunk.check(spec.arms, self.control_steps)
-        self.record.plan_step.append(self.control_steps)
+        self.record.plan_step.append(self.control_steps - self.late)
         self.record.plans.append(chunk)
         self.record.horizons.append(horizon or chunk.T_world_ee)
-        for command in commands(chunk, self._commanded, spec.control_hz):
-            self.task.step(command)
-            self.control_steps += 1
-            self._commanded = command.T_world_ee
-            self._remember(command)
-            self.status = self._judge()
-            if after_step is not None:
-                after_step()
+        made = commands(chunk, self._command.T_world_ee, spec.control_hz, self.late)
+        now = max(0, len(made) - self.late)
+        self._rest = made[now:]
+        for command in made[:now]:
+            self._step(command, after_step)
             if self.status is not None:
                 return
 
@@ -175,9 +218,26 @@ class Simulator:
         """
         if self.assets.renderer is None:
             return None
-        frame = self.assets.renderer.render(self.task.physics_state(), self.cameras, check=not self._cameras_checked)
+        frame = self.assets.renderer.render(
+            self.task.physics_state(), self.cameras, check=not self._cameras_checked, room=self.room
+        )
         self._cameras_checked = True
         return frame
+
+    def _observation(
+        self, frame: Frame | None, depth: npt.NDArray[np.float32] | None, told: Sequence[Array], both_poses: bool
+    ) -> Observation:
+        height, width = (0, 0) if frame is None else frame.rgb.shape[1:3]
+        return Observation(
+            rgb=np.zeros((2, 0, 0, 3), np.uint8) if frame is None else frame.rgb,
+            depth=np.zeros((2, 0, 0), np.float32) if depth is None else depth,
+            K=np.stack([camera.K(height, width) for camera in self.cameras]),
+            T_world_cam_n=told[0].copy(),
+            T_world_ee=self.task.ee_poses(),
+            opening_m=self.task.openings(),
+            language=self.task.spec.language,
+            T_world_cam_m=told[1].copy() if both_poses else None,
+        )
 
     def _measure(self, frame: Frame, both_poses: bool) -> npt.NDArray[np.float32]:
         """Depth (2, H, W) as the sensor measures it: an episode is one video of each of its two cameras. What is not
@@ -190,7 +250,7 @@ class Simulator:
             ]
         depth = np.concatenate([see(depth[None]) for see, depth in zip(self._measures, frame.depth, strict=True)])
         for view in range(0 if self.sensor.metric else 1 + both_poses):
-            T_cam_world, opening = inverse(self.cameras[view].T_world_cam), self.task.openings()
+            T_cam_world, opening = inverse(self.told[view]), self.task.openings()
             hands = [(self.assets.hand, T_cam_world @ T, opening[arm]) for arm, T in self.task.ee_poses().items()]
             # A video has one scale: the more looks, the surer it is, though the hand be hidden in some.
             self._scales[view].append(scale_to_hands(depth[view], frame.K[view], hands))
@@ -211,6 +271,15 @@ class Simulator:
             dt_s=dt_s,
         )
 
+    def _step(self, command: Command, after_step: Callable[[], None] | None) -> None:
+        self.task.step(command)
+        self.control_steps += 1
+        self._command = command
+        self._remember(command)
+        self.status = self._judge()
+        if after_step is not None:
+            after_step()
+
     def _judge(self) -> Status | None:
         if self.task.success()["task"]:
             return "success"
@@ -226,20 +295,26 @@ class Simulator:
                 self.record.commanded.setdefault(arm, []).append(command.T_world_ee[arm])
 
 
-def commands(chunk: ActionChunk, start: dict[str, Array], control_hz: float) -> list[Command]:
-    """A chunk as commands at control rate.
+def commands(chunk: ActionChunk, start: dict[str, Array], control_hz: float, past: int = 0) -> list[Command]:
+    """A chunk as commands at control rate, without its first ``past`` control steps.
 
-    Poses go from ``start`` (4, 4), the last commanded pose of each arm, through the waypoints: linear in position,
-    spherical in rotation. The fingers are commanded waypoint i's opening throughout the segment that leads to it.
+    Poses go from ``start`` (4, 4), the last commanded pose of each arm, through the waypoints that are not past: linear
+    in position, spherical in rotation. The fingers are commanded waypoint i's opening throughout the segment that leads
+    to it.
     """
-    times = {arm: chunk.dt_s * np.arange(len(T) + 1) for arm, T in chunk.T_world_ee.items()}
     number = len(next(iter(chunk.T_world_ee.values())))
     steps = max(1, round(number * chunk.dt_s * control_hz))
-    at = np.arange(1, steps + 1) / control_hz
+    if past >= steps:
+        return []
+    began = past / control_hz
+    due = chunk.dt_s * np.arange(1, number + 1)
+    ahead = due > began * (1 + 1e-9)
+    times = np.concatenate([[began], due[ahead]])
+    at = np.arange(past + 1, steps + 1) / control_hz
     # A small slack, so that a step that falls on a waypoint belongs to the segment before it.
     segment = [min(number, max(1, math.ceil(t / chunk.dt_s - 1e-6))) - 1 for t in at]
     paths = {
-        arm: interpolate_poses(times[arm], np.concatenate([start[arm][None], T]), at)
+        arm: interpolate_poses(times, np.concatenate([start[arm][None], T[ahead]]), at)
         for arm, T in chunk.T_world_ee.items()
     }
     return [
@@ -247,5 +322,5 @@ def commands(chunk: ActionChunk, start: dict[str, Array], control_hz: float) -> 
             {arm: paths[arm][k] for arm in paths},
             {arm: float(opening[segment[k]]) for arm, opening in chunk.opening_m.items()},
         )
-        for k in range(steps)
+        for k in range(len(at))
     ]

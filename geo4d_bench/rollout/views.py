@@ -8,7 +8,7 @@ from typing import cast
 
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.geometry.camera import Camera, ViewSplit
-from geo4d_bench.geometry.rig import AnyRig, Rig
+from geo4d_bench.geometry.rig import AnyRig, PlayedRig, Rig
 from geo4d_bench.registry import unknown_name
 from geo4d_bench.seeding import generator
 
@@ -25,7 +25,7 @@ class Views:
     """
 
     name: str
-    rig: AnyRig
+    rig: PlayedRig
     split: ViewSplit | None
     training: AnyRig
 
@@ -65,27 +65,28 @@ class Views:
 
 
 def resolve(views: str, training: AnyRig) -> Views:
-    """The cameras that ``seen``, ``novel``, a registered rig or a rig file stand for.
+    """The cameras that ``seen``, ``novel``, a registered rig, a published protocol or a rig file stand for.
 
     ``seen`` and ``novel`` are those of the training rig. Of another rig the novel cameras are used where it has at
     least two of them, else all of its cameras.
 
     Args:
-        views: ``seen``, ``novel``, a rig's name or the path of a rig's file.
+        views: ``seen``, ``novel``, a rig's or protocol's name, or the path of a rig's file.
         training: the rig that the policy was trained on.
 
     Raises:
         UnknownNameError: there are no such views.
         ConfigError: a faulty rig file, fewer than two cameras, or a training rig without seen cameras.
     """
-    from geo4d_bench.tasks.rigs import RIGS, is_rig_file, make_rig
+    from geo4d_bench.tasks.protocols import PROTOCOLS
+    from geo4d_bench.tasks.rigs import RIGS, is_rig_file, played_rig
 
-    known = sorted(["seen", "novel", *RIGS])
+    known = sorted(["seen", "novel", *RIGS, *PROTOCOLS])
     if views not in known and not is_rig_file(views):
         raise unknown_name("choice of views", views, known)
     if views in ("seen", "novel"):
         return Views(views, training, cast(ViewSplit, views), training)
-    rig = make_rig(views, training.target)
+    rig = played_rig(views, training.target)
     return Views(rig.name, rig, "novel" if len(rig.camera_names("novel")) >= 2 else None, training)
 
 

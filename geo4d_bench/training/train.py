@@ -174,7 +174,7 @@ def run(config: TrainConfig) -> TrainResult:
     if made.split != "train":
         raise DatasetError(
             f"{config.data}: its episodes are of the '{made.split}' split, which generators and policies are judged "
-            f"on; train on what 'geo4d-bench datagen --task {made.task}' makes"
+            f"on; train on what 'geo4d-bench datagen --task {made.task_name}' makes"
         )
     source = _open(config, data, preset, config.workers)
     held_out = config.held_out or _eval_of(config.data)

@@ -46,6 +46,27 @@ def test_a_sensor_is_a_function_of_its_generator_and_leaves_the_truth_alone(name
     assert np.array_equal(a, other, equal_nan=True) == (name == "perfect")
 
 
+@pytest.mark.parametrize(("name", "share"), [("missing10", 0.1), ("missing25", 0.25), ("missing50", 0.5)])
+def test_missing_depth_is_missing_in_patches_throughout_a_video(name: SensorName, share: float) -> None:
+    videos = [np.isnan(seen(SENSORS.get(name), flat(1.0, frames=2), seed)) for seed in range(200)]
+    assert np.mean(videos) == pytest.approx(share, abs=0.02)
+    for first, second in videos[:20]:
+        np.testing.assert_array_equal(first, second)
+    # A pixel beside a missing one is missing much more often than any other.
+    holes = np.array(videos)[:, 0]
+    assert holes[:, :, 1:][holes[:, :, :-1]].mean() > 0.8
+    there = seen(SENSORS.get(name), flat(1.5))
+    assert set(np.unique(there[np.isfinite(there)])) == {np.float32(1.5)}
+
+
+@pytest.mark.parametrize("times", [2, 4, 8])
+def test_noisier_stereo_differs_in_its_noise_alone(times: int) -> None:
+    noisy = SENSORS.get(f"stereo{times}")
+    assert dataclasses.replace(noisy, noise_px=0.08) == Stereo()
+    ratio = (seen(noisy, flat(1.0, 4)) - 1.0).std() / (seen(Stereo(), flat(1.0, 4)) - 1.0).std()
+    assert ratio == pytest.approx(times, rel=0.06)
+
+
 def test_perfect_is_the_identity() -> None:
     depth = tilted(50.0, "y")
     np.testing.assert_array_equal(seen(SENSORS.get("perfect"), depth), depth)

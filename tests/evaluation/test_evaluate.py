@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from geo4d_bench.dataset.reader import Dataset
 from geo4d_bench.dataset.windows import Windows
 from geo4d_bench.errors import CheckpointError, ConfigError, DatasetError, PluginError, RunError
 from geo4d_bench.evaluation import evaluate, scoring
@@ -18,6 +19,7 @@ from geo4d_bench.evaluation.evaluate import EvaluateConfig
 from geo4d_bench.evaluation.scoring import ScoredWindow, zero_motion
 from geo4d_bench.evaluation.summary import median_window
 from geo4d_bench.evaluation.window_store import SOURCES
+from geo4d_bench.geometry.rig import Rig
 from geo4d_bench.model.batch import true_video
 from geo4d_bench.model.generators import load_generator
 from geo4d_bench.model.layered.config import LayeredConfig
@@ -164,6 +166,17 @@ def test_known_generator_gets_its_known_scores(blind: Path, tiny_dataset: Any, t
         mine = rows[(rows.views == views) & (rows.source == "generated")].sort_values("gripper_cm")
         median = mine.iloc[(len(mine) - 1) // 2]
         assert median_window(rows, views) == (median.window, median.gripper_cm)
+    rig = Dataset(tiny_dataset.eval).rig
+    assert isinstance(rig, Rig)
+    cameras = {camera.name: camera for camera in rig.cameras}
+    for row in rows.itertuples():
+        pair = [cameras[name] for name in (row.camera_n, row.camera_m)]
+        at = np.array([camera.T_world_cam[:3, 3] for camera in pair])
+        assert row.view_angle_deg == pytest.approx(max(map(rig.angle_to_training_deg, pair)), abs=1e-4)
+        assert row.distance_m == pytest.approx(np.linalg.norm(at - rig.target, axis=1).mean())
+        assert row.baseline_m == pytest.approx(np.linalg.norm(at[0] - at[1]))
+        assert row.fovy_deg == pytest.approx(np.degrees([camera.fovy_rad for camera in pair]).mean())
+        assert 0 < row.elevation_deg < 60
     text = str(result)
     assert "copy_first_frame" in text
     assert "geo4d-bench rollout" in text

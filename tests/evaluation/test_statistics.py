@@ -5,8 +5,25 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import xlogy
+from scipy.stats import binom
 
-from geo4d_bench.evaluation.statistics import compact_letters, mcnemar_exact, significance_groups, wilson
+from geo4d_bench.evaluation.statistics import (
+    anytime_difference,
+    compact_letters,
+    evidence,
+    evidence_against_difference,
+    fisher_exact,
+    hierarchical_difference,
+    hierarchical_mean,
+    mcnemar_exact,
+    mcnemar_power,
+    paired_difference,
+    significance_groups,
+    training_seeds_p,
+    unpaired_difference,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (13, 20), (128, 200)])
@@ -80,3 +97,118 @@ def test_groups_use_common_seeds_only() -> None:
         "expert": "a",
         "random": "b",
     }
+
+
+@pytest.mark.parametrize(("only_a", "only_b", "n"), [(12, 2, 44), (0, 7, 20), (3, 3, 9), (1, 0, 50), (20, 0, 20)])
+def test_a_paired_interval_ends_where_the_score_test_rejects(only_a: int, only_b: int, n: int) -> None:
+    # Tango's test: (b - c - n d) / sqrt(n (2 p01 + d - d^2)), p01 being most likely where the rates differ by d.
+    difference = paired_difference(only_a, only_b, n)
+    assert difference.low <= difference.value == (only_a - only_b) / n <= difference.high
+    for d in difference[1:]:
+        if abs(d) == 1.0:
+            continue
+        p01 = np.linspace(max(0.0, -d), (1.0 - d) / 2, 200_001)[1:-1]
+        likely = xlogy(only_a, p01 + d) + xlogy(only_b, p01) + xlogy(n - only_a - only_b, 1 - d - 2 * p01)
+        best = p01[likely.argmax()]
+        z = (only_a - only_b - n * d) / math.sqrt(n * (2 * best + d - d * d))
+        assert abs(z) == pytest.approx(1.959963984540054, abs=1e-3)
+    mirrored = paired_difference(only_b, only_a, n)
+    assert mirrored[1:] == pytest.approx((-difference.high, -difference.low), abs=1e-6)
+
+
+@pytest.mark.parametrize(("only_a", "only_b", "n"), [(-1, 0, 3), (2, 2, 3), (0, 0, 0)])
+def test_a_paired_interval_refuses_impossible_counts(only_a: int, only_b: int, n: int) -> None:
+    for interval in (paired_difference, anytime_difference):
+        with pytest.raises(ValueError, match="expected 0 <= only_a"):
+            interval(only_a, only_b, n)
+
+
+def test_unpaired_rates_have_a_closed_form() -> None:
+    # Newcombe: the square roots of the squared distances to the ends of both Wilson intervals.
+    (l1, u1), (l2, u2) = wilson(12, 44), wilson(2, 44)
+    d = (12 - 2) / 44
+    found = unpaired_difference((12, 2), (44, 44))
+    assert found.low == pytest.approx(d - math.hypot(12 / 44 - l1, u2 - 2 / 44))
+    assert found.high == pytest.approx(d + math.hypot(u1 - 12 / 44, 2 / 44 - l2))
+    assert fisher_exact((3, 0), (3, 3)) == pytest.approx(2 / math.comb(6, 3))
+    assert fisher_exact((5, 5), (10, 10)) == 1.0
+
+
+RUNS, LOOKS = 10_000, 500
+
+
+def test_a_test_that_is_looked_at_after_every_episode_keeps_its_error_rate() -> None:
+    rng = np.random.default_rng(0)
+    for rate in (0.5, 0.1):  # two equal policies whichever share of the episodes tells them apart; a fixed rate
+        trials = np.arange(LOOKS + 1)
+        table = evidence(trials, trials[:, None], rate)  # by trials and wins
+        wins = (rng.random((RUNS, LOOKS)) < rate).cumsum(1, dtype=np.int16)
+        ever = (table[trials[1:], wins] >= 1 / 0.05).any(1)
+        assert 0.005 < ever.mean() <= 0.05
+        # Looked at as often, a test for one look is wrong several times as often.
+        if rate == 0.5:
+            p = 2 * binom.cdf(np.minimum(trials, trials[:, None] - trials), trials[:, None], 0.5)
+            assert (p[trials[1:], wins] <= 0.05).any(1).mean() > 0.2
+
+
+def test_a_sequential_test_finds_a_difference_early() -> None:
+    rng = np.random.default_rng(1)
+    wins = (rng.random((500, LOOKS)) < 0.75).cumsum(1)
+    crossed = evidence(wins, np.arange(1, LOOKS + 1)) >= 20
+    assert crossed.any(1).all()
+    assert np.median(crossed.argmax(1)) < 40
+
+
+@pytest.mark.parametrize(("p10", "p01"), [(0.15, 0.15), (0.3, 0.1), (0.02, 0.0), (0.0, 0.6)])
+def test_an_interval_that_is_looked_at_after_every_episode_misses_seldom(p10: float, p01: float) -> None:
+    rng = np.random.default_rng(2)
+    drawn = rng.random((RUNS // 4, 200))
+    only_a, only_b = (drawn < p10).cumsum(1), (drawn > 1 - p01).cumsum(1)
+    n = np.arange(1, drawn.shape[1] + 1)
+    against = evidence_against_difference(only_a, only_b, n, p10 - p01)
+    assert (against >= 20).any(1).mean() <= 0.05
+    for run, looks in ((0, 20), (1, 200)):
+        a, b = int(only_a[run, looks - 1]), int(only_b[run, looks - 1])
+        found, once = anytime_difference(a, b, looks), paired_difference(a, b, looks)
+        assert found.low <= once.low <= once.value <= once.high <= found.high
+        assert (found.low <= p10 - p01 <= found.high) == (against[run, looks - 1] <= 20)
+
+
+def test_training_seeds_are_the_unit_of_a_method() -> None:
+    episodes = range(100)
+    # Three training seeds of .5, .7, .9: the interval is theirs, whatever the episodes.
+    method = [{e: e % 10 < k for e in episodes} for k in (5, 7, 9)]
+    found = hierarchical_mean(method)
+    assert found.value == pytest.approx(0.7)
+    low, high = wilson(210, 300)
+    assert found.low < low - 0.05
+    assert found.high > high + 0.05
+    # Without scatter between them it is that of the episodes, which all of them played.
+    same = hierarchical_mean([{e: e % 10 < 7 for e in episodes}] * 3)
+    assert (same.low, same.high) == pytest.approx(wilson(70, 100), abs=0.03)
+    # On equal episodes a difference that is the same in all of them is certain.
+    ahead = hierarchical_difference([dict.fromkeys(episodes, True)] * 2, [dict.fromkeys(episodes, False)] * 2)
+    assert ahead == (1.0, 1.0, 1.0)
+    paired = hierarchical_difference(method, method)
+    other = hierarchical_difference(method, [{e + 1000: done for e, done in each.items()} for each in method])
+    assert paired.value == other.value == 0.0
+    assert paired.high - paired.low < other.high - other.low
+    assert math.isnan(hierarchical_mean(method[:1]).low)
+
+
+@pytest.mark.parametrize("seeds", [3, 4, 5])
+def test_training_seeds_that_do_not_overlap_have_the_smallest_p_there_is(seeds: int) -> None:
+    p = training_seeds_p(0.8 + 0.01 * np.arange(seeds), 0.5 + 0.01 * np.arange(seeds))
+    assert p == pytest.approx(2 / math.comb(2 * seeds, seeds))
+    assert training_seeds_p([0.5, 0.7], [0.7, 0.5]) == 1.0
+
+
+def test_power_is_the_chance_of_the_exact_test() -> None:
+    n, detect, discordant = 12, 0.4, 0.6
+    p10, p01 = 0.5, 0.1
+    chance = 0.0
+    for b, c in itertools.product(range(n + 1), repeat=2):
+        if b + c <= n and mcnemar_exact([True] * b + [False] * c, [False] * b + [True] * c) <= 0.05:
+            ways = math.comb(n, b) * math.comb(n - b, c)
+            chance += ways * p10**b * p01**c * 0.4 ** (n - b - c)
+    assert mcnemar_power(n, detect, discordant) == pytest.approx(chance)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from geo4d_bench.geometry.camera import Camera, look_at
+from geo4d_bench.geometry.room import draw_room
 from geo4d_bench.rendering.renderer import Renderer
+from geo4d_bench.rendering.rooms import load_scene_for
 from geo4d_bench.rendering.scene import Scene, load_scene, pack_scene
 
 HEIGHT, WIDTH = 128, 160
@@ -22,13 +24,17 @@ class DrawsAll(Renderer):
         return False
 
 
-@pytest.fixture(scope="module", params=["store_cereal", "apple_to_bin"])
+@pytest.fixture(
+    scope="module", params=[("store_cereal", "fixed"), ("apple_to_bin", "fixed"), ("store_cereal", "held_out")]
+)
 def staged(request: Any) -> tuple[Scene, list[np.ndarray], list[Camera]]:
-    """A task's scene with every triangle, states half a second apart while the expert acts, and its cameras."""
+    """A task's scene with every triangle, states half a second apart while the expert acts, and its cameras; as it
+    is, or in another room."""
     from geo4d_bench import tasks
     from geo4d_bench.tasks.rigs import make_rig
 
-    task = tasks.make(request.param)
+    name, rooms = request.param
+    task = tasks.make(name)
     task.reset(0, "train")
     expert, states = task.expert(), []
     for step in range(31):
@@ -36,7 +42,9 @@ def staged(request: Any) -> tuple[Scene, list[np.ndarray], list[Camera]]:
             states.append(task.physics_state())
         task.step(expert.command())
     assert any(np.abs(states[0] - state).max() > 0.05 for state in states[1:])
-    scene = load_scene(pack_scene(task.scene_xml(), arms=task.spec.arms, mesh_error_m=0.0))
+    scene = load_scene_for(pack_scene(task.scene_xml(), arms=task.spec.arms, mesh_error_m=0.0), rooms)
+    if room := draw_room(rooms, task.spec.key, "train", 0):
+        scene.enter(room)
     return scene, states, list(make_rig("hemisphere16", task.spec.workspace).cameras[::3])
 
 

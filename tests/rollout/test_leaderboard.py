@@ -6,33 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+from episode_rows import ledger
 
 from geo4d_bench.errors import LedgerError
 from geo4d_bench.evaluation.statistics import wilson
 from geo4d_bench.rollout.leaderboard import LeaderboardConfig, run
-from geo4d_bench.rollout.ledger import EpisodeRow, Ledger
+from geo4d_bench.rollout.ledger import Ledger
 
 COLUMNS = (
-    "task,task_version,policy,generator,ablation,checkpoint,views,rig,sensor,tracker,segmenter,"
+    "task,task_version,policy,generator,ablation,checkpoint,views,rig,rooms,sensor,calibration_deg,calibration_cm,tracker,segmenter,"
     "steps,n,k,success_rate,ci_low,ci_high,group,privileged,rows_sha256,settings,fingerprint"
 )
-
-
-def ledger(folder: Path, policy: str, successes: int, n: int = 20, **changes: object) -> Path:
-    for seed in range(1000, 1000 + n):
-        success = seed - 1000 < successes
-        row = EpisodeRow(
-            run_id=policy.ljust(16, "0"), settings=policy.ljust(16, "1"), rig="hemisphere16", task="store_cereal",
-            task_version="v1", policy=policy, generator="", ablation="none",
-            checkpoint="",
-            views="novel", camera_n="cam03", camera_m="cam07", view_angle_deg=20.0,
-            sensor="perfect", tracker="", segmenter="", steps=0,
-            split="eval", seed=seed, episode=seed - 1000, status="success" if success else "timeout", success=success,
-            phase="task", plans=9, control_steps=240, wall_s=1.5, generate_ms=0.0, track_ms=0.0,
-            privileged=policy == "expert", fingerprint="f" * 16, commit="abc",
-        )  # fmt: skip
-        Ledger(folder / policy / "episodes.csv").append(dataclasses.replace(row, **changes))
-    return folder / policy
 
 
 def test_the_board_says_rates_intervals_and_groups(tmp_path: Path) -> None:
@@ -189,4 +173,4 @@ def test_a_policy_has_a_line_for_each_number_of_steps(tmp_path: Path) -> None:
     assert [(row.steps, row.n, row.k, row.group) for row in board.rows] == [(4, 20, 15, "a"), (0, 20, 5, "b")]
     written = list(csv.DictReader((tmp_path / "board.csv").read_text().splitlines()))
     assert [w["steps"] for w in written] == ["4", "0"]
-    assert [line.split()[5:7] for line in board.table()] == [["sensor", "steps"], ["4", "15/20"], ["5/20", "0.25"]]
+    assert [line.split()[6:8] for line in board.table()] == [["sensor", "steps"], ["4", "15/20"], ["5/20", "0.25"]]

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import io
 import multiprocessing
 import re
@@ -16,7 +17,7 @@ from geo4d_bench.csv_files import read_frame
 from geo4d_bench.errors import DatasetError, LedgerError
 from geo4d_bench.report import report
 from geo4d_bench.rollout.leaderboard import LeaderboardConfig, run
-from geo4d_bench.rollout.ledger import COLUMNS, EpisodeRow, Ledger, canonical_sha256
+from geo4d_bench.rollout.ledger import COLUMNS, LATER, EpisodeRow, Ledger, canonical_sha256
 
 
 def row(seed: int = 1000, **changes: object) -> EpisodeRow:
@@ -34,9 +35,21 @@ def row(seed: int = 1000, **changes: object) -> EpisodeRow:
 
 def test_columns_are_the_published_ones() -> None:
     assert ",".join(COLUMNS) == (
-        "run_id,settings,task,task_version,policy,generator,ablation,checkpoint,views,rig,camera_n,camera_m,view_angle_deg,sensor,tracker,segmenter,"
-        "steps,split,seed,episode,status,success,phase,plans,control_steps,wall_s,generate_ms,track_ms,privileged,fingerprint,commit"
+        "run_id,settings,task,task_version,policy,generator,ablation,checkpoint,views,rig,rooms,camera_n,camera_m,view_angle_deg,elevation_deg,distance_m,fovy_deg,baseline_m,sensor,calibration_deg,calibration_cm,tracker,segmenter,"
+        "steps,split,seed,episode,status,success,phase,plans,control_steps,wall_s,generate_ms,track_ms,privileged,fingerprint,commit,"
+        "latency_s,stale_share,idle_share,plan_hz"
     )
+
+
+def test_published_rows_without_rooms_are_of_fixed_ones_and_keep_their_sha256() -> None:
+    folder = Path(__file__).parents[2] / "results" / "store_cereal-v1" / "demo"
+    published = {
+        board["rows_sha256"] for board in csv.DictReader((folder / "leaderboard.csv").read_text().splitlines())
+    }
+    rows = Ledger(folder / "rollout_expert_novel.csv").rows()
+    assert {r.rooms for r in rows} == {"fixed"}
+    assert canonical_sha256(rows) in published
+    assert canonical_sha256([dataclasses.replace(r, rooms="varied") for r in rows]) not in published
 
 
 def test_rows_come_back_typed(tmp_path: Path) -> None:
@@ -45,6 +58,31 @@ def test_rows_come_back_typed(tmp_path: Path) -> None:
     assert [ledger.append(r) for r in rows] == [True, True]
     assert ledger.read().rows == tuple(rows)
     assert ledger.read().torn is None
+
+
+def test_rows_of_older_versions_lack_columns_and_keep_their_hash(tmp_path: Path) -> None:
+    kept = [i for i, name in enumerate(COLUMNS) if name not in LATER]
+    old = [row(1000), row(1001)]
+    assert all(getattr(each, name) == usual for each in old for name, usual in LATER.items())
+    path = tmp_path / "episodes.csv"
+    path.write_text(written([[line[i] for i in kept] for line in [list(COLUMNS), *(r.text() for r in old)]]))
+    ledger = Ledger(path)
+    assert ledger.rows() == tuple(old)
+    # As the version before these columns computed it, wall times 0.
+    cells = [dataclasses.replace(r, wall_s=0.0, generate_ms=0.0, track_ms=0.0).text() for r in old]
+    text = written([[line[i] for i in kept] for line in cells], lineterminator="\n")
+    assert canonical_sha256(old) == hashlib.sha256(text.encode()).hexdigest()
+    new = row(1002, elevation_deg=-3.5, distance_m=1.25, fovy_deg=48.0, baseline_m=0.5, calibration_deg=2.0)
+    assert ledger.append(new)
+    assert ledger.rows() == (*old, new)
+    assert new.title == "expert, calibration 2 deg 0 cm off"
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_the_hash_tells_later_columns_apart(name: str) -> None:
+    values: list[object] = [1.0, 2.0] if LATER[name] is None else [0.5, 1.0]
+    values = ["varied", "held_out"] if name == "rooms" else values
+    assert len({canonical_sha256([row(**{name: v})]) for v in (LATER[name], *values)}) == 3
 
 
 def test_no_file_is_an_empty_ledger(tmp_path: Path) -> None:
@@ -117,7 +155,7 @@ def test_other_columns_are_refused(tmp_path: Path) -> None:
         (",240,", ",many,", "line 2: column control_steps holds 'many'"),
         (",success,true,", ",success,1,", "line 2: column success holds '1'"),
         (",success,true,", ",won,true,", "line 2: column status holds 'won'"),
-        (",expert,,", ",expert,", "line 2: 30 cells, expected 31"),
+        (",expert,,", ",expert,", "line 2: 37 cells, expected 38"),
     ],
 )
 def test_a_spoilt_line_is_named(tmp_path: Path, old: str, new: str, sentence: str) -> None:
@@ -241,7 +279,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "conflict": (
         lambda t: t.replace("\n", "\n<<<<<<< HEAD\n", 1) + "=======\n>>>>>>> theirs\n", "line 2: git left a conflict",
     ),
-    "cell lost": (lambda t: t.replace(",novel,", ",", 2), "line 2: 30 cells, expected 31"),
+    "cell lost": (lambda t: t.replace(",novel,", ",", 2), "line 2: 37 cells, expected 38"),
     "quote lost": (lambda t: t.replace(",start,", ',"start,'), "line 3: a quoted cell has no end"),
     "not UTF-8": (
         lambda t: str(changed("rig", lambda c: "caf\xe9", (2,))(t)).encode("latin-1"), "line 3: not UTF-8 text",

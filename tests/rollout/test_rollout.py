@@ -11,18 +11,34 @@ import pandas as pd
 import pytest
 
 from geo4d_bench.errors import CheckpointError, ConfigError, LedgerError, RunError, SceneError, UnknownNameError
+from geo4d_bench.geometry.se3 import pose_error
 from geo4d_bench.model.generators import presets
 from geo4d_bench.model.types import FirstFrames, Video4D
 from geo4d_bench.policies import ActionChunk, Observation, Policy, policy_class
 from geo4d_bench.policies.random import Random
+from geo4d_bench.rollout import leaderboard
 from geo4d_bench.rollout.config import RolloutConfig
 from geo4d_bench.rollout.episodes import play
-from geo4d_bench.rollout.ledger import COLUMNS, WALL_TIME_COLUMNS
+from geo4d_bench.rollout.leaderboard import LeaderboardConfig
+from geo4d_bench.rollout.ledger import COLUMNS, REALTIME, WALL_TIME_COLUMNS
 from geo4d_bench.rollout.rollout import Rollout, run
 from geo4d_bench.rollout.simulator import Simulator
+from geo4d_bench.rollout.views import resolve
+from geo4d_bench.tasks import TASKS
+from geo4d_bench.tasks.rigs import make_rig
 from geo4d_bench.tasks.store_cereal import StoreCereal
 
-VIEW_COLUMNS = ("run_id", "settings", "views", "camera_n", "camera_m", "view_angle_deg")
+VIEW_COLUMNS = (
+    "run_id",
+    "settings",
+    "views",
+    "camera_n",
+    "camera_m",
+    "view_angle_deg",
+    "elevation_deg",
+    "distance_m",
+    "baseline_m",
+)
 
 
 def roll(out: Path, **options: object) -> Rollout:
@@ -95,16 +111,62 @@ def test_a_rollout_goes_on_in_a_ledger_that_other_programs_wrote(
     assert roll(tmp_path, episodes=3).made == 1
     assert "last line was cut off and is dropped; its episode is run again" in capsys.readouterr().out
     ledger.write_text(whole.replace(",timeout,", ",timeout,,"))
-    with pytest.raises(LedgerError, match="line 2: 32 cells, expected 31"):
+    with pytest.raises(LedgerError, match="line 2: 39 cells, expected 38"):
         roll(tmp_path, episodes=4)
     assert ledger.read_text().count(",timeout,,") == 3
+
+
+# A sample; every protocol was played once on every task by hand.
+@pytest.mark.parametrize(
+    ("task", "views"), [("apple_to_bin", "robocasa"), ("hang_mug", "ring_360"), ("store_cereal", "libero_plus_5")]
+)
+def test_published_protocols_are_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, views: str) -> None:
+    spec = TASKS.get(task).spec
+    monkeypatch.setattr(TASKS.get(task), "spec", dataclasses.replace(spec, max_seconds=0.1))
+    monkeypatch.setattr(Random, "needs_images", True)  # the cheapest policy that looks through cameras
+    result = roll(tmp_path, task=task, views=views, episodes=1)
+    (row,) = result.rows
+    assert (row.task, row.views, row.status) == (task, views, "timeout")
+    n, m = resolve(views, make_rig("hemisphere16", spec.workspace)).pair(spec.key, "eval", 1000)
+    at = [camera.T_world_cam[:3, 3] for camera in (n, m)]
+    away = [float(np.linalg.norm(p - spec.workspace)) for p in at]
+    up = [np.arcsin((p[2] - spec.workspace[2]) / r) for p, r in zip(at, away, strict=True)]
+    assert (row.camera_n, row.camera_m) == (n.name, m.name)
+    found = (row.elevation_deg, row.distance_m, row.fovy_deg, row.baseline_m)
+    expected = (np.degrees(np.mean(up)), np.mean(away), 48.0, np.linalg.norm(at[0] - at[1]))
+    assert found == pytest.approx(expected, abs=6e-4)
+    assert [line.views for line in result.board.rows] == [views]
+
+
+def test_a_calibration_error_stands_in_rows_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="'random' does not look through cameras, so that --calibration-deg"):
+        roll(tmp_path, calibration_deg=2.0)
+    with pytest.raises(ConfigError, match=r"--calibration-cm is -1\.0, expected at least 0"):
+        roll(tmp_path, calibration_cm=-1.0)
+    monkeypatch.setattr(StoreCereal, "spec", dataclasses.replace(StoreCereal.spec, max_seconds=0.1))
+    monkeypatch.setattr(Random, "needs_images", True)
+    told: list[Observation] = []
+    act = Random.act
+    monkeypatch.setattr(Random, "act", lambda self, obs: told.append(obs) or act(self, obs))
+    sizes = ((0.0, 0.0), (3.0, 0.0), (3.0, 4.0))
+    runs = [roll(tmp_path / f"{d}{c}", episodes=1, calibration_deg=d, calibration_cm=c) for d, c in sizes]
+    rows = [run.rows[0] for run in runs]
+    assert [(row.calibration_deg, row.calibration_cm) for row in rows] == list(sizes)
+    assert len({row.settings for row in rows}) == 3
+    assert rows[2].title == "random, calibration 3 deg 4 cm off"
+    true, turned, both = told
+    np.testing.assert_array_equal(true.rgb, both.rgb)
+    assert [pose_error(true.T_world_cam_n, obs.T_world_cam_n) for obs in (turned, both)] == [
+        pytest.approx((0.0, np.radians(3)), abs=1e-9), pytest.approx((0.04, np.radians(3)), abs=1e-9),
+    ]  # fmt: skip
+    np.testing.assert_allclose(turned.T_world_cam_n[:3, :3], both.T_world_cam_n[:3, :3])  # one direction a seed
 
 
 @pytest.mark.usefixtures("short_episodes")
 def test_what_a_rollout_leaves(tmp_path: Path) -> None:
     result = roll(tmp_path, episodes=1, video=True)
     with (tmp_path / "episodes.csv").open() as file:
-        assert tuple(next(csv.reader(file))) == COLUMNS
+        assert (*next(csv.reader(file)), *REALTIME) == COLUMNS
     assert (tmp_path / "leaderboard.csv").is_file()
     assert (tmp_path / "run.json").is_file()
     with np.load(tmp_path / "trajectories" / "1000.npz", allow_pickle=False) as saved:
@@ -241,6 +303,20 @@ def test_rows_say_through_which_sensor_the_policy_saw(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("short_episodes")
+def test_rows_say_which_rooms_were_played_in(tmp_path: Path) -> None:
+    results = [roll(tmp_path / r, episodes=1, policy="oracle_video", rooms=r) for r in ("fixed", "held_out")]
+    assert [result.rows[0].rooms for result in results] == ["fixed", "held_out"]
+    assert [result.board.rows[0].rooms for result in results] == ["fixed", "held_out"]
+    assert "oracle_video, held_out rooms on novel views" in str(results[1])
+    states = [np.load(tmp_path / r / "trajectories" / "1000.npz")["right/T_world_ee"][0] for r in ("fixed", "held_out")]
+    assert np.array_equal(*states)
+    board = leaderboard.run(LeaderboardConfig((tmp_path,), tmp_path / "both.csv"))
+    assert [(row.rooms, row.group) for row in board.rows] == [("fixed", "a"), ("held_out", "a")]
+    with pytest.raises(RunError, match="rooms held_out there, varied asked for"):
+        roll(tmp_path / "held_out", episodes=1, policy="oracle_video", rooms="varied")
+
+
+@pytest.mark.usefixtures("short_episodes")
 def test_the_number_of_steps_reaches_the_generator_and_the_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +369,7 @@ def test_a_missing_checkpoint_names_the_command_that_makes_one(tmp_path: Path) -
         ({"task": "store_cerial"}, UnknownNameError, "store_cereal"),
         ({"rig": "hemisfere16"}, UnknownNameError, "hemisphere16"),
         ({"views": "nowel"}, UnknownNameError, "did you mean 'novel'"),
+        ({"rooms": "held"}, UnknownNameError, "did you mean 'held_out'"),
         ({"rig": "orbit"}, ConfigError, "has no seen camera"),
         ({"episodes": 0}, ConfigError, "--episodes is 0"),
         ({"policy": "layered", "steps": 0}, ConfigError, "--steps is 0, expected at least 1"),
@@ -317,6 +394,6 @@ def test_a_camera_that_sees_nothing_ends_a_rollout_before_it_plays(tmp_path: Pat
         if drawn
         else f"cameras: [{', '.join(away)}]"
     )
-    with pytest.raises(SceneError, match=f"camera '{'cam00' if drawn else 'away'}' at .* sees nothing"):
+    with pytest.raises(SceneError, match=f"camera '{r'cam0\d' if drawn else 'away'}' at .* sees nothing"):
         roll(tmp_path / "out", policy="random", views=str(rig), video=True, episodes=1)
     assert not (tmp_path / "out" / "episodes.csv").exists()

@@ -8,7 +8,7 @@ import pytest
 from geo4d_bench.errors import PolicyError, SceneError
 from geo4d_bench.geometry.hand import part_label, scale_to_hands
 from geo4d_bench.geometry.se3 import inverse, pose, pose_error, transform
-from geo4d_bench.policies.protocol import ActionChunk
+from geo4d_bench.policies.protocol import ActionChunk, Observation
 from geo4d_bench.rollout.assets import RenderAssets
 from geo4d_bench.rollout.simulator import Simulator, commands
 from geo4d_bench.rollout.views import Views
@@ -150,6 +150,43 @@ def test_the_view_pair_changes_only_what_the_cameras_see(
     assert a.T_world_cam_m is None
     both = simulator.observe(both_poses=True)
     np.testing.assert_array_equal(both.T_world_cam_m, cameras_b[1].T_world_cam)
+
+
+def test_both_cameras_poses_are_told_wrong_by_as_much_as_asked_each_in_its_own_way(
+    task: Task, views: Callable[[str], Views], blind_assets: RenderAssets
+) -> None:
+    simulator = Simulator(task, "eval", views("novel"), blind_assets, calibration=(2.0, 5.0))
+    off = []
+    for seed in (1000, 1001, 1000):
+        simulator.begin(seed)
+        obs = simulator.observe(both_poses=True)
+        for camera, told in zip(simulator.cameras, (obs.T_world_cam_n, obs.T_world_cam_m), strict=True):
+            assert told is not None
+            assert pose_error(camera.T_world_cam, told) == pytest.approx((0.05, np.radians(2)), abs=1e-9)
+            off.append(told[:3, 3] - camera.T_world_cam[:3, 3])
+    np.testing.assert_array_equal(off[:2], off[4:])
+    assert np.linalg.norm(np.diff(off[:4], axis=0), axis=1).min() > 0.005
+
+
+@pytest.mark.parametrize("both_poses", [False, True])
+def test_a_true_observation_has_no_error_and_leaves_the_measured_ones_as_they_are(
+    task: Task, views: Callable[[str], Views], assets: RenderAssets, both_poses: bool
+) -> None:
+    def look(asked: bool) -> tuple[list[Observation], list[Observation]]:
+        simulator = Simulator(task, "eval", views("novel"), assets, sensor="stereo", calibration=(2.0, 5.0))
+        simulator.begin(1000)
+        true = [simulator.true_observation(both_poses)] if asked else []
+        return true, [simulator.observe(both_poses), simulator.observe(both_poses)]
+
+    (true,), measured = look(asked=True)
+    perfect = Simulator(task, "eval", views("novel"), assets)
+    perfect.begin(1000)
+    for field, value in vars(perfect.observe(both_poses)).items():
+        np.testing.assert_equal(getattr(true, field), value)
+    for one, other in zip(measured, look(asked=False)[1], strict=True):
+        np.testing.assert_array_equal(one.depth, other.depth)
+        assert not np.array_equal(one.depth, true.depth, equal_nan=True)
+        assert not np.array_equal(one.T_world_cam_n, true.T_world_cam_n)
 
 
 def test_without_a_renderer_images_are_empty(

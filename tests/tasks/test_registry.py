@@ -15,9 +15,11 @@ def test_a_task_is_found_with_and_without_its_version() -> None:
     assert "store_cereal" in tasks.names()
     assert tasks.spec("store_cereal") is tasks.spec("store_cereal-v1")
     assert tasks.spec("store_cereal").key == "store_cereal-v1"
+    assert tasks.spec("store_cereal-v2").key == "store_cereal-v2"
+    assert tasks.spec("store_cereal-v2").id == "store_cereal"
 
 
-@pytest.mark.parametrize("name", ["store_cerael", "store_cereal-v2", "cereal"])
+@pytest.mark.parametrize("name", ["store_cerael", "store_cereal-v9", "cereal"])
 def test_a_misspelt_task_gets_a_suggestion(name: str) -> None:
     with pytest.raises(UnknownNameError, match=f"no task '{name}'.*store_cereal"):
         tasks.make(name)

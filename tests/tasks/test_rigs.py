@@ -83,7 +83,7 @@ def test_every_camera_sees_the_gripper_in_most_frames_of_a_demonstration(
 
 
 def test_a_misspelt_rig_gets_a_suggestion() -> None:
-    assert list(RIGS) == ["hemisphere16", "orbit", "random16", "wide16", "wide32", "wide64"]
+    assert list(RIGS) == ["hemisphere16", "orbit", "random16", "ring_360", "wide16", "wide32", "wide64"]
     with pytest.raises(UnknownNameError, match="hemisphere16"):
         make_rig("hemisfere16", WORKSPACE)
 

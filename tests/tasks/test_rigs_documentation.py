@@ -13,6 +13,7 @@ import tyro
 from geo4d_bench.cli import COMMANDS
 from geo4d_bench.geometry.rig import DrawnRig
 from geo4d_bench.tasks import spec
+from geo4d_bench.tasks.protocols import PROTOCOLS
 from geo4d_bench.tasks.rigs import RIGS, is_rig_file, make_rig
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "rigs.md").read_text()
@@ -43,4 +44,4 @@ def test_each_command_is_understood(line: str) -> None:
     entry = COMMANDS[name]
     config = tyro.cli(getattr(importlib.import_module(f"geo4d_bench.{entry.module}"), entry.config), args=args)
     for views in (getattr(config, option, "") for option in ("rig", "views")):
-        assert views in ("", "all", "seen", "novel", *RIGS) or is_rig_file(views)
+        assert views in ("", "all", "seen", "novel", *RIGS, *PROTOCOLS) or is_rig_file(views)

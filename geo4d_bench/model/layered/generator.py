@@ -45,6 +45,7 @@ class LayeredGenerator(Generator[LayeredConfig]):
         super().__init__(config)
         self.network = TokenNetwork(config) if config.generates_video else None
         self.predictor = TrajectoryPredictor(config) if config.predicts_trajectory else None
+        self.finds_cameras = config.finds_cameras
 
     def set_priors(self, windows: Sequence[Window]) -> None:
         """Take the grippers' template and the scene's map from windows. Without a map, cameras are where the network
@@ -112,6 +113,6 @@ class LayeredGenerator(Generator[LayeredConfig]):
         """The samples' condition, and where their cameras are."""
         c, batch = self.config, self.condition_batch(conditions)
         condition = condition_of(c, batch)
-        if self.predictor is None or not c.finds_cameras:
+        if self.predictor is None or not self.finds_cameras or self.cameras_given:
             return condition, known_cameras(c, batch)
         return condition, self.predictor.locate(condition.inputs, batch["first_points"], batch["first_valid"])

@@ -167,6 +167,19 @@ def test_poses_reach_the_calibrated_setting_alone(batch: dict[str, torch.Tensor]
         calibrated.generate([unknown], [1])
 
 
+def test_given_cameras_take_the_place_of_found_ones(trained: LayeredGenerator) -> None:
+    given = copy.deepcopy(trained)
+    given.cameras_given = True
+    assert (given.finds_cameras, build(dataclasses.replace(DEBUG, calibrated=True)).finds_cameras) == (True, False)
+    known = first(0)
+    turned = dataclasses.replace(known, T_world_cam=known.T_world_cam[::-1].copy())
+    T = torch.from_numpy(np.stack([known.T_world_cam, turned.T_world_cam]).astype(np.float32))
+    expected = camera_poses(given.config, T, given.config.work_centre_m)
+    torch.testing.assert_close(given._prepare([known, turned])[1], expected)
+    a, b = (v.points for v in given.generate([known, turned], [1, 1]))
+    assert not np.array_equal(a, b, equal_nan=True)
+
+
 def test_the_calibrated_setting_knows_where_camera_m_is() -> None:
     """Untrained, it copies the first frame: view m's points then lie exactly where camera m's pose puts them."""
     w = window(3)

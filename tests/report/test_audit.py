@@ -1,0 +1,111 @@
+"""``audit``: each diagnosis on episodes in which it is known what it should find."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from episode_rows import ledger
+
+from geo4d_bench import cli
+from geo4d_bench.dataset.reader import Dataset
+from geo4d_bench.model.checkpoint import checkpoint_sha256
+from geo4d_bench.report import audit
+from geo4d_bench.report.audit import AuditConfig, Section
+
+
+def audited(folder: Path, data: Path | None = None) -> dict[str, Section]:
+    found = audit.run(AuditConfig((folder,), data or folder / "data", folder / "audit.md"))
+    page = (folder / "audit.md").read_text()
+    for section in found.sections:
+        assert section.markdown() in page
+    return {section.title: section for section in found.sections}
+
+
+def run(folder: Path, policy: str, k: int, n: int = 20, **changes: object) -> None:
+    """Rows that differ from others by their settings, too."""
+    name = "".join(map(str, (policy, *changes.values())))
+    ledger(folder / name, policy, k, n, run_id=name, settings=name, **changes)
+
+
+def test_a_task_that_is_solved_without_looking_is_named(tmp_path: Path) -> None:
+    run(tmp_path, "replay", 7, checkpoint="d" * 64)
+    run(tmp_path, "blind", 0, n=80, checkpoint="d" * 64)
+    run(tmp_path, "random", 0)
+    run(tmp_path, "mine", 15, checkpoint="c" * 64)
+    run(tmp_path, "mine", 9, task="other", checkpoint="c" * 64)
+    found = audited(tmp_path)["Shortcuts"]
+    verdicts = {row[1].split()[0]: row[-1] for row in found.rows}
+    assert verdicts == {
+        "replay": "solved without looking",
+        "blind": "excluded",
+        "random": "not excluded: play 80 episodes or more",
+    }
+    assert found.warnings == [
+        "store_cereal-v1, fixed: replay succeeds in 7 of 20 episodes without looking: widen where things start"
+    ]
+    missing = dict(found.missing)
+    assert len(missing) == 4
+    assert missing["proprioception on store_cereal-v1"] == (
+        "geo4d-bench rollout --task store_cereal --policy proprioception --episodes 80"
+    )
+
+
+def test_a_best_that_chance_explains_is_named(tmp_path: Path) -> None:
+    run(tmp_path, "mine", 15)
+    run(tmp_path, "close", 12)
+    run(tmp_path, "far", 0, checkpoint="c" * 64)
+    run(tmp_path, "expert", 20)
+    found = audited(tmp_path)["Differences"]
+    assert [(row[2].split()[0], row[4]) for row in found.rows] == [("close", "+0.15"), ("far", "+0.75")]
+    best, single = found.warnings
+    assert best.endswith("mine is best by its rate, but not shown to be better than close")
+    assert "0 of 1 bests are shown" in found.about
+    assert single.startswith("one checkpoint only, so that nothing is shown of the method")
+    assert "far on store_cereal-v1" in single
+
+
+@pytest.mark.parametrize(("others", "warned"), [(10, True), (19, False)])
+def test_seeds_and_cameras_that_are_fitted_are_named(tmp_path: Path, others: int, warned: bool) -> None:
+    run(tmp_path, "mine", 20, views="seen", checkpoint="c" * 64)
+    run(tmp_path, "mine", others, views="novel", checkpoint="c" * 64)
+    run(tmp_path, "mine", others, views="seen", checkpoint="c" * 64, first=9000)
+    found = audited(tmp_path)
+    seeds, cameras = found["Overfitting of seeds"], found["Overfitting of cameras"]
+    assert [row[2:6] for row in seeds.rows] == [["1000", "20 / 20", "9000", f"{others} / 20"]]
+    assert [row[2:5] for row in cameras.rows] == [["20 / 20", f"{others} / 20", "20"]]
+    assert bool(seeds.warnings) == bool(cameras.warnings) == warned
+    ((what, command),) = seeds.missing  # novel views have one first seed
+    assert "novel views, with other seeds" in what
+    assert "--views novel --rig hemisphere16 --seed 5000" in command
+
+
+def test_what_a_checkpoint_was_trained_on_is_told(tmp_path: Path, tiny_dataset: object) -> None:
+    data: Path = tiny_dataset.train  # type: ignore[attr-defined]
+    dataset = Dataset(data)
+    folder = tmp_path / "layered_nano"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    settings = {"seed": 3, "data_sha256": dataset.identity, "sensor": "perfect", "data": "x"}
+    (folder / "run.json").write_text(json.dumps({"run_id": "r", "settings": settings}))
+    seeds = [entry.seed for entry in dataset.manifest.episodes]
+    run(tmp_path, "mine", 2, n=4, checkpoint=checkpoint_sha256(folder), split="train", first=seeds[0])
+    run(tmp_path, "replay", 0, checkpoint=dataset.identity)
+    run(tmp_path, "lost", 0, checkpoint="e" * 64)
+    found = audited(tmp_path, data.parent)["Data"]
+    told = {row[1].split()[0]: row for row in found.rows}
+    assert told["mine"][2:] == ["3", str(data), "2", "tiny4", "perfect", "train, 0", told["mine"][-1]]
+    assert told["replay"][-1] == "0"
+    assert int(told["mine"][-1]) >= 1
+    trained_on, rig, unknown = found.warnings
+    assert "was trained on" in trained_on
+    assert "of the episodes that it is judged by" in trained_on
+    assert "was trained on the rig tiny4" in rig
+    assert unknown.startswith("origin unknown, no training or dataset is there: lost (eeeeeeee)")
+
+
+def test_no_episodes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["audit", str(tmp_path)]) == 2
+    assert f"no episodes in {tmp_path}; 'geo4d-bench rollout' plays some" in capsys.readouterr().err
