@@ -72,7 +72,7 @@ class VideoTransformer(nn.Module):
         Returns:
             (V, S, B, T, C, h, w).
         """
-        views, streams, batch, length, channels, *cells = x.shape
+        views, streams, batch, channels = *x.shape[:3], x.shape[4]
         view = torch.cat([self.view[:1], self.view[1:].expand(views - 1, -1, -1)])
         frame = self.frame_position if frames is None else self.frame_position[frames]
         tokens = self.embed(_tokens(x)) + context[:, None]  # (B, T, V, L, D)
@@ -90,7 +90,8 @@ class VideoTransformer(nn.Module):
             if self.cross_view:
                 m = self.cross_view[i](m, n)
         pixels = torch.cat([decoder_n.pixels(n), decoder_m.pixels(m)], 2)  # (B, T, V, 4 S, H, W)
-        latents = F.pixel_unshuffle(pixels, self.patch).unflatten(3, (streams, -1)).permute(2, 3, 0, 1, 4, 5, 6)
+        cells = F.pixel_unshuffle(pixels, self.patch)
+        latents = cells.view(*cells.shape[:3], streams, -1, *cells.shape[-2:]).permute(2, 3, 0, 1, 4, 5, 6)
         new, gone = latents.split([channels, channels // 3], 4)
         return torch.addcmul(new + first, first, gone.repeat(1, 1, 1, 1, 3, 1, 1), value=-1)
 
@@ -175,8 +176,9 @@ class Decoder(nn.Module):
 
     def pixels(self, x: Tensor) -> Tensor:
         """Tokens (B, T, V, L, D) -> (B, T, V, 4 S, H, W) float32: bfloat16 would round a point by millimetres."""
-        images = self.norm(x).flatten(0, 2).transpose(1, 2).unflatten(2, self.cells)
-        return _in_own_dtype(self.last, self.read(images), torch.float32).unflatten(0, x.shape[:3])
+        images = self.norm(x).flatten(0, 2).transpose(1, 2).reshape(-1, x.shape[-1], *self.cells)
+        pixels = _in_own_dtype(self.last, self.read(images), torch.float32)
+        return pixels.view(*x.shape[:3], *pixels.shape[1:])
 
 
 def _layers_dtype(x: Tensor) -> torch.dtype:

@@ -40,7 +40,8 @@ def inputs(views: int = 2) -> dict[str, torch.Tensor]:
         return torch.randn(shape, generator=rng, dtype=torch.float64)
 
     return {
-        "x": normal(views, 3, B, T, C, *CELLS), "first": normal(views, 3, B, 1, C, *CELLS), "context": normal(B, views, CELLS[0] * CELLS[1], DEBUG.dim),
+        "x": normal(views, 3, B, T, C, *CELLS), "first": normal(views, 3, B, 1, C, *CELLS),
+        "context": normal(B, views, CELLS[0] * CELLS[1], DEBUG.dim),
         "level": torch.tensor([0.3, 900.0], dtype=torch.float64)[:, None].repeat(1, views),
         "proprioception": normal(B, 4),
     }  # fmt: skip
