@@ -1,7 +1,8 @@
 """Embeddings of first frames: one of a whole image for the U-Net, one of each cell for the transformer.
 
-First frames are (N, 8, H, W): colours in -1..1, normalised points in the view's own frame (0 where invalid), whether
-they are valid, and the mask of the hands (view n's; view m has none).
+First frames are (N, 14, H, W): colours in -1..1, normalised points (0 where invalid), whether they are valid, the mask
+of the hands (view n's; view m has none), each pixel's direction (of length 1), and where the camera is, normalised as
+points are.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from geo4d_bench.model.blocks import constant
 from geo4d_bench.model.video.config import ImageEncoderSizes
 
-FIRST_CHANNELS = 8
+FIRST_CHANNELS = 14
 VALID = 6  # where validity is in them
 _OCTAVES = 4  # of points' sines; the longest wave is two units
 _GRID = 4  # cells along each side that a learned embedding pools an image to
@@ -30,7 +31,7 @@ class ClipEmbedding(nn.Module):
 
     @torch.no_grad()
     def forward(self, first: Tensor) -> Tensor:
-        """(N, 8, H, W) -> (N, 1, D)."""
+        """(N, 14, H, W) -> (N, 1, D)."""
         statistics = (self.sizes.image_mean, self.sizes.image_std)
         mean, std = (constant(x, first.device).view(3, 1, 1) for x in statistics)
         with torch.autocast(first.device.type, enabled=False):  # the same in training as when generating
@@ -51,7 +52,7 @@ class LearnedEmbedding(nn.Module):
         )  # fmt: skip
 
     def forward(self, first: Tensor) -> Tensor:
-        """(N, 8, H, W) -> (N, 1, D)."""
+        """(N, 14, H, W) -> (N, 1, D)."""
         return cast(Tensor, self.layers(first))[:, None]
 
 
@@ -82,7 +83,7 @@ class CellEmbedding(nn.Module):
                 nn.init.zeros_(cast(Tensor, layer.bias))
 
     def forward(self, first: Tensor) -> Tensor:
-        """(N, 8, H, W) -> (N, h * w, D)."""
+        """(N, 14, H, W) -> (N, h * w, D)."""
         points, valid = first[:, 3:6], first[:, VALID : VALID + 1]
         phases = torch.cat([points * (torch.pi * 2.0**k) for k in range(_OCTAVES)], 1)
         known = torch.cat([first, phases.sin() * valid, phases.cos() * valid], 1)

@@ -69,7 +69,7 @@ class VideoConfig(GeneratorConfig):
         condition_dropout: share of the training samples without image embedding, and, drawn anew, without first
             frames' latents.
         hand_weight: added loss weight of cells on or near a hand.  hand_dilation: how near, in cells.
-        point_weight: of points' squared errors, against those of colours and labels.
+        point_weight: of points' errors, against those of colours and labels.
         point_mean_m, point_scale_m: points p are seen as (p - mean) / scale; by default -1 to 2 m become -1 to 1.
         patch: side in pixels of a cell, whose pixels are its latents; with an autoencoder not used.
     """
@@ -251,12 +251,12 @@ class DiTConfig(VideoConfig):
     def presets(cls) -> dict[str, Self]:
         return {
             "dit_debug": cls(
-                height=16, width=24, frames=3, patch=4, dim=32, heads=2, trunk_layers=2, decoder_layers=2,
+                height=16, width=24, frames=3, patch=4, dim=32, heads=2, trunk_layers=3, decoder_layers=2,
             ),
             "dit_nano": cls(
-                height=64, width=80, patch=16, dim=128, heads=4, trunk_layers=4, decoder_layers=2, loss_frames=2,
-                point_weight=4.0,
+                height=32, width=40, patch=8, dim=128, heads=4, trunk_layers=4, decoder_layers=2, loss_frames=2,
+                point_weight=2.0,
             ),
-            "dit": cls(height=64, width=80, dim=384, heads=6, trunk_layers=6, decoder_layers=4),
+            "dit": cls(height=64, width=80, dim=320, heads=5, trunk_layers=6, decoder_layers=2),
             "dit_large": cls(height=128, width=160, dim=512, heads=8, trunk_layers=8, decoder_layers=4),
         }  # fmt: skip

@@ -1,7 +1,7 @@
 """A video transformer of several views, for training from scratch.
 
-A token is a cell of one frame of one view, all streams together. Layers attend in turn over the cells of a frame, those
-of all views in the trunk, and over the frames of a cell (as Latte does, https://arxiv.org/abs/2401.03048); their
+A token is a cell of one frame of one view, all streams together. Two layers attend over the cells of a frame, those of
+all views in the trunk, the third over the frames of a cell (Latte takes turns, https://arxiv.org/abs/2401.03048); their
 adaptive norms share one modulation (PixArt-alpha, https://arxiv.org/abs/2310.00426). Views n and m have decoders of
 their own; after each layer of its decoder view m attends to view n in the same frame (paper, section 3.2).
 """
@@ -92,20 +92,20 @@ class VideoTransformer(nn.Module):
         pixels = torch.cat([decoder_n.pixels(n), decoder_m.pixels(m)], 2)  # (B, T, V, 4 S, H, W)
         cells = F.pixel_unshuffle(pixels, self.patch)
         latents = cells.view(*cells.shape[:3], streams, -1, *cells.shape[-2:]).permute(2, 3, 0, 1, 4, 5, 6)
-        new, gone = latents.split([channels, channels // 3], 4)
+        new, gone = latents.tensor_split([channels], 4)
         return torch.addcmul(new + first, first, gone.repeat(1, 1, 1, 1, 3, 1, 1), value=-1)
 
 
 class Layer(nn.Module):
     """Attention and MLP on tokens (B, T, V, L, D), each behind an adaptive norm and before a gate.
 
-    Attention is over the L cells of a frame in layers of even number, of all views together where ``joint``, and over
-    the T frames of a cell in the others.
+    Attention is over the L cells of a frame, of all views together where ``joint``, and in every third layer over the T
+    frames of a cell.
     """
 
     def __init__(self, c: DiTConfig, number: int, joint: bool = False) -> None:
         super().__init__()
-        self.heads, self.joint, self.over_frames = c.heads, joint, number % 2 == 1
+        self.heads, self.joint, self.over_frames = c.heads, joint, number % 3 == 2
         self.query_key_value, self.out = nn.Linear(c.dim, 3 * c.dim), nn.Linear(c.dim, c.dim)
         self.up, self.down = nn.Linear(c.dim, 4 * c.dim), nn.Linear(4 * c.dim, c.dim)
         # Added to the shared modulation: shift, scale and gate, of attention and of the MLP.

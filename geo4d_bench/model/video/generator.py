@@ -40,6 +40,7 @@ from geo4d_bench.model.video.unet import DualDecoderUNet
 _MOTION, _NOISE = 127.0, 0.0
 """Stable Video Diffusion's usual motion bucket; and no noise is added to the first frames."""
 _OPENING_M = 0.04  # unit of a gripper's opening
+_TOLERANCE = 0.02  # of contracted points: below it their errors count as squares
 
 
 class VideoGenerator(Generator[VideoConfig]):
@@ -120,8 +121,13 @@ class VideoGenerator(Generator[VideoConfig]):
         return self.layers() if isinstance(self.network, VideoTransformer) else []
 
     def loss(self, batch: dict[str, Tensor], rng: torch.Generator) -> Loss:
-        """Mean of (w + M) (D - z)² of the denoised latents D against the true z, with the diffusion's weight w and M on
-        and near hands, over all streams of both views."""
+        """Mean of (w + M) e of the denoised latents D against the true z, with the diffusion's weight w and M on and
+        near hands, over all streams of both views.
+
+        The error e is (D - z)², but for pixels' points the pseudo-Huber loss of their distance d, sqrt(d² + c²) - c
+        (Song and Dhariwal 2023, https://arxiv.org/abs/2310.14189): where a hand may or may not be, squares ask for a
+        point between it and what is behind.
+        """
         self.check(batch)
         batch, frames = apply_ablation(self.config, batch), None
         if isinstance(self.config, DiTConfig) and self.config.loss_frames < self.config.frames:
@@ -148,11 +154,21 @@ class VideoGenerator(Generator[VideoConfig]):
         weight = expand_as(self.diffusion.loss_weight(level), z) + hand_weight * self._near_hand(batch["parts"])
         of_stream = [self.config.point_weight if s == POINTS else 1.0 for s in self.streams]
         weight = weight * constant(tuple(of_stream), device).view(-1, 1, 1, 1, 1)
-        error = (denoised - z).square() * known
+        error = self._errors(denoised, z) * known
         total = (weight * error).sum() / mean_over_processes(known.sum()).clamp(min=1.0)
         others = (0, 1, 3, 4, 5, 6)
         errors = error.detach().mean(others) / known.mean(others).clamp(min=1e-6)
         return Loss(total=total, parts=dict(zip(("labels", "rgb", "points"), errors, strict=False)))
+
+    def _errors(self, denoised: Tensor, z: Tensor) -> Tensor:
+        """(B, V, S, T, C, h, w)."""
+        error = (denoised - z).square()
+        if not self.config.pixels or self.config.rgb_only:
+            return error
+        others, points = error.split([len(self.streams) - 1, 1], 2)
+        squares = points.unflatten(4, (3, -1)).sum(4, keepdim=True)
+        robust = (squares + _TOLERANCE**2).sqrt() - _TOLERANCE
+        return torch.cat([others, robust.expand(-1, -1, -1, -1, 3, -1, -1, -1).flatten(4, 5)], 2)
 
     def fit_autoencoder(
         self, batches: Iterable[dict[str, Tensor]], state: dict[str, Tensor] | None = None
@@ -225,7 +241,7 @@ class VideoGenerator(Generator[VideoConfig]):
     def _condition(self, first: Tensor) -> tuple[Tensor, Tensor | None]:
         """Unscaled latents (B, V, S, 1, C, h, w) of first frames (B, V, 8, H, W), and embeddings (B, V, L, D)."""
         images, shape = first.flatten(0, 1), first.shape[:2]
-        valid, hand = images[:, VALID : VALID + 1], images[:, VALID + 1 :]
+        valid, hand = images[:, VALID : VALID + 1], images[:, VALID + 1 : VALID + 2]
         labels = torch.cat([2.0 * valid - 1.0, hand, torch.zeros_like(hand)], 1)
         of_stream = {LABELS: labels, RGB: images[:, :3], POINTS: images[:, 3:6]}
         latents = torch.stack([self.codec.encode(s, of_stream[s]) for s in self.streams], 1)
@@ -240,13 +256,17 @@ class VideoGenerator(Generator[VideoConfig]):
         return both * (not c.rgb_only)
 
     def _first(self, batch: dict[str, Tensor]) -> Tensor:
-        """(B, V, 8, H, W), see :mod:`geo4d_bench.model.video.conditioning`."""
+        """(B, V, 14, H, W), see :mod:`geo4d_bench.model.video.conditioning`."""
         c, rgb = self.config, batch["first_rgb"].float() / 127.5 - 1.0
         valid = batch["first_valid"][:, :, None].float() * (not c.rgb_only)
         hand = torch.zeros_like(valid)
         hand[:, 0, 0] = batch["hand_mask"].float()
-        points = self._points(_transform(self._frames(batch)[0], batch["first_points"]), valid)
-        return torch.cat([rgb.movedim(-1, 2), points, valid, hand], 2)
+        T = self._frames(batch)[0]
+        points = self._points(_transform(T, batch["first_points"]), valid)
+        camera = T[:, :, None, None, :3, 3]
+        rays = F.normalize(_transform(T, batch["rays"]) - camera, dim=-1)
+        where = (camera / c.point_scale_m).expand_as(rays)
+        return torch.cat([rgb.movedim(-1, 2), points, valid, hand, rays.movedim(-1, 2), where.movedim(-1, 2)], 2)
 
     def _targets(self, batch: dict[str, Tensor]) -> tuple[dict[int, Tensor], Tensor]:
         """Images (B, V, T, 3, H, W) by stream, and validity (B, V, T, 1, H, W) bool."""
