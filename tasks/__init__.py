@@ -30,12 +30,12 @@ TASKS: Registry[type[Task]] = Registry("task", group="geo4d_bench.tasks")
 def register(task: type[Task]) -> None:
     """Make a task known under its name, and to Gymnasium as ``geo4d/<ClassName>-<version>``; duplicates are refused.
 
-    A later version, ``StoreCerealV2``, is ``store_cereal-v2`` and ``geo4d/StoreCereal-v2``.
+    A later version, ``StoreCerealV2``, is ``store_cereal-v2`` and ``geo4d/StoreCerealV2-v2``: under one name Gymnasium
+    would call the first out of date, which it is not.
     """
     TASKS.register(task.spec.name, task)
-    version = task.spec.version
     gymnasium.register(
-        id=f"geo4d/{task.__name__.removesuffix(version.upper())}-{version}",
+        id=f"geo4d/{task.__name__}-{task.spec.version}",
         entry_point="geo4d_bench.rollout.gym_env:TaskEnv",
         max_episode_steps=round(task.spec.max_seconds * task.spec.control_hz),
         kwargs={"task": task.spec.name},

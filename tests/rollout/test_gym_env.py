@@ -73,7 +73,7 @@ def test_it_passes_gymnasiums_checker(arguments: dict[str, Any]) -> None:
 def test_each_task_is_registered_with_its_time(task: str) -> None:
     spec = tasks.spec(task)
     (found,) = [each for each in gymnasium.registry.values() if each.kwargs.get("task") == task]
-    assert found.id == f"geo4d/{''.join(map(str.capitalize, spec.id.split('_')))}-{spec.version}"
+    assert found.id == f"geo4d/{tasks.TASKS.get(task).__name__}-{spec.version}"
     assert found.max_episode_steps == spec.max_seconds * spec.control_hz
     assert found.kwargs == {"task": task}
     assert TaskEnv(task).metadata["render_fps"] == spec.control_hz

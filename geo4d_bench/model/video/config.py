@@ -217,6 +217,7 @@ class DiTConfig(VideoConfig):
         dim: width of a token.  heads: of attention.
         trunk_layers: shared by the views.  decoder_layers: that each view has to itself.
         loss_frames: how many of the video's frames a training step denoises, drawn anew for each.
+        sample_steps: as in every generator; one step would give the mean of what could happen.
     """
 
     name = "dit"
@@ -226,6 +227,7 @@ class DiTConfig(VideoConfig):
     trunk_layers: int
     decoder_layers: int
     loss_frames: int = 10
+    sample_steps: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
