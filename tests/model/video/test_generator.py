@@ -117,9 +117,9 @@ def test_the_latent_loss_of_the_truth_is_zero(
     assert float(generator.loss(batch, noise()).total) == 0.0
     monkeypatch.setattr(generator, "_denoise", lambda *_: truth + 1.0)
     loss = generator.loss(batch, noise())
-    assert {k: float(v) for k, v in loss.parts.items()} == dict.fromkeys(
-        ("labels", "rgb", "points"), pytest.approx(1.0, rel=1e-4)
-    )
+    of_points = np.sqrt(3.0 + 0.02**2) - 0.02 if config.pixels else 1.0  # a distance, not a square
+    expected = {"labels": 1.0, "rgb": 1.0, "points": of_points}
+    assert {k: float(v) for k, v in loss.parts.items()} == pytest.approx(expected, rel=1e-4)
     # w is at least 1 in both families, and M only adds to it.
     assert float(loss.total) >= 0.999
 
