@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import TypeVar
 
@@ -83,6 +84,10 @@ def processes(workers: int, prepare: Callable[[], object] = int) -> Iterator[Exe
             "run the same command again, with a smaller --workers if memory is short"
         ) from error
     finally:
+        # What is still in its queue then is an error in a thread of loky's.
+        with suppress(queue.Empty):
+            while True:
+                executor._work_ids.get_nowait()
         executor.shutdown(kill_workers=True)
 
 

@@ -189,10 +189,11 @@ def _shortcuts(runs: Sequence[Rows]) -> Section:
             other = [_name(best), _counts(best)[0]] if best else ["", ""]
             section.rows.append([task, _name(run), *_counts(run), *other, verdict])
         there = {run[0].policy for run in here}
+        rooms = "" if here[0][0].rooms == "fixed" else f" --rooms {here[0][0].rooms}"
         section.missing += [
             (
                 f"{policy} on {task}",
-                f"geo4d-bench rollout --task {task_name(*scenes[:2])} --policy {policy} --episodes {_ENOUGH}",
+                f"geo4d-bench rollout --task {task_name(*scenes[:2])} --policy {policy}{rooms} --episodes {_ENOUGH}",
             )
             for policy in WITHOUT_EYES
             if policy not in there

@@ -157,6 +157,8 @@ def content(path: Path) -> Any:
         return {name: (array.dtype.str, array.shape, array.tobytes()) for name, array in load_file(path).items()}
     if path.suffix == ".csv":
         return pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns=list(TIMES), errors="ignore").to_csv()
+    if path.suffix == ".sha256":  # of a board, and of rows with times
+        return [line for line in path.read_text().splitlines() if not line.endswith("episodes.csv")]
     if path.name == "run.json":
         return json.loads(path.read_text())
     if path.name == "demonstrations.hdf5":  # HDF5 stamps objects with times

@@ -47,7 +47,7 @@ def test_a_task_that_is_solved_without_looking_is_named(tmp_path: Path) -> None:
     ]
     missing = dict(found.missing)
     assert len(missing) == 4
-    assert missing["proprioception on store_cereal-v1"] == (
+    assert missing["proprioception on store_cereal-v1, fixed"] == (
         "geo4d-bench rollout --task store_cereal --policy proprioception --episodes 80"
     )
 
