@@ -43,7 +43,7 @@ def run_jobs(work: Callable[[J], R], jobs: Sequence[J], workers: int, cluster: s
     with processes(workers) as executor:
         left, pending = iter(jobs), set[Future[R]]()
         while True:
-            # No more than processes can take: an executor that is stopped with more in its queue fails on them.
+            # One more than processes work on, so that none waits and little is dropped when this is stopped.
             pending |= {executor.submit(work, job) for job in islice(left, workers + 1 - len(pending))}
             if not pending:
                 break
@@ -84,7 +84,7 @@ def processes(workers: int, prepare: Callable[[], object] = int) -> Iterator[Exe
             "run the same command again, with a smaller --workers if memory is short"
         ) from error
     finally:
-        # What is still in its queue then is an error in a thread of loky's.
+        # loky's thread fails on what is still in the queue when it is told to end.
         with suppress(queue.Empty):
             while True:
                 executor._work_ids.get_nowait()

@@ -189,7 +189,7 @@ def _shortcuts(runs: Sequence[Rows]) -> Section:
             other = [_name(best), _counts(best)[0]] if best else ["", ""]
             section.rows.append([task, _name(run), *_counts(run), *other, verdict])
         there = {run[0].policy for run in here}
-        rooms = "" if here[0][0].rooms == "fixed" else f" --rooms {here[0][0].rooms}"
+        rooms = _rooms_option(here[0][0])
         section.missing += [
             (
                 f"{policy} on {task}",
@@ -322,12 +322,17 @@ def _missing(alone: Sequence[Rows], what: str, command: Callable[[EpisodeRow], s
     return found
 
 
+def _rooms_option(row: EpisodeRow) -> str:
+    return "" if row.rooms == "fixed" else f" --rooms {row.rooms}"
+
+
 def _again(row: EpisodeRow, seed: int, views: str = "") -> str:
     sensor = "" if row.sensor == "perfect" else f" --sensor {row.sensor}"
     steps = f" --steps {row.steps}" if row.steps else ""
     return (
         f"geo4d-bench rollout --task {task_name(row.task, row.task_version)} --policy {row.policy} "
-        f"--views {views or row.views} --rig {row.rig} --seed {seed}{sensor}{steps} --checkpoint FOLDER --out FOLDER"
+        f"--views {views or row.views} --rig {row.rig}{_rooms_option(row)} --seed {seed}{sensor}{steps} "
+        "--checkpoint FOLDER --out FOLDER"
     )
 
 

@@ -161,7 +161,7 @@ class VideoGenerator(Generator[VideoConfig]):
         return Loss(total=total, parts=dict(zip(("labels", "rgb", "points"), errors, strict=False)))
 
     def _errors(self, denoised: Tensor, z: Tensor) -> Tensor:
-        """(B, V, S, T, C, h, w)."""
+        """What each latent (B, V, S, T, C, h, w) counts by, see :meth:`loss`."""
         error = (denoised - z).square()
         if not self.config.pixels or self.config.rgb_only:
             return error
