@@ -166,7 +166,7 @@ class VideoGenerator(Generator[VideoConfig]):
         if not self.config.pixels or self.config.rgb_only:
             return error
         others, points = error[:, :, :-1], error[:, :, -1:]
-        squares = points.unflatten(4, (3, -1)).sum(4, keepdim=True)
+        squares = points.reshape(*points.shape[:4], 3, -1, *points.shape[5:]).sum(4, keepdim=True)
         robust = (squares + _TOLERANCE**2).sqrt() - _TOLERANCE
         return torch.cat([others, robust.expand(-1, -1, -1, -1, 3, -1, -1, -1).flatten(4, 5)], 2)
 
