@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,7 +208,7 @@ def _spawn_text(spawn: Spawn) -> str:
         parts.append(f"yaw {_span(spawn.yaw_rad)} rad")
     if spawn.lean_rad is not None:
         parts.append(f"lean {_span(spawn.lean_rad)} rad")
-    return ", ".join(parts)
+    return textwrap.fill(", ".join(parts), 52)
 
 
 def _span(limits: tuple[float, float]) -> str:
