@@ -135,6 +135,8 @@ def lacking(replacement: Replacement, factory: PolicyFactory, sees_truth: bool) 
         return "depth and the poses that are told are true already"
     if replacement == "cameras" and not factory.finds_cameras:
         return "it searches for no cameras"
+    if replacement == "cameras" and not issubclass(policy, TrainedPolicy):
+        return "several generators search for them"
     if replacement == "parts" and not issubclass(policy, VideoPolicy):
         return "it makes no video"
     if replacement == "noise" and not issubclass(policy, GeneratedVideo):

@@ -35,7 +35,8 @@ from geo4d_bench.seeding import generator
 PIXELS = 256
 """Along a pattern's side."""
 _REPEATS = (0.7, 1.5)
-_SLOTS, _MOUNT_SLOTS, _LIGHTS = 120, 8, 4
+_SLOTS, _MOUNT_SLOTS, _LIGHTS = 131, 8, 4
+"""The most that a room has: parts of the room, of each mount, lights."""
 _ROOMS_KEPT = 64
 """Of which what they decide is remembered: several episodes may take turns in one process."""
 _AWAY_M = -100.0

@@ -70,13 +70,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Audit:
-    """The sections of the page ``out``."""
+    """The page ``out``: how much it is of, and its sections."""
 
+    summary: str
     sections: tuple[Section, ...]
     out: Path
 
     def __str__(self) -> str:
-        lines = []
+        lines = [self.summary]
         for section in self.sections:
             lines.append(f"{section.title}: {len(section.rows)} rows, {len(section.warnings)} warnings")
             lines += [f"  {warning}" for warning in section.warnings]
@@ -86,8 +87,10 @@ class Audit:
 
 def run(config: AuditConfig) -> Audit:
     """Write the page; LedgerError where there are no episodes."""
+    leaderboard.require_paths(config.results, "folders with rollouts and trainings, or ledgers")
     files = [path for given in config.results for path in leaderboard.files_like_ledgers(given)]
-    rows = {row: path for row, path in leaderboard.read_all(files).items() if row.status != "crash"}
+    everything = leaderboard.read_all(files)
+    rows = {row: path for row, path in everything.items() if row.status != "crash"}
     if not rows:
         given = ", ".join(map(str, config.results)) or "nothing"
         raise LedgerError(f"no episodes in {given}; 'geo4d-bench rollout' plays some")
@@ -100,9 +103,12 @@ def run(config: AuditConfig) -> Audit:
         _cameras(runs),
         _data(runs, known, _datasets(config)),
     )
-    head = f"# Audit of {', '.join(map(str, config.results))}\n\n{len(rows)} episodes, {len(runs)} runs."
+    summary = f"{len(rows)} episodes, {len(runs)} runs"
+    if crashed := len(everything) - len(rows):
+        summary += f"; {crashed} crashed episodes are left out, run those rollouts again"
+    head = f"# Audit of {', '.join(map(str, config.results))}\n\n{summary}."
     write_atomic(config.out, "\n\n".join([head, *(section.markdown() for section in sections)]) + "\n")
-    return Audit(sections, config.out)
+    return Audit(summary, sections, config.out)
 
 
 def _runs(rows: Iterable[EpisodeRow]) -> list[Rows]:
@@ -183,7 +189,7 @@ def _shortcuts(runs: Sequence[Rows]) -> Section:
                     f"{task}: {run[0].policy} succeeds in {k} of {n} episodes without looking: widen where things start"
                 )
             elif statistics.wilson(k, n)[1] > SHORTCUT:
-                verdict = f"not excluded: play {_ENOUGH} episodes or more"
+                verdict = f"not excluded: play {max(_ENOUGH, 2 * n)} episodes or more"
             else:
                 verdict = "excluded"
             other = [_name(best), _counts(best)[0]] if best else ["", ""]
@@ -221,16 +227,16 @@ def _significance(runs: Sequence[Rows]) -> Section:
     bests: list[bool] = []
     for terms, rivals in boards.items():
         best, *others = sorted(rivals, key=lambda run: (-_rate(run), _name(run)))
-        found = [(other, *_difference(best, other)) for other in others]
-        found = [each for each in found if each[3]]
-        if not found:
+        if not others:
             continue
         board = ", ".join([f"{terms[0]}-{terms[1]}", *terms[3:]])
-        corrected = multipletests([p for _, _, p, _ in found], method="holm")[1]
-        open_ones = []
+        every = [(other, *_difference(best, other)) for other in others]
+        found = [each for each in every if each[3]]
+        open_ones = [f"{_name(other)} (no seed in common)" for other, *_, n in every if not n]
+        corrected = multipletests([p for _, _, p, _ in found], method="holm")[1] if found else ()
         for (other, mean, p, n), holm in zip(found, corrected, strict=True):
             section.rows.append([board, _name(best), _name(other), str(n), *_cells(mean, p), f"{holm:.2g}"])
-            open_ones += [_name(other)] if holm > ALPHA else []
+            open_ones += [_name(other)] if holm > ALPHA or mean.value <= 0 else []
         if open_ones:
             section.warnings.append(
                 f"{board}: {_name(best)} is best by its rate, but not shown to be better than {_few(open_ones)}"
@@ -251,8 +257,8 @@ def _significance(runs: Sequence[Rows]) -> Section:
 def _seeds(runs: Sequence[Rows]) -> Section:
     section = Section(
         "Overfitting of seeds",
-        "A checkpoint on the seeds that were played first against others that it was never chosen by: Fisher's exact "
-        "test, not paired.",
+        "A checkpoint on the seeds from the lowest number on against others: Fisher's exact test, not paired, not "
+        "corrected for the number of checkpoints.",
         ("board", "policy", "seeds from", "successes", "others from", "successes", "difference", "95 % interval", "p"),
     )
     alone: list[Rows] = []
@@ -284,7 +290,7 @@ def _cameras(runs: Sequence[Rows]) -> Section:
     section = Section(
         "Overfitting of cameras",
         "A checkpoint from its training's cameras against cameras that it never saw, on equal starts of the scene: "
-        "exact McNemar.",
+        "exact McNemar, not corrected for the number of checkpoints.",
         ("task", "policy", "seen", "novel", "episodes", "seen - novel", "95 % interval", "p"),
     )
     alone: list[Rows] = []

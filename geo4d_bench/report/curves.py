@@ -9,27 +9,26 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 from tyro.conf import Positional
 
 from geo4d_bench.csv_files import read_frame
 from geo4d_bench.dataset.sensors import SENSORS, Missing, Perfect, Stereo
 from geo4d_bench.drawing import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, caption, figure
 from geo4d_bench.errors import LedgerError
-from geo4d_bench.geometry.rig import DrawnRig
+from geo4d_bench.geometry.rig import Rig
 from geo4d_bench.io import write_atomic
+from geo4d_bench.report.curve_fits import NEAR_DEG, halves, monotone
 from geo4d_bench.rollout import leaderboard
-from geo4d_bench.rollout.ledger import EpisodeRow, RunColumns
+from geo4d_bench.rollout.ledger import RunColumns
 from geo4d_bench.seeding import generator
-from geo4d_bench.tasks.rigs import RIGS, make_rig
+from geo4d_bench.tasks.protocols import PROTOCOLS
+from geo4d_bench.tasks.rigs import RIGS, played_rig
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Floats = npt.NDArray[np.float64]
 
 WORSE = {"success": -1, "gripper_cm": 1, "miou": -1}
 """Measures, and whether they rise (1) or fall (-1) where things get worse."""
@@ -59,16 +58,14 @@ CURVES = ("task", "contender", "measure", "axis", "x", "n", "mean", "fit", "low"
 HALVING = ("task", "contender", "n", "success_at_0", "halving_deg", "low", "high", "largest_deg")
 UNKNOWN = "unknown task"
 """Of evaluations whose ``metrics.csv``, of an older version, does not name their task."""
-NEAR_DEG = 5.0
-"""Success "at a training camera" is known where something was played within this angle of one."""
-RESAMPLES = 500
-_BINS = 40
 _COLOURS = (PURPLE, BLUE, ORANGE, GREEN, INK, GREY)
 _NO_PART_OF_A_NAME = (
     "task", "task_version", "policy", "generator", "ablation", "tracker", "segmenter", "views", "sensor", "settings",
     "privileged", "fingerprint", "calibration_deg", "calibration_cm",
 )  # fmt: skip
 """Of the columns that a run's rows share: what a contender's name has already, or does not depend on."""
+_OF_AN_EVALUATION = ["task", "checkpoint", "sensor", "rooms", "steps", "second_views", "tracker", "segmenter", "split"]
+"""Columns of ``metrics.csv``; the last five are part of a contender's name where they differ."""
 
 
 @dataclass(frozen=True)
@@ -81,32 +78,12 @@ class CurvesConfig:
     """Folder of curves.csv, halving.csv, pairs.csv and the pictures."""
 
 
-class Fit(NamedTuple):
-    """A monotone curve at x (B,), with a 95 % band, and the number and mean of what lies there."""
-
-    x: Floats
-    n: Floats
-    mean: Floats
-    fit: Floats
-    low: Floats
-    high: Floats
-
-
-class Halving(NamedTuple):
-    """Where success is half of what it is at 0, with a 95 % interval; infinite: not within what was played."""
-
-    at_zero: float
-    x: float
-    low: float
-    high: float
-
-
 @dataclass(frozen=True)
 class Curves:
     """What was found.
 
     Attributes:
-        curves, halving: with the columns CURVES and HALVING, see :class:`Fit` and :class:`Halving`.
+        curves, halving: with the columns CURVES and HALVING, see ``curve_fits.Fit`` and ``curve_fits.Halving``.
         pairs: ``task, contender, cameras, camera_n, camera_m, n, k``.
         notes: what is left out, and why.
     """
@@ -131,8 +108,7 @@ class Curves:
 
 def run(config: CurvesConfig) -> Curves:
     """Read the rows, fit and draw; LedgerError where there are none, and where a file cannot be read (DatasetError)."""
-    if missing := [str(path) for path in config.runs if not path.exists()]:
-        raise LedgerError(f"there is no {', '.join(missing)}; give folders of rollouts and evaluations, or their files")
+    leaderboard.require_paths(config.runs, "folders of rollouts and evaluations, or their files")
     found = compute(config.runs, config.out)
     if found is None:
         raise LedgerError(
@@ -153,7 +129,7 @@ def compute(paths: Sequence[Path], out: Path, task: str | None = None) -> Curves
     import pandas as pd
 
     notes: list[str] = []
-    tables = [t for t in (_episodes(paths, notes), *_windows(paths, notes)) if len(t)]
+    tables = [table for table in (_episodes(paths, notes), _windows(paths, notes)) if len(table)]
     if not tables:
         return None
     table = pd.concat(tables, ignore_index=True)
@@ -181,80 +157,6 @@ def compute(paths: Sequence[Path], out: Path, task: str | None = None) -> Curves
     )
 
 
-def monotone(
-    x: Floats,
-    y: Floats,
-    clusters: Sequence[Any],
-    sign: int | None,
-    rng: np.random.Generator,
-    resamples: int = RESAMPLES,
-) -> Fit:
-    """Isotonic regression of y (N,) on x (N,), with a band from drawing whole clusters anew.
-
-    Args:
-        clusters: (N,) what is drawn together, such as the seed that several rows share.
-        sign: 1: rises, -1: falls, None: the direction that is nearer to the data.
-    """
-    from scipy.optimize import isotonic_regression
-
-    at, counts, sums = _binned(x, y, clusters)
-    n, mean = counts.sum(0), sums.sum(0) / counts.sum(0)
-
-    def fitted(n: Floats, s: Floats, rises: bool) -> Floats:
-        there = n > 0
-        fit = isotonic_regression(s[there] / n[there], weights=n[there], increasing=rises).x
-        return np.asarray(np.interp(at, at[there], fit))
-
-    def off(rises: bool) -> float:
-        return float(n @ (fitted(n, sums.sum(0), rises) - mean) ** 2)
-
-    rises = sign > 0 if sign is not None else off(True) < off(False)
-    drawn = [fitted(w @ counts, w @ sums, rises) for w in _weights(len(counts), resamples, rng)]
-    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
-    return Fit(at, n, mean, fitted(n, sums.sum(0), rises), low, high)
-
-
-def halves(
-    x: Floats, success: Floats, clusters: Sequence[Any], rng: np.random.Generator, resamples: int = RESAMPLES
-) -> Halving:
-    """Where the success rate has fallen to half of that at x = 0, by a logistic curve below a plateau.
-
-    ``top / (1 + exp((x - middle) / width))`` of the largest likelihood, over a grid: 40 tops up to 1, 76 middles up to
-    1.5 times the largest x, 8 widths from 0.02 to 0.5 times it. What lies beyond the largest x was not seen, and counts
-    as infinite. Its interval comes from drawing whole clusters anew. NaN where nothing succeeded, or where no x is
-    within ``NEAR_DEG``, so that success at 0 was not seen.
-    """
-    from scipy.special import expit, logit
-
-    if x.min() > NEAR_DEG or not success.any():
-        return Halving(0.0 if x.min() <= NEAR_DEG else np.nan, np.nan, np.nan, np.nan)
-    at, counts, sums = _binned(x, success, clusters)
-    end = float(x.max())
-    top, middle, width = (
-        grid.ravel()
-        for grid in np.meshgrid(
-            np.arange(1, 41) / 40, np.linspace(0, 1.5 * end, 76), end * np.geomspace(0.02, 0.5, 8), indexing="ij"
-        )
-    )
-    p = np.clip(top[:, None] * expit((middle[:, None] - at) / width[:, None]), 1e-6, 1 - 1e-6)
-    at_zero = expit(middle / width)
-    half = middle - width * logit(0.5 * at_zero)
-    half[half > end] = np.inf
-    weights = np.concatenate([np.ones((1, len(counts))), _weights(len(counts), resamples, rng)])
-    weights = weights[weights @ sums.sum(1) > 0]
-    won, played = weights @ sums, weights @ counts
-    log_odds, log_lost = np.log(p) - np.log1p(-p), np.log1p(-p)
-    best = np.concatenate(
-        [
-            np.argmax(log_odds @ won[i : i + 50].T + log_lost @ played[i : i + 50].T, axis=0)
-            for i in range(0, len(weights), 50)
-        ]
-    )
-    # Of a whole number of resamples: between a finite angle and an infinite one lies none.
-    low, high = np.quantile(half[best[1:]], [0.025, 0.975], method="inverted_cdf")
-    return Halving(float(top[best[0]] * at_zero[best[0]]), float(half[best[0]]), float(low), float(high))
-
-
 def draw_curves(curves: Curves) -> Iterator[Path]:
     """A picture for each task and measure."""
     for (task, measure), table in curves.curves.groupby(["task", "measure"], sort=False):
@@ -279,53 +181,68 @@ def _episodes(paths: Sequence[Path], notes: list[str]) -> pd.DataFrame:
     if crashed := sum(row.status == "crash" for row in rows):
         notes.append(f"{crashed} episodes crashed and are left out; run those rollouts again")
     rows = [row for row in rows if row.status != "crash"]
-    names = _contenders(rows)
+    if not rows:
+        return pd.DataFrame()
     table = pd.DataFrame([vars(row) for row in rows])
-    if rows:
-        table["task"] = table["task"] + "-" + table["task_version"]
-        table["contender"], table["cluster"] = names, table["seed"].astype(str)
-        table["cameras"] = table["views"].where(~table["views"].isin(["seen", "novel"]), table["rig"])
-        table["success"] = table["success"].astype(float)
+    table["task"] = table["task"] + "-" + table["task_version"]
+    table["title"] = [replace(row, calibration_deg=0.0, calibration_cm=0.0).title for row in rows]
+    table["contender"] = _told_apart(
+        table, [field.name for field in fields(RunColumns) if field.name not in _NO_PART_OF_A_NAME]
+    )
+    table["cluster"] = table["seed"].astype(str)
+    table["cameras"] = table["views"].where(~table["views"].isin(["seen", "novel"]), table["rig"])
+    table["success"] = table["success"].astype(float)
+    again = table[table.duplicated(["task", "contender", "views", "sensor", *CALIBRATIONS, "seed"])]
+    notes += [
+        f"{task}: {len(group)} episodes of {contender} stand there again, played with other options, and count as "
+        "more of the same; give the folders of one choice of options"
+        for (task, contender), group in again.groupby(["task", "contender"])
+    ]
     return _with_depth(table)
 
 
-def _contenders(rows: Sequence[EpisodeRow]) -> list[str]:
-    """Names: a policy's title, and what else tells its runs apart."""
-    titles = [replace(row, calibration_deg=0.0, calibration_cm=0.0).title for row in rows]
-    parts = [field.name for field in fields(RunColumns) if field.name not in _NO_PART_OF_A_NAME]
-    values: dict[tuple[str, str, str], set[object]] = {}
-    for row, title in zip(rows, titles, strict=True):
-        for part in parts:
-            values.setdefault((row.task, title, part), set()).add(getattr(row, part))
-    return [
-        ", ".join(
-            [title, *(f"{part} {getattr(row, part)!s:.12}" for part in parts if len(values[row.task, title, part]) > 1)]
-        )
-        for row, title in zip(rows, titles, strict=True)
-    ]
+def _windows(paths: Sequence[Path], notes: list[str]) -> pd.DataFrame:
+    """The windows of what was generated, with what ``metrics.csv`` beside them says of each evaluation."""
+    import pandas as pd
 
-
-def _windows(paths: Sequence[Path], notes: list[str]) -> Iterator[pd.DataFrame]:
-    """Of each evaluation, the windows of what was generated, with what ``metrics.csv`` beside them says of it."""
     files = [[path] if _is_windows(path) else sorted(path.rglob("windows.csv")) for path in paths]
+    tables, heads = [], []
     for path in dict.fromkeys(file.resolve() for found in files for file in found):
-        head_path = path.with_name("metrics.csv")
-        if not head_path.is_file():
+        head = path.with_name("metrics.csv")
+        if not head.is_file():
             notes.append(f"{path} has no metrics.csv beside it, as an interrupted evaluation, and is left out")
             continue
-        table, head = (
-            read_frame(path, ("views", "window", "source")),
-            read_frame(head_path, ("views", "source")).iloc[0],
+        tables.append(read_frame(path, ("views", "window", "source")).query("source == 'generated'"))
+        heads.append(read_frame(head, ("views", "source")).iloc[0])
+    if not tables:
+        return pd.DataFrame()
+    known = pd.DataFrame(heads, index=range(len(heads))).reindex(columns=["name", *_OF_AN_EVALUATION])
+    known = known.fillna({"task": UNKNOWN, "rooms": "fixed"})
+    known["title"] = [
+        f"{name} ({str(checkpoint)[:8]})" + (f", {rooms} rooms" if rooms != "fixed" else "")
+        for name, checkpoint, rooms in zip(known["name"], known["checkpoint"], known["rooms"], strict=True)
+    ]
+    known["contender"] = _told_apart(known, _OF_AN_EVALUATION[4:])
+    return _with_depth(
+        pd.concat(
+            [
+                table.assign(cluster=table["episode"], **known.loc[i, ["task", "contender", "sensor"]])
+                for i, table in enumerate(tables)
+            ],
+            ignore_index=True,
         )
-        table = table[table["source"] == "generated"]
-        yield _with_depth(
-            table.assign(
-                task=head.get("task", UNKNOWN),
-                contender=f"{head['name']} ({str(head['checkpoint'])[:8]})",
-                sensor=head["sensor"],
-                cluster=table["episode"],
-            )
+    )
+
+
+def _told_apart(table: pd.DataFrame, parts: Sequence[str]) -> list[str]:
+    """The column ``title``, with those of ``parts`` that tell the rows of one title on one task apart."""
+    differ = table.groupby(["task", "title"])[list(parts)].transform("nunique", dropna=False) > 1
+    return [
+        ", ".join(
+            [title, *(f"{part} {value!s:.12}" for part, value, said in zip(parts, row, says, strict=True) if said)]
         )
+        for title, row, says in zip(table["title"], table[list(parts)].to_numpy(), differ.to_numpy(), strict=True)
+    ]
 
 
 def _is_windows(path: Path) -> bool:
@@ -379,30 +296,11 @@ def _groups(table: pd.DataFrame, notes: list[str]) -> Iterator[tuple[tuple[str, 
 
 def _pairs(table: pd.DataFrame) -> pd.DataFrame:
     """Successes of each pair of cameras that stand where they stand in every episode."""
-    moving = [name for name in RIGS if isinstance(make_rig(name, (0.0, 0.0, 1.0)), DrawnRig)]
+    moving = [name for name in (*RIGS, *PROTOCOLS) if not isinstance(played_rig(name, (0.0, 0.0, 1.0)), Rig)]
     fixed = (table["calibration_deg"] == 0) & (table["calibration_cm"] == 0) & (table["sensor"] == "perfect")
     rows = table[fixed & ~table["cameras"].isin(moving)].dropna(subset=["success", "cameras"])
     grouped = rows.groupby(["task", "contender", "cameras", "camera_n", "camera_m"])["success"]
     return grouped.agg(n="size", k="sum").astype(int).reset_index()
-
-
-def _binned(x: Floats, y: Floats, clusters: Sequence[Any]) -> tuple[Floats, Floats, Floats]:
-    """Places (B,), and for each cluster the number (C, B) and the sum (C, B) of what lies there."""
-    places, place = np.unique(x, return_inverse=True)
-    if len(places) > _BINS:
-        edges = np.unique(np.quantile(x, np.linspace(0, 1, _BINS + 1)[1:-1]))
-        _, place = np.unique(np.searchsorted(edges, x, side="right"), return_inverse=True)
-        places = np.bincount(place, x) / np.bincount(place)
-    _, cluster = np.unique(np.asarray(clusters), return_inverse=True)
-    counts, sums = (np.zeros((cluster.max() + 1, len(places))) for _ in range(2))
-    np.add.at(counts, (cluster, place), 1.0)
-    np.add.at(sums, (cluster, place), y)
-    return places, counts, sums
-
-
-def _weights(clusters: int, resamples: int, rng: np.random.Generator) -> Floats:
-    """(R, C) how often each cluster is drawn."""
-    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples).astype(np.float64)
 
 
 def _rng(*names: str) -> np.random.Generator:

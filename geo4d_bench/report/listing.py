@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +166,7 @@ def _spawn_map(specs: Sequence[TaskSpec], path: Path) -> None:
     """
     columns = min(3, len(specs))
     rows = -(-len(specs) // columns)
-    with figure(5.2 * columns, 6.4 * rows, path) as fig:
+    with figure(5.2 * columns, 5.8 * rows, path) as fig:
         axes = fig.subplots(rows, columns, squeeze=False).ravel()
         for ax, spec in zip(axes, specs, strict=False):
             _spawn_panel(ax, spec)
@@ -200,14 +201,14 @@ def _spawn_panel(ax: Any, spec: TaskSpec) -> None:
 
 def _spawn_text(spawn: Spawn) -> str:
     """The ranges in words; a rectangle around one episode's ``on`` is dashed."""
-    parts = [f"{spawn.object}: {_span(spawn.x_m)} x {_span(spawn.y_m)} m"]
+    parts = [f"{spawn.object}: x {_span(spawn.x_m)}, y {_span(spawn.y_m)} m"]
     if spawn.on:
         parts.append(f"about the {spawn.on}")
     if spawn.yaw_rad[1] > spawn.yaw_rad[0]:
         parts.append(f"yaw {_span(spawn.yaw_rad)} rad")
     if spawn.lean_rad is not None:
         parts.append(f"lean {_span(spawn.lean_rad)} rad")
-    return ", ".join(parts)
+    return textwrap.fill(", ".join(parts), 52)
 
 
 def _span(limits: tuple[float, float]) -> str:

@@ -52,6 +52,7 @@ class BoardCheck:
 
 def run(config: BoardCheckConfig) -> BoardCheck:
     """Check boards and the ledgers behind them; LedgerError where there is no board."""
+    leaderboard.require_paths(config.boards, "leaderboards (CSV), or folders of them")
     boards = list(dict.fromkeys(board for given in config.boards for board in _boards(given)))
     if not boards:
         given = ", ".join(map(str, config.boards)) or "nothing"
@@ -107,8 +108,9 @@ def _sums(board: Path, faults: list[str]) -> tuple[list[Path], bool]:
         try:
             if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
                 faults.append(f"{path}: changed since the board was written (its sha256 is not that of {board}.sha256)")
-        except OSError as error:
-            faults.append(f"{path}: {error.strerror or error}, and the board {board} was computed from it")
+        except (OSError, ValueError) as error:  # ValueError: no file has such a name
+            reason = getattr(error, "strerror", None) or error
+            faults.append(f"{path}: {reason}, and the board {board} was computed from it")
             continue
         paths.append(path)
     return [path for path in paths if path.resolve() != board.resolve()], True
@@ -145,8 +147,9 @@ def _differences(path: Path, expected: str, actual: str, whose: str, faults: lis
         if right == found:
             continue
         if not right or not found:
+            too_much = right is None or found
             faults.append(
-                f"{path}, line {number}: " + (f"is missing, {whose} '{right[:80]}'" if right else "is too much")
+                f"{path}, line {number}: " + ("is too much" if too_much else f"is missing, {whose} '{right[:80]}'")
             )
             continue
         cells = zip_longest(header, _cells(right), _cells(found), fillvalue="")

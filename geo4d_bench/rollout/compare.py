@@ -98,8 +98,10 @@ def run(config: CompareConfig) -> Compared:
     found = [_rows(given, config.runs) for given in (config.a, config.b)]
     sides = [_side(given, rows) for given, rows in zip((config.a, config.b), found, strict=True)]
     names = [_name(given, rows) for given, rows in zip((config.a, config.b), found, strict=True)]
-    if set(found[0]) == set(found[1]):
-        raise LedgerError(f"A ({config.a}) and B ({config.b}) are the same episodes; name two runs")
+    if shared := len(found[0].keys() & found[1].keys()):
+        raise LedgerError(
+            f"A ({config.a}) and B ({config.b}) have {shared} episodes in common; name two runs that share none"
+        )
     pairs, notes = _pairs(sides[0], sides[1], (config.a, config.b))
     notes += _method_notes(sides, found, config.runs)
     codes = {row.fingerprint for rows in found for row in rows}

@@ -149,6 +149,7 @@ class Leaderboard:
 
 def run(config: LeaderboardConfig) -> Leaderboard:
     """Read the ledgers, compute the board and write it; LedgerError where there is nothing to rank."""
+    require_paths(config.runs, "rollout folders or their episodes.csv")
     paths = [path for given in config.runs for path in find_ledgers(given)]
     if not paths:
         given = ", ".join(map(str, config.runs)) or "nothing"
@@ -156,6 +157,12 @@ def run(config: LeaderboardConfig) -> Leaderboard:
     board = compute(read_all(paths), config.out)
     write(board)
     return board
+
+
+def require_paths(paths: Iterable[Path], what: str) -> None:
+    """LedgerError where one of them, each of which is one of ``what``, is not there."""
+    if missing := [str(path) for path in paths if not path.exists()]:
+        raise LedgerError(f"there is no {', '.join(missing)}; give {what}")
 
 
 def find_ledgers(path: Path) -> list[Path]:

@@ -18,8 +18,17 @@ from geo4d_bench.dataset.checks import episode_faults
 from geo4d_bench.dataset.manifest import Settings, read_manifest
 from geo4d_bench.dataset.reader import Dataset
 from geo4d_bench.errors import DatasetError, SceneError
-from geo4d_bench.geometry.room import ROOM_SETS, RoomsName, draw_room
-from geo4d_bench.rendering.rooms import PATTERNS, RoomScene, corners, load_scene_for, pattern
+from geo4d_bench.geometry.room import ROOM_SETS, THINGS, WALLS, RoomsName, draw_room
+from geo4d_bench.rendering.rooms import (
+    _MOUNT_SLOTS,
+    _SLOTS,
+    MOUNTS,
+    PATTERNS,
+    RoomScene,
+    corners,
+    load_scene_for,
+    pattern,
+)
 from geo4d_bench.rendering.scene import load_scene
 
 NAME = "ep_000000.hdf5"
@@ -104,6 +113,14 @@ def test_everything_stands_on_the_floor(held_out: Path, rooms: RoomsName) -> Non
     assert mounts == {*ROOM_SETS[rooms].mounts}
     with pytest.raises(SceneError, match="no room but its own"):
         own.enter(room)
+
+
+@pytest.mark.parametrize("name", ROOM_SETS)
+def test_the_fullest_room_has_a_geom_for_each_of_its_parts(name: RoomsName) -> None:
+    most = {"low": 12, "tall": 3, "hung": 5}  # as draw_room puts them
+    parts = [n * max(len(THINGS[thing][1]) for thing in getattr(ROOM_SETS[name], kind)) for kind, n in most.items()]
+    assert 1 + len(WALLS) + sum(parts) <= _SLOTS
+    assert max(len(MOUNTS[kind](1.0)) for kind in ROOM_SETS[name].mounts if kind in MOUNTS) <= _MOUNT_SLOTS
 
 
 def test_patterns_repeat_and_differ() -> None:

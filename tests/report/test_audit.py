@@ -66,6 +66,36 @@ def test_a_best_that_chance_explains_is_named(tmp_path: Path) -> None:
     assert "far on store_cereal-v1" in single
 
 
+def test_a_best_is_not_shown_to_be_better_than_what_it_was_never_played_against(tmp_path: Path) -> None:
+    run(tmp_path, "mine", 20, n=20)
+    run(tmp_path, "worse", 0)
+    run(tmp_path, "elsewhere", 0, first=9000)
+    found = audited(tmp_path)["Differences"]
+    assert [row[2] for row in found.rows] == ["worse"]
+    assert found.warnings == [
+        "store_cereal-v1, novel, hemisphere16, fixed: mine is best by its rate, but not shown to be better than "
+        "elsewhere (no seed in common)"
+    ]
+    assert "0 of 1 bests are shown" in found.about
+
+
+def test_a_best_that_loses_on_equal_seeds_is_not_shown_to_be_better(tmp_path: Path) -> None:
+    ledger(tmp_path / "a", "mine", 0, n=10, run_id="a", settings="s")
+    ledger(tmp_path / "b", "mine", 40, n=40, first=3000, run_id="b", settings="s")
+    run(tmp_path, "other", 10, n=40)
+    found = audited(tmp_path)["Differences"]
+    ((_, best, against, n, difference, _, p, _),) = found.rows
+    assert (best, against, n, difference, float(p) < 0.05) == ("mine", "other", "10", "-1.00", True)
+    assert found.warnings[0].endswith("not shown to be better than other")
+
+
+def test_crashed_episodes_are_said_to_be_left_out(tmp_path: Path) -> None:
+    run(tmp_path, "mine", 3, n=3)
+    run(tmp_path, "gone", 0, n=2, status="crash", success=False)
+    text = str(audit.run(AuditConfig((tmp_path,), tmp_path, tmp_path / "audit.md")))
+    assert text.startswith("3 episodes, 1 runs; 2 crashed episodes are left out, run those rollouts again\n")
+
+
 @pytest.mark.parametrize(("others", "warned"), [(10, True), (19, False)])
 def test_seeds_and_cameras_that_are_fitted_are_named(tmp_path: Path, others: int, warned: bool) -> None:
     run(tmp_path, "mine", 20, views="seen", checkpoint="c" * 64)
@@ -109,3 +139,6 @@ def test_what_a_checkpoint_was_trained_on_is_told(tmp_path: Path, tiny_dataset: 
 def test_no_episodes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["audit", str(tmp_path)]) == 2
     assert f"no episodes in {tmp_path}; 'geo4d-bench rollout' plays some" in capsys.readouterr().err
+    run(tmp_path, "mine", 3)
+    assert cli.main(["audit", str(tmp_path), str(tmp_path / "gone")]) == 2
+    assert f"there is no {tmp_path / 'gone'}; give folders with rollouts" in capsys.readouterr().err

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from geo4d_bench import cli
-from geo4d_bench.report.curves import halves, monotone
+from geo4d_bench.report.curve_fits import halves, monotone
+from geo4d_bench.report.curves import compute
 from geo4d_bench.rollout.ledger import COLUMNS, LATER, EpisodeRow
 
 ROW = EpisodeRow(
@@ -88,6 +89,24 @@ def test_isotonic_fits_are_monotone_within_their_band_and_hold_the_truth() -> No
     assert (np.diff(monotone(x, -y, clusters, None, np.random.default_rng(0), 50).fit) <= 0).all()
 
 
+def test_between_two_angles_nothing_is_known() -> None:
+    x = np.repeat([0.0, 34.0], 50)
+    success = np.tile(np.arange(50), 2) < np.repeat([45, 15], 50)
+    half = halves(x, success.astype(float), list(range(100)), np.random.default_rng(0))
+    assert (half.low, half.high) == (0.0, 34.0)
+    assert 0 < half.x < 34
+
+
+def test_where_nothing_rises_or_falls_the_band_is_level() -> None:
+    ends = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        y = (rng.random(150) < 0.5).astype(float)
+        fit = monotone(rng.uniform(0, 10, 150), y, list(range(150)), None, rng, resamples=60)
+        ends += [fit.low[end] <= 0.5 <= fit.high[end] for end in (0, -1)]
+    assert sum(ends) >= 12  # of 16; 5 where all draws had the direction of the data
+
+
 def save(path: Path, rows: list[EpisodeRow], drop: tuple[str, ...] = ()) -> None:
     """A ledger, as an older version would have written it where columns are dropped."""
     kept = [i for i, name in enumerate(COLUMNS) if name not in drop]
@@ -132,8 +151,13 @@ def runs(tmp_path: Path) -> Path:
     ]
     crashed = dataclasses.replace(old[0], seed=1010, episode=10, success=False, status="crash")
     save(folder / "old" / "episodes.csv", [*old, crashed], tuple(LATER))
-    evaluation = folder / "mine" / "evaluation"
-    evaluation.mkdir(parents=True)
+    save_evaluation(folder / "mine" / "evaluation")
+    return folder
+
+
+def save_evaluation(folder: Path, **changes: str) -> None:
+    """What ``evaluate`` writes of windows that are worse the farther their cameras are."""
+    folder.mkdir(parents=True)
     angles = np.arange(24.0)
     pd.DataFrame(
         {
@@ -142,13 +166,12 @@ def runs(tmp_path: Path) -> Path:
             "view_angle_deg": angles, "elevation_deg": 10.0, "distance_m": 1.0, "fovy_deg": 48.0, "baseline_m": 1.0,
             "gripper_cm": 1.0 + 0.1 * angles, "miou": 0.8 - 0.01 * angles,
         }
-    ).to_csv(evaluation / "windows.csv", index=False)  # fmt: skip
+    ).to_csv(folder / "windows.csv", index=False)  # fmt: skip
     head = {
         "name": "mine", "task": "store_cereal-v1", "checkpoint": "c" * 64, "sensor": "perfect", "views": "novel",
         "source": "generated", "commit": "0123456789ab",
     }  # fmt: skip
-    pd.DataFrame([head]).to_csv(evaluation / "metrics.csv", index=False)
-    return folder
+    pd.DataFrame([head | changes]).to_csv(folder / "metrics.csv", index=False)
 
 
 def test_curves_of_a_folder_of_runs(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,6 +216,28 @@ def test_curves_of_a_folder_of_runs(runs: Path, tmp_path: Path, capsys: pytest.C
         f"{measure}_store_cereal-v1.png" for measure in ("gripper_cm", "miou", "success")
     ]
     assert "pairs_store_cereal-v1_mine_ring_360.png" in pictures
+
+
+def test_what_is_not_alike_is_not_pooled(tmp_path: Path) -> None:
+    run = [dataclasses.replace(ROW, seed=1000 + i, episode=i, view_angle_deg=10.0 * i) for i in range(4)]
+    save(tmp_path / "moved" / "episodes.csv", [dataclasses.replace(row, views="vista_small") for row in run])
+    other = [dataclasses.replace(row, run_id="e" * 16, settings="e" * 16) for row in run[:3]]
+    save(tmp_path / "ring" / "episodes.csv", [dataclasses.replace(row, run_id="d" * 16) for row in run])
+    save(tmp_path / "other options" / "episodes.csv", other)
+    save_evaluation(tmp_path / "fixed")
+    save_evaluation(tmp_path / "held_out", rooms="held_out")
+    save_evaluation(tmp_path / "stereo", rooms="fixed", sensor="stereo")
+    found = compute([tmp_path], tmp_path)
+    assert found is not None
+    assert set(found.pairs["cameras"]) == {"ring_360"}  # of cameras that move there is no matrix
+    assert [note for note in found.notes if "with other options" in note] == [
+        "store_cereal-v1: 3 episodes of mine stand there again, played with other options, and count as more of the "
+        "same; give the folders of one choice of options"
+    ]
+    errors = found.curves[found.curves["measure"] == "gripper_cm"]
+    assert errors.groupby("contender")["n"].sum().to_dict() == {
+        "mine (cccccccc)": 24, "mine (cccccccc), held_out rooms": 24, "mine (cccccccc), stereo depth": 24,
+    }  # fmt: skip
 
 
 def test_nothing_to_draw_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -294,12 +294,15 @@ def test_blame(won: set[str], expected: str) -> None:
         ("layered", False, set()),
         ("layered_calibrated", False, {"cameras"}),
         ("trajectory_regression", False, {"parts", "noise"}),
+        ("hierarchical", False, {"cameras", "parts", "noise"}),
         ("random", True, {"first_frames", "cameras", "parts", "noise"}),
     ],
 )
 def test_stages_that_a_policy_does_not_have_are_left_out(policy: str, sees_truth: bool, expected: set[str]) -> None:
     kind = POLICIES.get(policy)
     factory = PolicyFactory(
-        kind, lambda: kind(GeneratorOptions()), finds_cameras=policy in ("layered", "trajectory_regression")
+        kind,
+        lambda: kind(GeneratorOptions()),
+        finds_cameras=policy in ("layered", "trajectory_regression", "hierarchical"),
     )
     assert {name for name in STAGES if lacking(name, factory, sees_truth)} == expected

@@ -103,9 +103,20 @@ def test_ledgers_on_no_board_are_named(runs: Path) -> None:
     assert "1 ledger(s) on no board" in str(found)
 
 
+def test_a_last_line_without_end_and_a_damaged_list_of_sums_are_faults(runs: Path) -> None:
+    board = runs / "leaderboard.csv"
+    board.write_text(board.read_text()[:-1])
+    assert f"{board}, line 4: is missing, its episodes say ''" in faults(runs)
+    sums = leaderboard.sums_path(board)
+    sums.write_text(sums.read_text().replace("mine/", "mi\0e/"))
+    assert any("null byte" in fault for fault in faults(runs))
+
+
 def test_no_board_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["leaderboard", "verify", str(tmp_path)]) == 2
     assert f"no leaderboard.csv in {tmp_path}" in capsys.readouterr().err
+    assert cli.main(["leaderboard", "verify", str(tmp_path / "b.csv")]) == 2
+    assert f"there is no {tmp_path / 'b.csv'}; give leaderboards" in capsys.readouterr().err
 
 
 def test_the_repository_s_results_are_as_computed() -> None:

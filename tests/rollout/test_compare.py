@@ -80,7 +80,7 @@ def test_one_policy_is_compared_between_cameras(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "the same": ({}, {}, "are the same episodes"),
+    "the same": ({}, {}, "have 20 episodes in common; name two runs that share none"),
     "another version": ({}, {"task_version": "v2"}, "expected one task and version in common"),
     "crashes": ({}, {"status": "crash", "success": False, "views": "seen"}, "has 20 crashed episodes"),
 }
@@ -93,6 +93,13 @@ def test_what_cannot_be_compared_is_refused(
     a, b = ledger(tmp_path / "a", "mine", 3, **left), ledger(tmp_path / "b", "mine", 3, **right)
     with pytest.raises(LedgerError, match=sentence):
         compared(a, b)
+
+
+def test_a_run_is_not_compared_with_what_holds_it(tmp_path: Path) -> None:
+    novel = ledger(tmp_path / "n", "mine", 5)
+    ledger(tmp_path / "s", "mine", 15, views="seen", run_id="other")
+    with pytest.raises(LedgerError, match="have 20 episodes in common"):
+        compared("mine", novel, tmp_path)
 
 
 def test_a_folder_of_several_policies_is_no_side(tmp_path: Path) -> None:
