@@ -1,6 +1,7 @@
 # setup  a .venv with exact versions          demo   the whole benchmark, small and real, with its report
 # test   the test suite                       lint   format, lint, types and import layers
 # bench  speed, as ratios against references  clean  everything that the targets above made
+# test-exhaustive  every case of what the suite tries on samples
 # test-pythons  the wheel alone, installed and tried with every Python of this machine
 # test-exports  what 'geo4d-bench export' writes, opened and trained on by robomimic and LeRobot themselves
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := .venv/bin
 TASK := store_cereal
 export MUJOCO_GL ?= egl
 
-.PHONY: setup system demo test test-pythons test-exports lint format bench clean
+.PHONY: setup system demo test test-exhaustive test-pythons test-exports lint format bench clean
 
 setup: .venv/installed
 
@@ -66,6 +67,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
+
+test-exhaustive:
+	@$(MAKE) --no-print-directory test TESTS="-m exhaustive $(TESTS)"
 
 # Each Python gets an environment of its own; PYTHONS="3.12 3.13" names some, every one that is found otherwise.
 test-pythons: setup

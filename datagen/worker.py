@@ -102,16 +102,13 @@ class _Tools:
 
     def __init__(self, task_id: str, height: int, width: int, max_depth_m: float, rooms: RoomsName) -> None:
         from geo4d_bench import tasks
-        from geo4d_bench.rendering.hand import hand_model
-        from geo4d_bench.rendering.scene import load_scene, pack_scene
+        from geo4d_bench.tasks.assets import packed_assets
 
         self.task = tasks.make(task_id)
         self.task.reset(0, "train")
         self.start = self.task.physics_state()
-        self.packed_scene = pack_scene(self.task.scene_xml(), arms=self.task.spec.arms)
+        self.packed_scene, self.hands = packed_assets(self.task, self.task.spec.arms)
         self.scene_sha256 = hashlib.sha256(self.packed_scene).hexdigest()
-        scene = load_scene(self.packed_scene)
-        self.hands = {arm: hand_model(scene, arm) for arm in self.task.spec.arms}
         self._image, self._rooms = (height, width, max_depth_m), rooms
 
     @functools.cached_property

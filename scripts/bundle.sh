@@ -69,7 +69,7 @@ done
 for folder in ${data:+"$data" "${data%/}_eval"}; do
   [ -f "$folder/manifest.json" ] || { echo "no $folder: nothing will be scored there"; continue; }
   "$python" -m geo4d_bench render "$folder" --views none --out "$bundle/data/$(basename "$folder")" --workers 1 2>"$stage/log" \
-    | head -n 1 || die "$(tail -n 1 "$stage/log")"
+    | sed -n 1p || die "$(tail -n 1 "$stage/log")"
 done
 
 (cd "$bundle" && find . -type f ! -name SHA256SUMS -print0 | sort -z | xargs -0 sha256sum >SHA256SUMS)

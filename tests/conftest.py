@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import fcntl
 import gc
 import os
 import sys
@@ -44,7 +45,7 @@ def tiny_rig() -> Rig:
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory, tiny_rig: Rig) -> TinyDataset:
     """Made once a run by the real datagen (about 20 s of one core)."""
-    return _datagen("store_cereal", tiny_rig, tmp_path_factory.mktemp("tiny"))
+    return _datagen("store_cereal", tiny_rig, tmp_path_factory)
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def two_arms() -> Iterator[str]:
 def two_arms_dataset(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
     """Made once a run by the real datagen (about 12 s of one core)."""
     with _two_arms_registered() as task:
-        return _datagen(task, _tiny_rig(task), tmp_path_factory.mktemp("two_arms"))
+        return _datagen(task, _tiny_rig(task), tmp_path_factory)
 
 
 @contextmanager
@@ -80,13 +81,17 @@ def _tiny_rig(task: str) -> Rig:
     return Rig("tiny4", whole.views("seen")[:2] + whole.views("novel")[:2], whole.target)
 
 
-def _datagen(task: str, rig: Rig, root: Path) -> TinyDataset:
+def _datagen(task: str, rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
     from geo4d_bench.datagen.job import DatagenConfig, make_dataset, settings_of
 
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root  # the processes of a run share it
     made = TinyDataset(root / task, root / f"{task}_eval")
-    for folder, split, episodes in ((made.train, "train", 2), (made.eval, "eval", 1)):
-        config = DatagenConfig(task=task, split=split, disturbed_share=0.5)  # type: ignore[arg-type]
-        make_dataset(folder, dataclasses.replace(settings_of(config), rig=rig), episodes)
+    with (root / f"{task}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds it made
+        for folder, split, episodes in ((made.train, "train", 2), (made.eval, "eval", 1)):
+            config = DatagenConfig(task=task, split=split, disturbed_share=0.5)  # type: ignore[arg-type]
+            make_dataset(folder, dataclasses.replace(settings_of(config), rig=rig), episodes)
     return made
 
 
@@ -106,7 +111,10 @@ def pytest_testnodedown(node: Any) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
-    """Give back what a test's simulations held, which refer to themselves and take 100 MB each."""
+    """Give back what a test's simulations held, which refer to themselves and take 100 MB each, and its threads:
+    two of them that wait for each other on busy processors take many times as long as one."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
     held = item.config.stash.setdefault(_HELD, [0.0])
     if psutil.Process().memory_info().rss / 2**30 > held[0] + 0.15:
         gc.collect()

@@ -1,7 +1,7 @@
 """Damages the files that readers are given, each in a process of its own, with little memory and a watchdog.
 
-``python damage.py FOLDER FILES SEED [FIRST]``; run by test_damage.py. A reader has to refuse a damaged file with a
-Geo4DError (or an OSError, of which the command line makes a sentence), or to read what the whole file says. A file
+``python damage.py FOLDER FILES SEED [FIRST [STEP]]``; run by test_damage.py. A reader has to refuse a damaged file with
+a Geo4DError (or an OSError, of which the command line makes a sentence), or to read what the whole file says. A file
 without checksums whose values are changed, and that is well-formed, may read as what it says. Prints each other outcome
 with its number, and how many there were of each.
 """
@@ -20,7 +20,7 @@ import sys
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -491,8 +491,8 @@ READERS: dict[str, Reader] = {
 }
 
 
-def cases(number: int) -> list[tuple[str, str, Damage]]:
-    """(reader, file, damage): each in turn, all of them again and again."""
+def cases(first: int, files: int, step: int) -> dict[int, tuple[str, str, Damage]]:
+    """(reader, file, damage) by number: each in turn, all of them again and again."""
     every = [
         (name, file, damage)
         for name, reader in READERS.items()
@@ -500,10 +500,14 @@ def cases(number: int) -> list[tuple[str, str, Damage]]:
         for damage in ways
         if damage is not unreadable or os.geteuid() != 0  # who may read everything
     ]
-    return [every[i % len(every)] for i in range(number)]
+    found = {number: every[number % len(every)] for number in range(first, first + files, step)}
+    if len(found) > 100:  # a sample has each file and each kind of damage
+        assert {case[1] for case in found.values()} == {case[1] for case in every}
+        assert {case[2] for case in found.values()} == {case[2] for case in every}
+    return found
 
 
-def main(folder: Path, files: int, seed: int, first: int) -> int:
+def main(folder: Path, files: int, seed: int, first: int = 0, step: int = 1) -> int:
     from damage_inputs import prepare
 
     import_everything()
@@ -519,9 +523,7 @@ def main(folder: Path, files: int, seed: int, first: int) -> int:
             expected[name] = ended[1]
     counts: Counter[str] = Counter()
     began = time.monotonic()
-    for number, (name, file, damage) in enumerate(cases(first + files)):
-        if number < first:
-            continue
+    for number, (name, file, damage) in cases(first, files, step).items():
         damaged = folder / "damaged"
         shutil.rmtree(damaged, ignore_errors=True)
         damaged.mkdir()
@@ -572,5 +574,4 @@ def _read(name: str, reader: Reader, files: Path, folder: Path, expected: str | 
 
 
 if __name__ == "__main__":
-    arguments: Sequence[str] = sys.argv[2:]
-    sys.exit(main(Path(sys.argv[1]).resolve(), *(int(a) for a in (*arguments, "0")[:3])))
+    sys.exit(main(Path(sys.argv[1]).resolve(), *map(int, sys.argv[2:])))

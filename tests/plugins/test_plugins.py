@@ -52,7 +52,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     root = tmp_path_factory.mktemp("plugins")
     package = root / "package"
     _write_package(package)
-    venv.create(root / "venv", with_pip=True)
+    venv.create(root / "venv")
     programs = root / "venv" / "bin"
     site = subprocess.check_output(
         [programs / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
@@ -61,7 +61,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     here = [path for path in sys.path if path.endswith("site-packages")]
     (Path(site.strip()) / "beside.pth").write_text("".join(f"import site; site.addsitedir({p!r})\n" for p in here))
     subprocess.run(
-        [programs / "python", "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", package],
+        [
+            sys.executable, "-m", "pip", "--python", programs / "python", "install", "-q", "--no-deps",
+            "--no-build-isolation", "--no-index", package,
+        ],
         check=True, capture_output=True,
     )  # fmt: skip
     script = programs / "geo4d-bench"

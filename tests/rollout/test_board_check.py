@@ -42,7 +42,11 @@ def faults(path: Path) -> tuple[str, ...]:
     return board_check.run(BoardCheckConfig((path,))).faults
 
 
-@pytest.mark.parametrize(("sums", "changes"), [(False, 200), (True, 20)], ids=["without sums", "wall times, with sums"])
+@pytest.mark.parametrize(
+    ("sums", "changes"),
+    [(False, 30), (True, 10), pytest.param(False, 200, marks=pytest.mark.exhaustive)],
+    ids=["without sums", "wall times, with sums", "without sums, often"],
+)
 def test_every_changed_character_is_found(runs: Path, sums: bool, changes: int) -> None:
     assert faults(runs) == ()
     files = [runs / "leaderboard.csv", runs / "mine" / "episodes.csv", runs / "expert" / "episodes.csv"]

@@ -89,7 +89,7 @@ def test_labels_and_tracks_keep_the_hands_apart(two_arms_dataset: Any, views: An
 
 
 def test_both_hands_are_scored(checkpoint: Path, two_arms_dataset: Any, tmp_path: Path) -> None:
-    config = evaluate.EvaluateConfig(two_arms_dataset.eval, "novel", 3, checkpoint=checkpoint, out=tmp_path)
+    config = evaluate.EvaluateConfig(two_arms_dataset.eval, "novel", 2, checkpoint=checkpoint, workers=1, out=tmp_path)
     result = evaluate.run(config)
     rows = pd.read_csv(tmp_path / "windows.csv")
     arms = rows[["gripper_cm_of_left", "gripper_cm_of_right"]]

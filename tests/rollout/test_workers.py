@@ -23,7 +23,7 @@ def rollout(out: Path) -> Iterator[subprocess.Popen[str]]:
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from geo4d_bench.cli import console; console()"
     )
-    command = ["rollout", "--policy", "random", "--episodes", "500", "--workers", "2", "--out", str(out)]
+    command = ["rollout", "--policy", "expert", "--episodes", "500", "--workers", "2", "--out", str(out)]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *command], start_new_session=True, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl"},

@@ -18,7 +18,9 @@ def over(task: StoreCereal) -> bool:
     return task.success()["task"] or task.failure() is not None
 
 
-@pytest.mark.parametrize("seed", range(1000, 1004))
+@pytest.mark.parametrize(
+    "seed", [1000, 1001, *(pytest.param(seed, marks=pytest.mark.exhaustive) for seed in (1002, 1003))]
+)
 def test_the_expert_succeeds_smoothly_in_8_to_20_seconds(task: StoreCereal, seed: int) -> None:
     task.reset(seed, "eval")
     expert = task.expert()
@@ -56,11 +58,12 @@ def test_the_hand_rests_while_the_fingers_close_and_open(task: StoreCereal) -> N
         assert np.median(speeds) < 0.02, phase
 
 
-def test_it_recovers_from_every_kind_of_disturbance(task: StoreCereal) -> None:
-    """Ten disturbed episodes, whenever the moment comes; at most a fifth may be lost."""
+@pytest.mark.parametrize("episodes", [5, pytest.param(10, marks=pytest.mark.exhaustive)])
+def test_it_recovers_from_every_kind_of_disturbance(task: StoreCereal, episodes: int) -> None:
+    """Disturbed whenever the moment comes; at most a fifth of the episodes may be lost."""
     seen: dict[str, int] = {}
     successes = 0
-    for seed in range(10):
+    for seed in range(episodes):
         rng = np.random.default_rng(seed)
         task.reset(seed, "train")
         expert, at, name = task.expert(), int(rng.uniform(0, 160)), None
@@ -74,7 +77,7 @@ def test_it_recovers_from_every_kind_of_disturbance(task: StoreCereal) -> None:
         seen[name] = seen.get(name, 0) + 1
         successes += task.success()["task"]
     assert {"hand_pushed", "box_slipped"} <= set(seen)
-    assert successes >= 8
+    assert successes >= 0.8 * episodes
 
 
 def test_a_bumped_hand_is_really_moved(task: StoreCereal) -> None:
@@ -99,7 +102,7 @@ def test_a_bumped_hand_is_really_moved(task: StoreCereal) -> None:
     assert 0.02 < moved < 0.15
 
 
-@pytest.mark.parametrize("offset_m", [0.0, 0.02])
+@pytest.mark.parametrize("offset_m", [pytest.param(0.0, marks=pytest.mark.exhaustive), 0.02])
 def test_its_reached_poses_suffice_to_repeat_it(task: StoreCereal, offset_m: float) -> None:
     """Plans of reached poses 0.4 s apart, each from a fresh expert, carried out open loop and replanned every 1.6 s,
     exact or with a random offset of 2 cm held for a whole plan."""

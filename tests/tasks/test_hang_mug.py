@@ -160,7 +160,9 @@ def test_the_expert_turns_the_hand_with_the_mug(mug_task: HangMug) -> None:
         assert abs(across) > np.cos(0.1)
 
 
-@pytest.mark.parametrize("name", ["hand_pushed", "mug_slipped", "mug_nudged", "rack_nudged"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("hand_pushed", marks=pytest.mark.exhaustive), "mug_slipped", "mug_nudged", "rack_nudged"]
+)
 def test_the_expert_recovers(mug_task: HangMug, name: str) -> None:
     """The disturbance is drawn again, as soon as it may happen, until it is of the wanted kind."""
     mug_task.reset(11, "train")

@@ -11,7 +11,8 @@ from geo4d_bench.geometry.camera import Camera, project
 from geo4d_bench.geometry.rig import DrawnRig, Rig
 from geo4d_bench.geometry.se3 import inverse, transform
 from geo4d_bench.rendering.renderer import Renderer
-from geo4d_bench.rendering.scene import load_scene, pack_scene
+from geo4d_bench.rendering.scene import load_scene
+from geo4d_bench.tasks.assets import packed_assets
 from geo4d_bench.tasks.rig_file import Ring
 from geo4d_bench.tasks.rigs import RIGS, make_rig
 from geo4d_bench.tasks.store_cereal import SPEC, StoreCereal
@@ -33,7 +34,7 @@ def hand_shares(task: StoreCereal) -> dict[str, dict[str, float]]:
     least 12 pixels show it."""
     rigs = [rig for rig in (make_rig(name, WORKSPACE) for name in ("hemisphere16", "orbit")) if isinstance(rig, Rig)]
     cameras = [camera for rig in rigs for camera in rig.cameras]
-    scene = load_scene(pack_scene(task.scene_xml(), arms=SPEC.arms))
+    scene = load_scene(packed_assets(task, ())[0])
     hand = [i for i, name in enumerate(scene.seg_names) if name.endswith("/right")]
     task.reset(0, "train")
     expert = task.expert()

@@ -91,7 +91,9 @@ def test_the_expert_passes_all_phases_in_order(spatula: SpatulaOnTable) -> None:
     assert view.T_crock[2, 2] > 0.99, "the crock still stands"
 
 
-@pytest.mark.parametrize("name", ["hand_pushed", "spatula_slipped", "crock_nudged"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("hand_pushed", marks=pytest.mark.exhaustive), "spatula_slipped", "crock_nudged"]
+)
 def test_it_recovers_from_each_disturbance(spatula: SpatulaOnTable, name: str) -> None:
     spatula.reset(3, "train")
     moment: dict[str, Callable[[], bool]] = {

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from geo4d_bench import trackers
 from geo4d_bench.dataset.reader import Dataset
 from geo4d_bench.dataset.windows import Windows
 from geo4d_bench.errors import CheckpointError, ConfigError, DatasetError, UnknownNameError
@@ -23,11 +24,12 @@ def test_a_trained_segmenter_labels_images_of_novel_cameras(
     tiny_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trackers.segmenter, "CHANNELS", 16)
     dataset = Dataset(tiny_dataset.eval)
     with pytest.raises(CheckpointError, match="geo4d-bench segmenter --data data/store_cereal"):
         SEGMENTERS.get("trained")(dataset.hand("right"), "store_cereal")
-    trained = run(SegmenterConfig(tiny_dataset.train, steps=80))
-    assert trained.iou > 0.3, trained
+    trained = run(SegmenterConfig(tiny_dataset.train, steps=60))
+    assert trained.iou > 0.25, trained  # of two demonstrations; whoever guesses has 0.05
     segmenter = SEGMENTERS.get("trained")(dataset.hand("right"), "store_cereal")
     windows, rng = Windows([dataset], cameras="seen", horizon=2, dt_s=0.4), np.random.default_rng(0)
     both = either = 0

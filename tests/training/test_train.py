@@ -28,6 +28,7 @@ from geo4d_bench.training.train import TrainConfig, TrainResult, train
 from geo4d_bench.training.validation import copy_error_cm, hand_centres
 
 DEBUG = presets().get("layered_debug")
+SHORT: dict[str, object] = {"steps": 2, "val_windows": 0, "n_validations": 1}
 
 
 class Made:
@@ -71,21 +72,21 @@ def log(folder: Path) -> list[dict[str, str]]:
 
 def test_training_beats_the_copied_first_frame(tmp_path: Path) -> None:
     result = run(
-        config(tmp_path, steps=150, batch_size=8, val_windows=6, n_validations=4, learning_rate=3e-3, calibrated=True)
+        config(tmp_path, steps=80, batch_size=6, val_windows=6, n_validations=2, learning_rate=3e-3, calibrated=True)
     )
-    assert result.steps == 150
+    assert result.steps == 80
     assert result.held_out_cm < 0.75 * result.copy_cm
     assert {p.name for p in tmp_path.iterdir()} == {
         "config.json", "model.safetensors", "run.json", "trainer.safetensors", "training_log.csv", "loss.png",
         "samples.png",
     }  # fmt: skip
     rows = log(tmp_path)
-    assert [int(r["step"]) for r in rows] == list(range(1, 151))
+    assert [int(r["step"]) for r in rows] == list(range(1, 81))
     peaks = [float(r["peak_mib"]) for r in rows]
     assert peaks == sorted(peaks)
     assert peaks[0] > 100  # torch alone takes more
     assert all(float(r["windows_per_s"]) > 0 for r in rows)
-    assert sum(r["held_out_cm"] != "" for r in rows) == 4
+    assert sum(r["held_out_cm"] != "" for r in rows) == 2
     assert float(rows[-1]["held_out_cm"]) == pytest.approx(result.held_out_cm)
     assert load_generator(tmp_path).config.point_mean_m != DEBUG.point_mean_m
     assert str(tmp_path) in str(result)
@@ -168,11 +169,11 @@ def test_a_preset_from_a_file_is_known_again_by_what_it_says(tmp_path: Path) -> 
 
 
 def test_a_finished_run_says_so_and_does_nothing(tmp_path: Path) -> None:
-    run(config(tmp_path))
+    run(config(tmp_path, **SHORT))
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    result = run(config(tmp_path))
+    result = run(config(tmp_path, **SHORT))
     assert result.nothing_to_do
-    assert str(result).startswith("was trained already: 14 steps")
+    assert str(result).startswith("was trained already: 2 steps")
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
@@ -223,17 +224,17 @@ def test_minutes_are_kept_and_resumed_time_counts(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_resumed_only_with_its_own_options(tmp_path: Path) -> None:
-    run(config(tmp_path))
+    run(config(tmp_path, **SHORT))
     with pytest.raises(RunError, match="holds another training: seed 0 there, 1 asked for; give the same options"):
-        run(config(tmp_path, seed=1))
+        run(config(tmp_path, **SHORT, seed=1))
 
 
 def test_a_cut_off_state_is_named(tmp_path: Path) -> None:
-    run(config(tmp_path))
+    run(config(tmp_path, **SHORT))
     path = tmp_path / "trainer.safetensors"
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(CheckpointError, match=r"trainer.safetensors: not a whole training state"):
-        run(config(tmp_path))
+        run(config(tmp_path, **SHORT))
 
 
 class Spoilt(Made):
@@ -254,7 +255,9 @@ class Spoilt(Made):
     [
         ("layered_debug", "T_n_ee", "step 3 gives a loss of nan and a gradient of nan"),
         ("layered_debug", "weights", "step 4 gives a loss of nan and a gradient of nan"),
-        ("unet_debug", "weights", "step 4 gives a loss of nan and a gradient of nan"),
+        pytest.param(
+            "unet_debug", "weights", "step 4 gives a loss of nan and a gradient of nan", marks=pytest.mark.exhaustive
+        ),
     ],
 )
 def test_a_loss_that_is_not_finite_ends_the_training_at_the_last_checkpoint(

@@ -23,6 +23,7 @@ from geo4d_bench.dataset.windows import Windows
 from geo4d_bench.errors import ConfigError, DatasetError, RunError, WorkerError
 from geo4d_bench.model.batch import frames_of_window
 from geo4d_bench.model.generators import load_generator, presets
+from geo4d_bench.model.layered.config import LayeredConfig
 from geo4d_bench.model.layered.priors import hand_clouds
 from geo4d_bench.training.data import batches, make_batch
 from geo4d_bench.training.train import TrainConfig, _open, run
@@ -33,13 +34,22 @@ class Tiny(Protocol):
     eval: Path
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A preset for the data's images, of the fewest layers."""
+    path = tmp_path_factory.mktemp("preset") / "small.json"
+    config = LayeredConfig(height=64, width=80, dim=32, heads=2, trunk_layers=1, decoder_layers=1)
+    path.write_text(config.to_json())
+    return str(path)
+
+
 def test_a_dataset_becomes_a_checkpoint_that_generates(tiny_dataset: Tiny, tmp_path: Path) -> None:
     result = run(
         TrainConfig(
-            data=tiny_dataset.train, steps=3, batch_size=2, out=tmp_path, threads=1, val_windows=1, n_validations=1
+            data=tiny_dataset.train, steps=2, batch_size=1, out=tmp_path, threads=1, val_windows=1, n_validations=1
         )
     )
-    assert result.steps == 3
+    assert result.steps == 2
     assert np.isfinite(result.held_out_cm)  # DATA_eval was found without being named
     generator = load_generator(tmp_path)
     window = Windows(tiny_dataset.eval, "novel").sample(np.random.default_rng(0))
@@ -50,10 +60,10 @@ def test_a_dataset_becomes_a_checkpoint_that_generates(tiny_dataset: Tiny, tmp_p
     assert 0.5 < generator.config.point_mean_m[2] < 1.5
 
 
-def test_the_calibrated_setting_trains_on_a_dataset(tiny_dataset: Tiny, tmp_path: Path) -> None:
+def test_the_calibrated_setting_trains_on_a_dataset(tiny_dataset: Tiny, small: str, tmp_path: Path) -> None:
     run(
         TrainConfig(
-            data=tiny_dataset.train, calibrated=True, steps=2, batch_size=2, out=tmp_path, threads=1,
+            data=tiny_dataset.train, preset=small, calibrated=True, steps=2, batch_size=2, out=tmp_path, threads=1,
             val_windows=1, n_validations=1, precision="bf16",
         )
     )  # fmt: skip
@@ -85,9 +95,10 @@ def test_what_is_known_of_hands_and_scene_is_in_metres_though_depth_is_not(tiny_
     assert cKDTree(model.points).query(points)[0].max() < 0.012
 
 
-def test_the_checkpoint_says_which_sensor_it_was_trained_with(tiny_dataset: Tiny, tmp_path: Path) -> None:
+def test_the_checkpoint_says_which_sensor_it_was_trained_with(tiny_dataset: Tiny, small: str, tmp_path: Path) -> None:
     settings = TrainConfig(
         data=tiny_dataset.train,
+        preset=small,
         sensor="stereo",
         steps=1,
         batch_size=2,
@@ -98,7 +109,7 @@ def test_the_checkpoint_says_which_sensor_it_was_trained_with(tiny_dataset: Tiny
     )
     run(settings)
     assert load_generator(tmp_path).config.sensor == "stereo"
-    assert dataclasses.replace(settings, out=None).folder.name == "layered_nano_stereo"
+    assert dataclasses.replace(settings, preset="layered_nano", out=None).folder.name == "layered_nano_stereo"
     with pytest.raises(RunError, match="sensor stereo there, perfect asked for"):
         run(dataclasses.replace(settings, sensor="perfect"))
 
@@ -138,11 +149,13 @@ def test_a_preset_of_another_size_is_refused(tiny_dataset: Tiny, tmp_path: Path)
         run(TrainConfig(data=tiny_dataset.train, preset="layered_debug", steps=1, out=tmp_path))
 
 
-def test_a_training_does_not_go_on_with_other_data(tiny_dataset: Tiny, tmp_path: Path) -> None:
+def test_a_training_does_not_go_on_with_other_data(tiny_dataset: Tiny, small: str, tmp_path: Path) -> None:
     """Nor is one that ended taken for one on what the folder holds now."""
     data, out = tmp_path / "data", tmp_path / "out"
     shutil.copytree(tiny_dataset.train, data)
-    config = TrainConfig(data=data, steps=1, batch_size=2, out=out, threads=1, val_windows=0, n_validations=1)
+    config = TrainConfig(
+        data=data, preset=small, steps=1, batch_size=2, out=out, threads=1, val_windows=0, n_validations=1
+    )
     run(config)
     assert run(config).nothing_to_do
     manifest = json.loads((data / "manifest.json").read_text())

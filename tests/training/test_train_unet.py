@@ -132,7 +132,8 @@ def test_training_saves_what_loads_and_generates_the_same(tmp_path: Path) -> Non
 def test_pretrained_weights_are_started_from(tmp_path: Path) -> None:
     save_small_svd(tmp_path / "svd")
     source = Made(64, 64)
-    run(tmp_path / "out", SMALL_SVD, source, pretrained=str(tmp_path / "svd"), autoencoder_steps=2, learning_rate=1e-6)
+    changes = {"steps": 2, "batch_size": 1, "val_windows": 0, "n_validations": 1, "learning_rate": 1e-6}
+    run(tmp_path / "out", SMALL_SVD, source, pretrained=str(tmp_path / "svd"), autoencoder_steps=2, **changes)
     generator = load_generator(tmp_path / "out")
     assert isinstance(generator, VideoGenerator)
     assert generator.config.unet.block_out_channels == (32, 64)

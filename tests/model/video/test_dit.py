@@ -177,7 +177,7 @@ def test_two_futures_are_sampled_apart_and_not_between_and_both_views_show_the_s
         torch.manual_seed(0)
         generator = c.build()
     windows = two_futures()
-    batch = batch_from_windows(windows * 16)
+    batch = batch_from_windows(windows * 8)
     optimizer, rng = torch.optim.Adam(generator.parameters(), 3e-3), torch.Generator().manual_seed(0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, 450)
     for _ in range(450):

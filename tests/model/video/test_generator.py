@@ -78,7 +78,7 @@ def trained(batch: dict[str, torch.Tensor]) -> VideoGenerator:
 
 @ALL
 def test_losses_fall_and_frozen_networks_stay(batch: dict[str, torch.Tensor], config: VideoConfig) -> None:
-    few = {k: v[:3] for k, v in batch.items()}
+    few = {k: v[:2] for k, v in batch.items()}
     fresh, generator = build(config), build(config)
     train(generator, few, 60 if config is DIT_DEBUG else 18)
     before, after = ([g.loss(few, noise(i)).parts for i in range(8)] for g in (fresh, generator))
@@ -273,7 +273,9 @@ def joined(pairs: list[FirstFrames]) -> FirstFrames:
     ("calibrated", "ablation"),
     [(False, "none"), (True, "none"), (False, "native_frame"), (False, "svd"), (False, "svd_mv")],
 )
-@pytest.mark.parametrize("config", [UNET_DEBUG, LATENT], ids=["unet", "autoencoder"])
+@pytest.mark.parametrize(
+    "config", [UNET_DEBUG, pytest.param(LATENT, marks=pytest.mark.exhaustive)], ids=["unet", "autoencoder"]
+)
 def test_each_further_view_of_the_unet_is_generated_as_if_alone_with_view_n(
     config: VideoConfig, calibrated: bool, ablation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +352,8 @@ def test_gradient_checkpointing_is_the_configs(batch: dict[str, torch.Tensor]) -
 
 
 def test_the_pointmap_autoencoder_is_fitted_alone_and_to_valid_pixels(batch: dict[str, torch.Tensor]) -> None:
+    batch = {k: v[:2] for k, v in batch.items()}
+    assert not batch["valid"].all()
     generator, same = build(LATENT), build(LATENT)
     codec = generator.codec
     before = [{k: v.clone() for k, v in s.state_dict().items()} for s in (codec.images, codec.points)]
