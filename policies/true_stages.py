@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from geo4d_bench.errors import PolicyError
 from geo4d_bench.geometry.se3 import Array
@@ -50,11 +49,11 @@ class TrueCameras(TrainedPolicy):
 class TrueParts(VideoPolicy):
     """The tracker takes for hands what the true future frames show as hands; points and colours stay generated."""
 
-    def parts_of(self, video: Video4D, T_n_ee: Array, opening_m: Array) -> npt.NDArray[np.uint8]:
+    def labelled(self, video: Video4D, T_n_ee: Array, opening_m: Array) -> Video4D:
         true = simulator_of(self).expert_future(video.parts.shape[1], video.dt_s, video=True).video
         if true is None:
             raise PolicyError(f"{self.name}: the simulator's expert_future(video=True) gave no video")
-        return true.parts
+        return video.relabelled(true.parts)
 
 
 class _TrueWaypoints(Policy):

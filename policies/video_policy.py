@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -66,7 +66,7 @@ class VideoPolicy(Policy):
         began = time.perf_counter()
         T_n_ee = np.stack([inverse(obs.T_world_cam_n) @ obs.T_world_ee[arm] for arm in self.task.arms])
         opening = np.array([obs.opening_m[arm] for arm in self.task.arms])
-        video = replace(video, parts=self.parts_of(video, T_n_ee, opening))
+        video = self.labelled(video, T_n_ee, opening)
         tracks = {
             arm: self.tracker.track(video, T_n_ee[index], float(opening[index]), index)
             for index, arm in enumerate(self.task.arms)
@@ -80,13 +80,15 @@ class VideoPolicy(Policy):
             video.dt_s,
         )
 
-    def parts_of(self, video: Video4D, T_n_ee: Array, opening_m: Array) -> npt.NDArray[np.uint8]:
-        """(V, T, H, W) what the tracker takes for hands: the video's own labels, or the segmenter's.
+    def labelled(self, video: Video4D, T_n_ee: Array, opening_m: Array) -> Video4D:
+        """The video with what the tracker takes for hands: its own labels, or the segmenter's.
 
         Args:
             video: the plan.  T_n_ee: (arms, 4, 4), opening_m: (arms,) metres, the hands before its first frame.
         """
-        return video.parts if self.segmenter is None else self.segmenter.segment(video, T_n_ee, opening_m)
+        if self.segmenter is None:
+            return video
+        return video.relabelled(self.segmenter.segment(video, T_n_ee, opening_m))
 
 
 def out_of_sight(lost: Sequence[npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_]:

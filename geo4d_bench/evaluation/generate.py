@@ -86,6 +86,7 @@ def _with_first_frame(window: Window, video: Video4D) -> Video4D:
         rgb=np.concatenate([window.rgb[:, :1], video.rgb], axis=1),
         points=np.concatenate([first_points(window)[:, None], video.points], axis=1),
         parts=np.concatenate([window.parts[:, :1], video.parts], axis=1),
+        opening_m=None,
     )
 
 

@@ -160,15 +160,17 @@ def _manifest_faults(manifest: dict[str, Any], expected: dict[str, Any]) -> Iter
 def _file_faults(arrays: dict[str, npt.NDArray[Any]], manifest: dict[str, Any]) -> Iterator[str]:
     image = (2, manifest["frames"], manifest["height"], manifest["width"])
     points = (*image, 3)
-    expected = {
-        "rgb": f"uint8 {points}", "points": f"float32 {points}", "valid": f"bool {image}", "parts": f"uint8 {image}",
-    }  # fmt: skip
+    shapes = {"rgb": points, "points": points, "valid": image, "parts": image}
+    dtypes = {"rgb": "uint8", "points": "float32", "valid": "bool", "parts": "uint8", "opening_m": "float64"}
+    if "opening_m" in arrays:  # which may be left out
+        shapes["opening_m"] = (manifest["arms"], manifest["frames"])
+    expected = {name: f"{dtypes[name]} {shape}" for name, shape in shapes.items()}
     got = {name: f"{array.dtype} {array.shape}" for name, array in arrays.items()}
     for name in sorted(expected.keys() | got.keys()):
         if got.get(name) != expected.get(name):
             advice = "; --segmenter makes them" if name == "parts" and name not in got else ""
             if name in got and name in expected:
-                advice = _hint(name, arrays[name], points if name in ("rgb", "points") else image)
+                advice = _hint(name, arrays[name], shapes[name])
             yield f"'{name}' is {got.get(name, 'missing')}, expected {expected.get(name, 'no such array')}{advice}"
     if got != expected:
         return
@@ -200,15 +202,14 @@ def _hint(name: str, array: npt.NDArray[Any], shape: tuple[int, ...]) -> str:
             return (
                 "; write " + ("127.5 * (rgb + 1)" if low < -0.01 else "255 * rgb") + ", rounded and clipped, as uint8"
             )
-    return {"points": "; astype(np.float32)", "valid": "; write valid != 0"}.get(
-        name, "; round it, then astype(np.uint8)"
-    )
+    floats = {"points": "; astype(np.float32)", "opening_m": "; astype(np.float64)"}
+    return {**floats, "valid": "; write valid != 0"}.get(name, "; round it, then astype(np.uint8)")
 
 
 def _video(arrays: dict[str, npt.NDArray[Any]], window: Window) -> Video4D:
     points = np.where(arrays["valid"][..., None], arrays["points"], np.float32(np.nan))
     parts = arrays.get("parts", np.zeros(points.shape[:-1], np.uint8))
-    return Video4D(arrays["rgb"], points, parts, window.K, window.dt_s)
+    return Video4D(arrays["rgb"], points, parts, window.K, window.dt_s, arrays.get("opening_m"))
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

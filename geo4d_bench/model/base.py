@@ -146,18 +146,25 @@ class Generator(nn.Module, ABC, Generic[ConfigT]):
         return apply_ablation(self.config, {k: v.to(device) for k, v in batch.items()})
 
     def as_videos(
-        self, conditions: Sequence[FirstFrames], rgb: Tensor, points: Tensor, valid: Tensor, parts: Tensor
+        self,
+        conditions: Sequence[FirstFrames],
+        rgb: Tensor,
+        points: Tensor,
+        valid: Tensor,
+        parts: Tensor,
+        opening_m: Tensor | None = None,
     ) -> list[Video4D]:
-        """From rgb (B, V, T, H, W, 3) in -1..1, points (B, V, T, H, W, 3), metres in camera n's frame, and (B, V, T, H,
-        W) validity and part labels."""
+        """From rgb (B, V, T, H, W, 3) in -1..1, points (B, V, T, H, W, 3), metres in camera n's frame, (B, V, T, H, W)
+        validity and part labels, and (B, arms, T) metres where the labels show openings."""
         if not self.config.shared_frame:
             valid[:, 1:] = False  # points of an unknown camera's frame are of no use to anyone
         rgb = ((rgb.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         images = (rgb, torch.where(valid[..., None], points, torch.nan), parts.to(torch.uint8))
         arrays = (np.ascontiguousarray(image.cpu().numpy()) for image in images)
+        openings = [None] * len(conditions) if opening_m is None else list(opening_m.double().cpu().numpy())
         return [
-            Video4D(rgb, points, parts, np.asarray(first.K, dtype=np.float64), self.config.dt_s)
-            for first, rgb, points, parts in zip(conditions, *arrays, strict=True)
+            Video4D(rgb, points, parts, np.asarray(first.K, dtype=np.float64), self.config.dt_s, opening)
+            for first, opening, rgb, points, parts in zip(conditions, openings, *arrays, strict=True)
         ]
 
     def check(self, batch: dict[str, Tensor]) -> None:

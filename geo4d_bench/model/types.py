@@ -56,6 +56,8 @@ class Video4D:
         parts: (V, T, H, W) uint8, 0 or ``geometry.hand.part_label(arm, part)``: where the hands are seen.
         K: (V, 3, 3) float64.
         dt_s: seconds between frames; frame 0 is dt_s after the first frames.
+        opening_m: (arms, T) float64 metres between the fingers, where the labels themselves show it (see
+            :mod:`geo4d_bench.model.video.labels`), NaN in frames without a hand; None where fingers alone tell.
     """
 
     rgb: npt.NDArray[np.uint8]
@@ -63,16 +65,24 @@ class Video4D:
     parts: npt.NDArray[np.uint8]
     K: Array
     dt_s: float
+    opening_m: Array | None = None
 
     def frames(self, first: int, end: int) -> Video4D:
         """Frames ``first`` to ``end`` - 1."""
         part = slice(first, end)
-        return replace(self, rgb=self.rgb[:, part], points=self.points[:, part], parts=self.parts[:, part])
+        opening = None if self.opening_m is None else self.opening_m[:, part]
+        return replace(
+            self, rgb=self.rgb[:, part], points=self.points[:, part], parts=self.parts[:, part], opening_m=opening
+        )
 
     def pair(self, view: int) -> Video4D:
         """View n and another view as a video of two."""
         both = [0, view]
         return replace(self, rgb=self.rgb[both], points=self.points[both], parts=self.parts[both], K=self.K[both])
+
+    def relabelled(self, parts: npt.NDArray[np.uint8]) -> Video4D:
+        """With other labels, whose fingers alone tell how far a hand is open."""
+        return replace(self, parts=parts, opening_m=None)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ FULL_EVIDENCE_POINTS = 60
 """Number of points from which on confidence no longer rises."""
 RMS_SCALE_M = 0.02
 """Confidence falls by 1 / e^(1/2) where the residual's rms reaches this."""
+OPENING_SHOWN_M = 0.005
+"""Standard deviation of an opening that a video's labels show."""
 OPENING_CHANGE_M = 0.03
 """Standard deviation of the opening's change between two frames."""
 SAME_START_M = 0.008
@@ -64,20 +66,25 @@ class PointTracker(Tracker):
         confidence, measured = np.ones(1 + frames), np.ones(1 + frames, dtype=bool)
         for t in range(frames):
             seen = hand_points(video.points[:, t], video.parts[:, t], arm)
-            confidence[1 + t] = self._advance(state, seen, free_space, t)
+            shown = _shown(video, arm, t)
+            confidence[1 + t] = self._advance(state, seen, shown, free_space, t)
             measured[1 + t] = confidence[1 + t] > 0 and state.opening_seen
             T_n_ee[1 + t], opening[1 + t] = state.T, state.opening
+            if shown is not None and not measured[1 + t]:
+                measured[1 + t], opening[1 + t] = True, shown.mean_m
         lost = confidence == 0
         bridge_poses(T_n_ee, lost)
         place_opening_changes(opening, measured, T_n_ee)
         return HandTrack(T_n_ee[1:], opening[1:], confidence[1:], lost[1:])
 
-    def _advance(self, state: _State, seen: HandPoints, free_space: FreeSpace, frame: int) -> float:
+    def _advance(
+        self, state: _State, seen: HandPoints, shown: Opening | None, free_space: FreeSpace, frame: int
+    ) -> float:
         """Move ``state`` to the next frame; returns the confidence, 0 where the frame could not be used."""
         if len(seen.points) >= MIN_POINTS:
             # From the distance between the fingers, which needs the axis' direction but not the hand's place.
             opening = Opening(state.opening, OPENING_CHANGE_M)
-            opening = opening.with_measured(finger_distance(self.hand, seen, state.T[:3, :3]))
+            opening = opening.with_measured(finger_distance(self.hand, seen, state.T[:3, :3])).with_measured(shown)
             starts = self._hypotheses(state, seen, opening.mean_m)
             found = self._registration.best(seen, starts, opening, free_space, frame)
             T = nearest_symmetric(found.T_n_ee, state.T)
@@ -109,6 +116,12 @@ class PointTracker(Tracker):
             if all(np.linalg.norm(start - other) > SAME_START_M for other in apart):
                 apart.append(start)
         return [pose(R, start) for start in apart]
+
+
+def _shown(video: Video4D, arm: int, frame: int) -> Opening | None:
+    """What the labels show of the opening, by themselves."""
+    opening_m = np.nan if video.opening_m is None else float(video.opening_m[arm, frame])
+    return None if np.isnan(opening_m) else Opening(opening_m, OPENING_SHOWN_M)
 
 
 def nearest_symmetric(T: Array, T_reference: Array) -> Array:

@@ -52,6 +52,7 @@ def write_prediction(path: Path, video: Video4D) -> None:
             "points": points,
             "valid": valid,
             "parts": np.ascontiguousarray(video.parts),
+            **({} if video.opening_m is None else {"opening_m": video.opening_m}),
         },
         path,
     )

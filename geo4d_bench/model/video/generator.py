@@ -33,13 +33,14 @@ from geo4d_bench.model.video.conditioning import VALID, CellEmbedding, ClipEmbed
 from geo4d_bench.model.video.config import DiTConfig, UNetConfig, VideoConfig
 from geo4d_bench.model.video.diffusion import EDM, RectifiedFlow, expand_as, sample
 from geo4d_bench.model.video.dit import CrossView, Layer, VideoTransformer
-from geo4d_bench.model.video.labels import label_image, read_labels
+from geo4d_bench.model.video.labels import OPENING_LEVEL, label_image, read_labels, read_openings
 from geo4d_bench.model.video.svd import Networks, load_svd, random_networks
 from geo4d_bench.model.video.unet import DualDecoderUNet
 
 _MOTION, _NOISE = 127.0, 0.0
 """Stable Video Diffusion's usual motion bucket; and no noise is added to the first frames."""
-_OPENING_M = 0.04  # unit of a gripper's opening
+_OPENING_M = 0.04  # half of how far a gripper opens
+_FRAMES = ("rgb", "points", "valid", "parts")  # of a batch, what is a video's own
 _TOLERANCE = 0.02  # of contracted points: below it their errors count as squares
 
 
@@ -133,7 +134,7 @@ class VideoGenerator(Generator[VideoConfig]):
         if isinstance(self.config, DiTConfig) and self.config.loss_frames < self.config.frames:
             order = torch.randperm(self.config.frames, generator=rng, device=rng.device)
             frames = order[: self.config.loss_frames].sort().values.to(batch["rgb"].device)
-            batch = batch | {k: batch[k].index_select(2, frames) for k in ("rgb", "points", "valid", "parts")}
+            batch = batch | {k: batch[k].index_select(2, frames) for k in (*_FRAMES, "hand_opening")}
         first = self._first(batch)
         z, known = self._latents(*self._targets(batch))
         device = z.device
@@ -142,7 +143,7 @@ class VideoGenerator(Generator[VideoConfig]):
         ).to(device)
         noise = local_shard(torch.randn, z.shape, rng).to(device)
         keep = (local_shard(torch.rand, (len(z), 2), rng) >= self.config.condition_dropout).to(device).T
-        condition, context = self._condition(first)
+        condition, context = self._condition(first, batch["opening"])
         given = _Given(
             condition * expand_as(keep[0], condition),
             None if context is None else context * expand_as(keep[1], context),
@@ -193,7 +194,7 @@ class VideoGenerator(Generator[VideoConfig]):
         c = self.config
         batch = self.condition_batch(conditions)
         device = batch["first_rgb"].device
-        given = _Given(*self._condition(self._first(batch)), self._proprioception(batch))
+        given = _Given(*self._condition(self._first(batch), batch["opening"]), self._proprioception(batch))
         views = len(conditions[0].rgb)
         noise = torch.cat([self._noise(seed, views) for seed in seeds]).to(device, non_blocking=True)
         with in_bf16(device):  # the network alone: what decodes its output would round points by millimetres
@@ -204,14 +205,15 @@ class VideoGenerator(Generator[VideoConfig]):
             for k, stream in enumerate(self.streams)
         }
         parts, seen = read_labels(images[LABELS], c.arms)
+        opening = (read_openings(images[LABELS], parts, c.arms) + 1.0) * _OPENING_M
         seen |= parts > 0  # wherever a hand is shown it has a place
         rgb = images[RGB].movedim(3, -1)
         if c.rgb_only:
-            return self.as_videos(conditions, rgb, torch.zeros_like(rgb), torch.zeros_like(seen), parts)
+            return self.as_videos(conditions, rgb, torch.zeros_like(rgb), torch.zeros_like(seen), parts, opening)
         points = expanded(images[POINTS]) if c.pixels else images[POINTS]
         back = torch.linalg.inv_ex(self._frames(batch)[1]).inverse
         metres = _transform(back, points.movedim(3, -1) * c.point_scale_m)
-        return self.as_videos(conditions, rgb, metres, seen, parts)
+        return self.as_videos(conditions, rgb, metres, seen, parts, opening)
 
     def _noise(self, seed: int, views: int) -> Tensor:
         """(1, V, S, T, C, h, w); that of a view is the same however many follow."""
@@ -238,11 +240,15 @@ class VideoGenerator(Generator[VideoConfig]):
             output = output + given.condition
         return self.diffusion.denoised(output, x, level)
 
-    def _condition(self, first: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Unscaled latents (B, V, S, 1, C, h, w) of first frames (B, V, 8, H, W), and embeddings (B, V, L, D)."""
+    def _condition(self, first: Tensor, opening_m: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Unscaled latents (B, V, S, 1, C, h, w) of first frames (B, V, 14, H, W), and embeddings (B, V, L, D).
+
+        ``opening_m`` (B, arms) is painted as its mean, for the mask of the hands does not tell two arms apart.
+        """
         images, shape = first.flatten(0, 1), first.shape[:2]
         valid, hand = images[:, VALID : VALID + 1], images[:, VALID + 1 : VALID + 2]
-        labels = torch.cat([2.0 * valid - 1.0, hand, torch.zeros_like(hand)], 1)
+        opening = OPENING_LEVEL * _openness(opening_m).mean(1).repeat_interleave(shape[1])
+        labels = torch.cat([2.0 * valid - 1.0, hand, opening[:, None, None, None] * hand], 1)
         of_stream = {LABELS: labels, RGB: images[:, :3], POINTS: images[:, 3:6]}
         latents = torch.stack([self.codec.encode(s, of_stream[s]) for s in self.streams], 1)
         stacked = latents.view(*shape, len(self.streams), 1, *latents.shape[2:])
@@ -252,7 +258,7 @@ class VideoGenerator(Generator[VideoConfig]):
         """(B, 4 arms): normalised places of the hands in camera n's frame, and openings; zeros with RGB alone."""
         c = self.config
         place = (batch["first_hand"] - self._mean(batch["first_hand"])) / c.point_scale_m
-        both = torch.cat([place, batch["opening"][..., None] / _OPENING_M - 1.0], -1).flatten(1)
+        both = torch.cat([place, _openness(batch["opening"])[..., None]], -1).flatten(1)
         return both * (not c.rgb_only)
 
     def _first(self, batch: dict[str, Tensor]) -> Tensor:
@@ -274,7 +280,7 @@ class VideoGenerator(Generator[VideoConfig]):
         valid = batch["valid"][:, :, :, None]
         rgb = batch["rgb"].float() / 127.5 - 1.0
         return {
-            LABELS: label_image(batch["parts"], batch["valid"]),
+            LABELS: label_image(batch["parts"], batch["valid"], _openness(batch["hand_opening"].mT)[:, None]),
             RGB: rgb.movedim(-1, 3),
             POINTS: self._points(points, valid & (not self.config.rgb_only)),
         }, valid
@@ -348,6 +354,11 @@ class _Given(NamedTuple):
     context: Tensor | None  # (B, V, L, D)
     proprioception: Tensor  # (B, 4 arms)
     frames: Tensor | None = None  # which these are, where they are not all
+
+
+def _openness(opening_m: Tensor) -> Tensor:
+    """Metres between the fingers as -1 (closed) to 1."""
+    return (opening_m / _OPENING_M - 1.0).clamp(-1.0, 1.0)
 
 
 def _unflattened(x: Tensor, *shape: int) -> Tensor:

@@ -21,7 +21,7 @@ from geo4d_bench.model.types import FirstFrames
 from geo4d_bench.model.video.autoencoders import POINTS, RGB, Autoencoders, Pixels, inpaint
 from geo4d_bench.model.video.config import AutoencoderSizes, ImageEncoderSizes, VideoConfig
 from geo4d_bench.model.video.generator import VideoGenerator
-from geo4d_bench.model.video.labels import label_image, read_labels
+from geo4d_bench.model.video.labels import label_image, read_labels, read_openings
 
 UNET_DEBUG, DIT_DEBUG = presets().get("unet_debug"), presets().get("dit_debug")
 SVD = presets().get("svd")
@@ -488,7 +488,7 @@ def test_labels_come_back_from_their_image_and_a_gripper_is_shown_from_odds_of_o
     rng = noise()
     parts = torch.randint(1 + 3 * arms, (2, 5, 7), generator=rng)
     valid = torch.rand(2, 5, 7, generator=rng) < 0.5
-    image = label_image(parts, valid)
+    image = label_image(parts, valid, 2 * torch.rand(2, arms, generator=rng) - 1)
     assert image.shape == (2, 3, 5, 7)
     assert image.abs().max() == 1
     for found, true in zip(read_labels(image, arms), (parts, valid), strict=True):
@@ -496,6 +496,22 @@ def test_labels_come_back_from_their_image_and_a_gripper_is_shown_from_odds_of_o
     for odds, shown in ((0.24, 0), (0.26, 1)):
         image = torch.tensor([1.0, odds, 0.0]).view(3, 1, 1)
         assert read_labels(image, arms)[0].item() == shown
+
+
+@pytest.mark.parametrize("arms", [1, 2])
+def test_openings_are_read_from_hands_that_are_half_there(arms: int) -> None:
+    """(B, V, T): what an undecided sample shows everywhere is a share of every channel."""
+    rng = noise()
+    opening = 2 * torch.rand(2, arms, 3, generator=rng) - 1
+    parts = torch.randint(1 + 3 * arms, (2, 2, 3, 5, 7), generator=rng)
+    parts[0, :, 1] = 0
+    image = label_image(parts, parts > 0, opening.mT[:, None])
+    share = 0.3 + 0.7 * torch.rand(parts.shape, generator=rng)
+    image[..., 1:, :, :] *= share[..., None, :, :]
+    found = read_openings(image, torch.where(read_labels(image, arms)[0] > 0, parts, 0), arms)
+    expected = opening.clone()
+    expected[0, :, 1] = torch.nan
+    torch.testing.assert_close(found, expected, equal_nan=True)
 
 
 def test_proprioception_reaches_both_backbones_and_not_rgb_alone() -> None:
