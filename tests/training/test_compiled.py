@@ -12,7 +12,7 @@ from geo4d_bench.model.batch import fake_batch
 from geo4d_bench.model.generators import presets
 from geo4d_bench.training.compiled import compile_layers
 
-DIT: Any = dataclasses.replace(presets().get("dit_debug"), trunk_layers=0)
+DIT: Any = dataclasses.replace(presets().get("dit_debug"), trunk_layers=0, decoder_layers=3)
 
 
 def made() -> Any:
@@ -47,7 +47,7 @@ def test_compiled_layers_are_the_same_layers() -> None:
         return graph
 
     assert compile_layers(generator, take, backend) is None
-    assert len(generator.layers_to_compile()) == 3 * 2
+    assert len(generator.layers_to_compile()) == 3 * 3
     assert len(graphs) == 3  # layers over cells, over frames, and between views, each compiled once
     torch.testing.assert_close(take(), eager, rtol=1e-5, atol=1e-6)
     assert len(graphs) == 3
