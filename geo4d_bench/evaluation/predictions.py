@@ -34,6 +34,8 @@ FORMAT = "geo4d-bench-windows"
 VERSION = 2
 FRAMES, DT_S = GeneratorConfig.frames, GeneratorConfig.dt_s
 """Of every window: what checkpoints of the presets predict, so that all are scored on the same ones."""
+MAX_OPENING_M = 0.5
+"""No gripper opens farther: a larger number is of another unit."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -180,6 +182,10 @@ def _file_faults(arrays: dict[str, npt.NDArray[Any]], manifest: dict[str, Any]) 
     nonsense = int((~np.isfinite(arrays["points"]).all(-1) & arrays["valid"]).sum())
     if nonsense:
         yield f"{nonsense} points are not finite where 'valid' is true; set 'valid' to false there"
+    opening = arrays.get("opening_m", np.zeros(1))
+    if not ((opening >= 0) & (opening <= MAX_OPENING_M) | np.isnan(opening)).all():
+        low, high = np.nanmin(opening), np.nanmax(opening)
+        yield f"'opening_m' is from {low:.3g} to {high:.3g}, expected metres, 0 to {MAX_OPENING_M}, NaN where not shown"
     top_label = 3 * manifest["arms"]
     if arrays["parts"].max() > top_label:
         yield f"'parts' has the label {arrays['parts'].max()}, expected 0 to {top_label}"

@@ -239,6 +239,18 @@ def test_parts_may_be_missing_where_a_segmenter_makes_them(copy: Path, tiny_data
     assert not StoredPredictions(copy).predict(windows, "seen", 0).parts.any()
 
 
+def test_openings_may_be_added_and_are_metres(copy: Path, tiny_dataset: Any) -> None:
+    paths = [window_path(copy, "seen", i) for i in range(WINDOWS)]
+    for path in paths:
+        save_file(load_file(path) | {"opening_m": np.array([[0.08] * 9 + [np.nan]])}, path)
+    assert warnings(copy, tiny_dataset) == []
+    save_file(load_file(paths[0]) | {"opening_m": np.full((1, 10), 8.0)}, paths[0])
+    save_file(load_file(paths[1]) | {"opening_m": np.full((1, 9), 0.08)}, paths[1])
+    centimetres, short = found(copy, tiny_dataset)
+    assert "'opening_m' is from 8 to 8, expected metres, 0 to 0.5, NaN where not shown" in centimetres
+    assert "'opening_m' is float64 (1, 9), expected float64 (1, 10)" in short
+
+
 def test_files_missing_cut_off_or_with_more_than_asked(copy: Path, tiny_dataset: Any) -> None:
     first, second = (window_path(copy, "seen", i) for i in range(2))
     save_file(load_file(first) | {"depth": np.zeros(3)}, first)
