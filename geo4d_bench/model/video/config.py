@@ -256,7 +256,7 @@ class DiTConfig(VideoConfig):
                 height=16, width=24, frames=3, patch=4, dim=32, heads=2, trunk_layers=3, decoder_layers=2,
             ),
             "dit_nano": cls(
-                height=32, width=40, patch=8, dim=128, heads=4, trunk_layers=4, decoder_layers=2, loss_frames=2,
+                height=32, width=40, patch=8, dim=192, heads=3, trunk_layers=4, decoder_layers=2, loss_frames=2,
                 point_weight=2.0,
             ),
             "dit": cls(height=64, width=80, dim=320, heads=5, trunk_layers=6, decoder_layers=2),
