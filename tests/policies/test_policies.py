@@ -112,9 +112,13 @@ def test_a_misspelt_policy_gets_a_suggestion() -> None:
         policies.load_policy("oracel_video", TASK.id)
 
 
-@pytest.mark.parametrize(("name", "preset"), [("layered", "layered_nano"), ("geo4d", "dit_nano")])
-def test_a_policy_without_a_checkpoint_says_how_to_make_one(tmp_path: Path, name: str, preset: str) -> None:
-    with pytest.raises(CheckpointError, match=f"geo4d-bench train --data data/store_cereal --preset {preset}"):
+@pytest.mark.parametrize(
+    ("name", "preset", "size"),
+    [("layered", "layered_nano", "--height 64 --width 80"), ("geo4d", "dit_nano", "--height 32 --width 40")],
+)
+def test_a_policy_without_a_checkpoint_says_how_to_make_one(tmp_path: Path, name: str, preset: str, size: str) -> None:
+    datagen, train = f"datagen --task store_cereal {size}'", f"train --data data/store_cereal --preset {preset}"
+    with pytest.raises(CheckpointError, match=f"{datagen} and then 'geo4d-bench {train}"):
         policies.load_policy(name, "store_cereal", GeneratorOptions(checkpoint=tmp_path / "nothing"))
 
 
