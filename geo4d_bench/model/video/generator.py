@@ -33,13 +33,13 @@ from geo4d_bench.model.video.conditioning import VALID, CellEmbedding, ClipEmbed
 from geo4d_bench.model.video.config import DiTConfig, UNetConfig, VideoConfig
 from geo4d_bench.model.video.diffusion import EDM, RectifiedFlow, expand_as, sample
 from geo4d_bench.model.video.dit import CrossView, Layer, VideoTransformer
-from geo4d_bench.model.video.labels import OPENING_LEVEL, label_image, read_labels, read_openings
+from geo4d_bench.model.video.labels import label_image, read_changes, read_labels
 from geo4d_bench.model.video.svd import Networks, load_svd, random_networks
 from geo4d_bench.model.video.unet import DualDecoderUNet
 
 _MOTION, _NOISE = 127.0, 0.0
 """Stable Video Diffusion's usual motion bucket; and no noise is added to the first frames."""
-_OPENING_M = 0.04  # half of how far a gripper opens
+_OPENING_M = 0.08  # how far a gripper opens
 _FRAMES = ("rgb", "points", "valid", "parts")  # of a batch, what is a video's own
 _TOLERANCE = 0.02  # of contracted points: below it their errors count as squares
 
@@ -143,7 +143,7 @@ class VideoGenerator(Generator[VideoConfig]):
         ).to(device)
         noise = local_shard(torch.randn, z.shape, rng).to(device)
         keep = (local_shard(torch.rand, (len(z), 2), rng) >= self.config.condition_dropout).to(device).T
-        condition, context = self._condition(first, batch["opening"])
+        condition, context = self._condition(first)
         given = _Given(
             condition * expand_as(keep[0], condition),
             None if context is None else context * expand_as(keep[1], context),
@@ -156,7 +156,8 @@ class VideoGenerator(Generator[VideoConfig]):
         of_stream = [self.config.point_weight if s == POINTS else 1.0 for s in self.streams]
         weight = weight * constant(tuple(of_stream), device).view(-1, 1, 1, 1, 1)
         error = self._errors(denoised, z) * known
-        total = (weight * error).sum() / mean_over_processes(known.sum()).clamp(min=1.0)
+        summed = (weight * error).sum() + self._opening_error(error, batch["parts"])
+        total = summed / mean_over_processes(known.sum()).clamp(min=1.0)
         others = (0, 1, 3, 4, 5, 6)
         errors = error.detach().mean(others) / known.mean(others).clamp(min=1e-6)
         return Loss(total=total, parts=dict(zip(("labels", "rgb", "points"), errors, strict=False)))
@@ -194,7 +195,7 @@ class VideoGenerator(Generator[VideoConfig]):
         c = self.config
         batch = self.condition_batch(conditions)
         device = batch["first_rgb"].device
-        given = _Given(*self._condition(self._first(batch), batch["opening"]), self._proprioception(batch))
+        given = _Given(*self._condition(self._first(batch)), self._proprioception(batch))
         views = len(conditions[0].rgb)
         noise = torch.cat([self._noise(seed, views) for seed in seeds]).to(device, non_blocking=True)
         with in_bf16(device):  # the network alone: what decodes its output would round points by millimetres
@@ -204,8 +205,9 @@ class VideoGenerator(Generator[VideoConfig]):
             stream: _unflattened(self.codec.decode(stream, z[:, :, k].flatten(0, 2), c.frames), *z.shape[:2], c.frames)
             for k, stream in enumerate(self.streams)
         }
-        parts, seen = read_labels(images[LABELS], c.arms)
-        opening = (read_openings(images[LABELS], parts, c.arms) + 1.0) * _OPENING_M
+        parts, seen = read_labels(images[LABELS], c.arms, c.paint_fingers)
+        change = read_changes(images[LABELS], parts, c.arms)
+        opening = (batch["opening"][..., None] + _OPENING_M * change).clamp(0.0, _OPENING_M)
         seen |= parts > 0  # wherever a hand is shown it has a place
         rgb = images[RGB].movedim(3, -1)
         if c.rgb_only:
@@ -240,15 +242,11 @@ class VideoGenerator(Generator[VideoConfig]):
             output = output + given.condition
         return self.diffusion.denoised(output, x, level)
 
-    def _condition(self, first: Tensor, opening_m: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Unscaled latents (B, V, S, 1, C, h, w) of first frames (B, V, 14, H, W), and embeddings (B, V, L, D).
-
-        ``opening_m`` (B, arms) is painted as its mean, for the mask of the hands does not tell two arms apart.
-        """
+    def _condition(self, first: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Unscaled latents (B, V, S, 1, C, h, w) of first frames (B, V, 14, H, W), and embeddings (B, V, L, D)."""
         images, shape = first.flatten(0, 1), first.shape[:2]
         valid, hand = images[:, VALID : VALID + 1], images[:, VALID + 1 : VALID + 2]
-        opening = OPENING_LEVEL * _openness(opening_m).mean(1).repeat_interleave(shape[1])
-        labels = torch.cat([2.0 * valid - 1.0, hand, opening[:, None, None, None] * hand], 1)
+        labels = torch.cat([2.0 * valid - 1.0, hand, torch.zeros_like(hand)], 1)
         of_stream = {LABELS: labels, RGB: images[:, :3], POINTS: images[:, 3:6]}
         latents = torch.stack([self.codec.encode(s, of_stream[s]) for s in self.streams], 1)
         stacked = latents.view(*shape, len(self.streams), 1, *latents.shape[2:])
@@ -258,7 +256,8 @@ class VideoGenerator(Generator[VideoConfig]):
         """(B, 4 arms): normalised places of the hands in camera n's frame, and openings; zeros with RGB alone."""
         c = self.config
         place = (batch["first_hand"] - self._mean(batch["first_hand"])) / c.point_scale_m
-        both = torch.cat([place, _openness(batch["opening"])[..., None]], -1).flatten(1)
+        openness = (2.0 * batch["opening"] / _OPENING_M - 1.0).clamp(-1.0, 1.0)  # from closed to open
+        both = torch.cat([place, openness[..., None]], -1).flatten(1)
         return both * (not c.rgb_only)
 
     def _first(self, batch: dict[str, Tensor]) -> Tensor:
@@ -279,8 +278,9 @@ class VideoGenerator(Generator[VideoConfig]):
         points = _transform(self._frames(batch)[1], batch["points"])
         valid = batch["valid"][:, :, :, None]
         rgb = batch["rgb"].float() / 127.5 - 1.0
+        change = ((batch["hand_opening"] - batch["opening"][..., None]) / _OPENING_M).clamp(-1.0, 1.0)
         return {
-            LABELS: label_image(batch["parts"], batch["valid"], _openness(batch["hand_opening"].mT)[:, None]),
+            LABELS: label_image(batch["parts"], batch["valid"], change.mT[:, None], self.config.paint_fingers),
             RGB: rgb.movedim(-1, 3),
             POINTS: self._points(points, valid & (not self.config.rgb_only)),
         }, valid
@@ -331,6 +331,14 @@ class VideoGenerator(Generator[VideoConfig]):
         of_stream = [known if s == POINTS else torch.ones_like(known) for s in self.streams]
         return z * self.codec.scale, torch.stack(of_stream, 2)
 
+    def _opening_error(self, error: Tensor, parts: Tensor) -> Tensor | float:
+        """The further weight of how far grippers are open, which is a small part of an image and decides an episode."""
+        c = self.config
+        if not c.pixels or not c.weight_gripper:
+            return 0.0
+        on_hand = F.pixel_unshuffle((parts > 0).float()[:, :, :, None], c.patch)  # as Pixels encodes
+        return c.opening_weight * (on_hand * error[:, :, LABELS, :, 2 * c.patch**2 :]).sum()
+
     def _near_hand(self, parts: Tensor) -> Tensor:
         """(B, V, 1, T, 1, h, w) 1 in cells within ``hand_dilation`` cells of one that shows a hand."""
         radius = self.config.hand_dilation
@@ -354,11 +362,6 @@ class _Given(NamedTuple):
     context: Tensor | None  # (B, V, L, D)
     proprioception: Tensor  # (B, 4 arms)
     frames: Tensor | None = None  # which these are, where they are not all
-
-
-def _openness(opening_m: Tensor) -> Tensor:
-    """Metres between the fingers as -1 (closed) to 1."""
-    return (opening_m / _OPENING_M - 1.0).clamp(-1.0, 1.0)
 
 
 def _unflattened(x: Tensor, *shape: int) -> Tensor:

@@ -21,7 +21,7 @@ from geo4d_bench.model.types import FirstFrames
 from geo4d_bench.model.video.autoencoders import POINTS, RGB, Autoencoders, Pixels, inpaint
 from geo4d_bench.model.video.config import AutoencoderSizes, ImageEncoderSizes, VideoConfig
 from geo4d_bench.model.video.generator import VideoGenerator
-from geo4d_bench.model.video.labels import label_image, read_labels, read_openings
+from geo4d_bench.model.video.labels import label_image, read_changes, read_labels
 
 UNET_DEBUG, DIT_DEBUG = presets().get("unet_debug"), presets().get("dit_debug")
 SVD = presets().get("svd")
@@ -157,12 +157,12 @@ def test_latents_do_not_depend_on_the_precision_that_is_trained_in(batch: dict[s
     generator = build(LATENT)
     exact = (
         generator._latents(*generator._targets(batch))[0],
-        *generator._condition(generator._first(batch), batch["opening"]),
+        *generator._condition(generator._first(batch)),
     )
     with torch.autocast("cpu", torch.bfloat16):
         mixed = (
             generator._latents(*generator._targets(batch))[0],
-            *generator._condition(generator._first(batch), batch["opening"]),
+            *generator._condition(generator._first(batch)),
         )
     assert all(torch.equal(a, b) for a, b in zip(exact, mixed, strict=True))
 
@@ -494,28 +494,33 @@ def test_labels_come_back_from_their_image_and_a_gripper_is_shown_from_odds_of_o
     rng = noise()
     parts = torch.randint(1 + 3 * arms, (2, 5, 7), generator=rng)
     valid = torch.rand(2, 5, 7, generator=rng) < 0.5
-    image = label_image(parts, valid, 2 * torch.rand(2, arms, generator=rng) - 1)
+    image = label_image(parts, valid, 2 * torch.rand(2, arms, generator=rng) - 1, fingers=True)
     assert image.shape == (2, 3, 5, 7)
     assert image.abs().max() == 1
-    for found, true in zip(read_labels(image, arms), (parts, valid), strict=True):
+    for found, true in zip(read_labels(image, arms, fingers=True), (parts, valid), strict=True):
         assert torch.equal(found.long(), true.long())
+    hands = torch.where(parts > 0, parts - (parts - 1) % 3, 0)
+    image = label_image(parts, valid, 2 * torch.rand(2, arms, generator=rng) - 1, fingers=False)
+    assert image[:, 2].abs().max() <= 0.5
+    assert torch.equal(read_labels(image, arms, fingers=False)[0].long(), hands)
     for odds, shown in ((0.24, 0), (0.26, 1)):
         image = torch.tensor([1.0, odds, 0.0]).view(3, 1, 1)
-        assert read_labels(image, arms)[0].item() == shown
+        assert read_labels(image, arms, fingers=True)[0].item() == shown
 
 
 @pytest.mark.parametrize("arms", [1, 2])
-def test_openings_are_read_from_hands_that_are_half_there(arms: int) -> None:
+def test_changes_of_openings_are_read_from_hands_that_are_half_there(arms: int) -> None:
     """(B, V, T): what an undecided sample shows everywhere is a share of every channel."""
     rng = noise()
-    opening = 2 * torch.rand(2, arms, 3, generator=rng) - 1
+    change = 2 * torch.rand(2, arms, 3, generator=rng) - 1
     parts = torch.randint(1 + 3 * arms, (2, 2, 3, 5, 7), generator=rng)
     parts[0, :, 1] = 0
-    image = label_image(parts, parts > 0, opening.mT[:, None])
+    image = label_image(parts, parts > 0, change.mT[:, None], fingers=True)
     share = 0.3 + 0.7 * torch.rand(parts.shape, generator=rng)
     image[..., 1:, :, :] *= share[..., None, :, :]
-    found = read_openings(image, torch.where(read_labels(image, arms)[0] > 0, parts, 0), arms)
-    expected = opening.clone()
+    shown = torch.where(read_labels(image, arms, fingers=True)[0] > 0, parts, 0)
+    found = read_changes(image, shown, arms)
+    expected = change.clone()
     expected[0, :, 1] = torch.nan
     torch.testing.assert_close(found, expected, equal_nan=True)
 
