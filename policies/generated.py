@@ -14,7 +14,7 @@ from geo4d_bench.errors import ConfigError, PolicyError
 from geo4d_bench.geometry.camera import depth_to_points
 from geo4d_bench.geometry.hand import hand_mask
 from geo4d_bench.geometry.se3 import inverse
-from geo4d_bench.model.generators import Device, find_config
+from geo4d_bench.model.generators import Device, presets
 from geo4d_bench.model.types import FirstFrames
 from geo4d_bench.options import Steps
 from geo4d_bench.policies.protocol import ActionChunk, Observation, PlanOptions, Policy, PolicyFactory, TaskInfo
@@ -104,8 +104,8 @@ class TrainedPolicy(Policy):
         calibrated = " --calibrated" if cls.needs_both_poses else ""
         ablation = "" if cls.ablation == "none" else f" --ablation {cls.ablation}"
         where = "" if out is None or out == cls.default_checkpoint(task) else f" --out {out}"
-        config = find_config(cls.preset)
-        size = f" --height {config.height} --width {config.width}"
+        preset = presets().get(cls.preset) if cls.preset in presets() else None  # another package's may have none
+        size = "" if preset is None else f" --height {preset.height} --width {preset.width}"
         return (
             f"'geo4d-bench datagen --task {task}{size}' and then "
             f"'geo4d-bench train --data data/{task} --preset {cls.preset}{calibrated}{ablation}{where}'"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import tyro
 
+from geo4d_bench.geometry.camera import depth_to_points
 from geo4d_bench.geometry.se3 import Array, inverse
 from geo4d_bench.model.types import Video4D
 from geo4d_bench.options import listing
@@ -66,7 +67,8 @@ class VideoPolicy(Policy):
         began = time.perf_counter()
         T_n_ee = np.stack([inverse(obs.T_world_cam_n) @ obs.T_world_ee[arm] for arm in self.task.arms])
         opening = np.array([obs.opening_m[arm] for arm in self.task.arms])
-        video = self.labelled(video, T_n_ee, opening)
+        seen = np.stack([depth_to_points(depth, K) for depth, K in zip(obs.depth, obs.K, strict=True)])
+        video = replace(self.labelled(video, T_n_ee, opening), first_points=seen)
         tracks = {
             arm: self.tracker.track(video, T_n_ee[index], float(opening[index]), index)
             for index, arm in enumerate(self.task.arms)

@@ -58,6 +58,8 @@ class Video4D:
         dt_s: seconds between frames; frame 0 is dt_s after the first frames.
         opening_m: (arms, T) float64 metres between the fingers, where the labels themselves show it (see
             :mod:`geo4d_bench.model.video.labels`), NaN in frames without a hand; None where fingers alone tell.
+        first_points: (V, H, W, 3) float32 metres, what the views saw dt_s before frame 0, each in its OWN camera frame,
+            NaN where invalid; None where it is not known.
     """
 
     rgb: npt.NDArray[np.uint8]
@@ -66,19 +68,20 @@ class Video4D:
     K: Array
     dt_s: float
     opening_m: Array | None = None
-
-    def frames(self, first: int, end: int) -> Video4D:
-        """Frames ``first`` to ``end`` - 1."""
-        part = slice(first, end)
-        opening = None if self.opening_m is None else self.opening_m[:, part]
-        return replace(
-            self, rgb=self.rgb[:, part], points=self.points[:, part], parts=self.parts[:, part], opening_m=opening
-        )
+    first_points: npt.NDArray[np.float32] | None = None
 
     def pair(self, view: int) -> Video4D:
         """View n and another view as a video of two."""
         both = [0, view]
-        return replace(self, rgb=self.rgb[both], points=self.points[both], parts=self.parts[both], K=self.K[both])
+        first = None if self.first_points is None else self.first_points[both]
+        return replace(
+            self,
+            rgb=self.rgb[both],
+            points=self.points[both],
+            parts=self.parts[both],
+            K=self.K[both],
+            first_points=first,
+        )
 
     def relabelled(self, parts: npt.NDArray[np.uint8]) -> Video4D:
         """With other labels, whose fingers alone tell how far a hand is open."""

@@ -19,10 +19,14 @@ MAX_RESIDUAL_M = 0.1
 
 
 class FreeSpace:
-    """Depth of both views through a video. View m's pose is not given, so it is estimated from its points."""
+    """Depth of both views through a video. View m's pose is not given, so it is estimated from its points.
+
+    Attributes:
+        T_n_m: that pose (4, 4), None where they tell none.
+    """
 
     def __init__(self, video: Video4D) -> None:
-        T_n_m = locate_view(video.points[1, 0], video.K[1])
+        self.T_n_m = T_n_m = locate_view(video.points[1, 0], video.K[1])
         T_cam_n = [np.eye(4)] if T_n_m is None else [np.eye(4), inverse(T_n_m)]
         self._views = []
         for T, K, points in zip(T_cam_n, video.K, video.points, strict=False):

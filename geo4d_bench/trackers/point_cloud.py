@@ -3,7 +3,8 @@
 Both views' points are already in camera n's frame, so one registration a frame serves them together. Hands move tens
 of centimetres between two frames of a plan (2.5 frames a second), so every frame is started from several hypotheses,
 and the one that explains the most points wins. Only the near side of a hand has points, so points are registered to
-the full model, never the model to the points.
+the full model, never the model to the points. Blurred points fit no hand: it is then moved as far as their median has,
+from the frame before the video, which was seen and not generated.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from geo4d_bench.geometry.hand import HandModel
-from geo4d_bench.geometry.se3 import Array, pose, rotation_angle
+from geo4d_bench.geometry.hand import HandModel, part_label
+from geo4d_bench.geometry.se3 import Array, pose, rotation_angle, transform
 from geo4d_bench.model.types import Video4D
 from geo4d_bench.trackers.free_space import FreeSpace
 from geo4d_bench.trackers.gaps import bridge_poses, place_opening_changes
@@ -28,8 +29,10 @@ FULL_EVIDENCE_POINTS = 60
 """Number of points from which on confidence no longer rises."""
 RMS_SCALE_M = 0.02
 """Confidence falls by 1 / e^(1/2) where the residual's rms reaches this."""
-OPENING_SHOWN_M = 0.005
+OPENING_SHOWN_M = 0.015
 """Standard deviation of an opening that a video's labels show."""
+DISPLACED_CONFIDENCE = 0.05
+"""Of a hand that is moved with its points and not registered to them."""
 OPENING_CHANGE_M = 0.03
 """Standard deviation of the opening's change between two frames."""
 SAME_START_M = 0.008
@@ -38,14 +41,24 @@ SAME_START_M = 0.008
 
 @dataclass
 class _State:
-    """What the next frame is predicted from; ``seen`` are the points of the last good frame, ``T_seen`` its pose."""
+    """What the next frame is predicted from; ``seen`` are the points of the last good frame, ``p_seen`` where the hand
+    was in it, ``first`` and ``p_first`` those of the frame before the video."""
 
     T: Array
     opening: float
     velocity: Array = field(default_factory=lambda: np.zeros(3))
     opening_seen: bool = True
     seen: HandPoints | None = None
-    T_seen: Array | None = None
+    p_seen: Array = field(default_factory=lambda: np.zeros(3))
+    first: HandPoints | None = None
+    p_first: Array = field(default_factory=lambda: np.zeros(3))
+
+    def displaced(self, seen: HandPoints) -> Array | None:
+        """(3,) where the hand is by how far its points have moved; None where no view saw it before."""
+        for earlier, p in ((self.first, self.p_first), (self.seen, self.p_seen)):
+            if earlier is not None and (shift := seen.displacement_from(earlier)) is not None:
+                return p + shift
+        return None
 
 
 class PointTracker(Tracker):
@@ -61,6 +74,7 @@ class PointTracker(Tracker):
         frames = video.points.shape[1]
         free_space = FreeSpace(video)
         state = _State(np.array(T_n_ee_start, dtype=np.float64), float(opening_start_m))
+        state.first, state.p_first = self._first(video, state, free_space.T_n_m), state.T[:3, 3]
         # One longer than the video: the start stands before its first frame.
         T_n_ee, opening = np.tile(state.T, (1 + frames, 1, 1)), np.full(1 + frames, state.opening)
         confidence, measured = np.ones(1 + frames), np.ones(1 + frames, dtype=bool)
@@ -85,7 +99,8 @@ class PointTracker(Tracker):
             # From the distance between the fingers, which needs the axis' direction but not the hand's place.
             opening = Opening(state.opening, OPENING_CHANGE_M)
             opening = opening.with_measured(finger_distance(self.hand, seen, state.T[:3, :3])).with_measured(shown)
-            starts = self._hypotheses(state, seen, opening.mean_m)
+            displaced = state.displaced(seen)
+            starts = self._hypotheses(state, seen, opening.mean_m, displaced)
             found = self._registration.best(seen, starts, opening, free_space, frame)
             T = nearest_symmetric(found.T_n_ee, state.T)
             velocity = T[:3, 3] - state.T[:3, 3]
@@ -95,22 +110,34 @@ class PointTracker(Tracker):
                 and found.sigma_m <= MAX_SIGMA_M
                 and np.linalg.norm(velocity) <= MAX_STEP_M
             ):
-                state.T, state.velocity, state.seen, state.T_seen = T, velocity, seen, T
+                state.T, state.velocity, state.seen, state.p_seen = T, velocity, seen, T[:3, 3]
                 state.opening, state.opening_seen = found.opening_m, found.opening_seen
                 evidence = min(1.0, len(seen.points) / FULL_EVIDENCE_POINTS) ** 0.5
                 return float(evidence * found.inlier_share * np.exp(-0.5 * (found.rms_m / RMS_SCALE_M) ** 2))
+            if displaced is not None and np.linalg.norm(displaced - state.T[:3, 3]) <= MAX_STEP_M:
+                state.velocity = displaced - state.T[:3, 3]
+                state.T = pose(state.T[:3, :3], displaced)
+                state.opening_seen = False
+                return DISPLACED_CONFIDENCE
         # Coast on, and slow down: an unseen hand has more likely stopped behind something than flown off.
         state.T = pose(state.T[:3, :3], state.T[:3, 3] + state.velocity)
         state.velocity = 0.5 * state.velocity
         return 0.0
 
-    def _hypotheses(self, state: _State, seen: HandPoints, opening: float) -> list[Array]:
+    def _first(self, video: Video4D, state: _State, T_n_m: Array | None) -> HandPoints | None:
+        """The hand's points in the frame before the video; view m's where its own points tell where it stands."""
+        if video.first_points is None:
+            return None
+        points = video.first_points.copy()
+        points[1] = np.nan if T_n_m is None else transform(T_n_m, points[1])
+        part = self.hand.nearest_part(points, state.T, state.opening)
+        return hand_points(points, np.where(part >= 0, part_label(0, 0) + part, 0).astype(np.uint8), 0)
+
+    def _hypotheses(self, state: _State, seen: HandPoints, opening: float, displaced: Array | None) -> list[Array]:
         R, p = state.T[:3, :3], state.T[:3, 3]
         starts = [p + self._registration.visible_offset(state.T, seen, opening), p + state.velocity, p]
-        if state.seen is not None and state.T_seen is not None:
-            shift = seen.displacement_from(state.seen)
-            if shift is not None:
-                starts.insert(0, state.T_seen[:3, 3] + shift)
+        if displaced is not None:
+            starts.insert(0, displaced)
         apart: list[Array] = []
         for start in starts:
             if all(np.linalg.norm(start - other) > SAME_START_M for other in apart):

@@ -50,17 +50,12 @@ class Tracker(ABC):
         """Follow one arm's gripper from a known pose through all frames.
 
         Args:
-            video: T frames; ``parts`` carries the labels of ``part_label(arm, ...)``.
+            video: T frames; ``parts`` carries the labels of ``part_label(arm, ...)``, ``first_points`` what was seen
+                before them.
             T_n_ee_start: (4, 4) the pose ``dt_s`` before frame 0, from forward kinematics, camera n's frame.
             opening_start_m: metres between the fingers at that time.
             arm: index of the arm among the task's.
         """
-
-    def register(
-        self, video: Video4D, frame: int, T_n_ee_guess: Array, opening_guess_m: float, arm: int = 0
-    ) -> HandTrack:
-        """One frame by itself, from a guess of its pose (4, 4) and opening: a track of one frame."""
-        return self.track(video.frames(frame, frame + 1), T_n_ee_guess, opening_guess_m, arm)
 
 
 def tracks(hands: EETrajectory) -> list[HandTrack]:

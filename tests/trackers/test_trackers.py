@@ -9,9 +9,9 @@ import pytest
 from synthetic_hand import MAX_OPENING_M, Scene, box_hand, downward, render
 
 from geo4d_bench.geometry.hand import HAND, LEFT_FINGER, RIGHT_FINGER, part_label
-from geo4d_bench.geometry.se3 import Array, inverse, pose_error
+from geo4d_bench.geometry.se3 import Array, inverse, pose_error, transform
 from geo4d_bench.model.types import Video4D
-from geo4d_bench.trackers.point_cloud import PointTracker, nearest_symmetric
+from geo4d_bench.trackers.point_cloud import DISPLACED_CONFIDENCE, PointTracker, nearest_symmetric
 from geo4d_bench.trackers.protocol import HandTrack
 
 FRAMES = 8
@@ -124,6 +124,23 @@ def test_a_hand_that_stays_hidden_coasts_on() -> None:
     distance, _ = errors(found, poses)
     standing = np.linalg.norm(poses[4:, :3, 3] - poses[3, :3, 3], axis=1)
     assert (distance[3:] < standing).all()
+
+
+def test_blurred_points_move_the_hand_as_far_as_their_median_has() -> None:
+    """They fit no hand, as where a generator is unsure; the frame before the video is sharp."""
+    poses, rng = motion(0.04, turn_rad=0.0), np.random.default_rng(0)
+    before = render(SCENE, FINE_MODEL, poses[:1], OPEN[:1], rng).points[:, 0]
+    before[1] = transform(inverse(SCENE.T_world_m) @ SCENE.T_world_n, before[1])  # each view's in its own frame
+    video = film(poses, OPEN)
+    blurred = video.points + rng.normal(0.0, 0.05, video.points.shape).astype(np.float32)
+    blurred = np.where((video.parts > 0)[..., None], blurred, np.nan)
+    found = track(replace(video, points=blurred, first_points=before), poses, OPEN[0])
+    assert not found.lost.any()
+    assert (found.confidence == DISPLACED_CONFIDENCE).sum() >= FRAMES / 2
+    assert np.median(errors(found, poses)[0]) < 0.02
+    # Sharp points are registered as before.
+    distance, _ = errors(track(replace(video, first_points=before), poses, OPEN[0]), poses)
+    assert distance.max() < 0.0025
 
 
 def test_a_video_without_a_hand_is_lost_throughout() -> None:

@@ -308,7 +308,8 @@ class VideoGenerator(Generator[VideoConfig]):
             return from_mean, product(from_mean, torch.linalg.inv_ex(T_n_cam(batch)).inverse)
         if not c.calibrated:
             from_hand = _moved(hand)[:, None]
-            return torch.cat([from_hand, from_mean[:, 1:]], 1), from_hand.expand(-1, views, -1, -1)
+            own = torch.cat([from_hand, from_mean[:, 1:]], 1)
+            return own, from_hand.expand(-1, views, -1, -1) if c.shared_frame else own
         axes = torch.zeros_like(from_mean[:, :1])
         axes[..., :3, :3], axes[..., 3, 3] = batch["T_world_cam"][:, :1, :3, :3], 1.0
         from_n = product(axes, _moved(hand)[:, None])

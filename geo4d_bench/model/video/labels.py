@@ -1,9 +1,9 @@
 """Part labels, openings and validity as an image of three channels, denoised like colours and points.
 
 Channel 0 is 1 where there is depth, else -1. Channel 1 is 1 on the gripper of the first arm, -1 on that of the second,
-0 elsewhere. Channel 2 is 1 on a left finger, -1 on a right one, where fingers are painted; on the rest of a gripper it is
-how much farther it is open than in the first frame, from -1/2 (closed since) to 1/2 (opened), for in a small image fingers
-are less than a pixel wide. It is 0 elsewhere, and where nothing is decided: a gripper then stays as it is.
+0 elsewhere. Channel 2 is 1 on a left finger, -1 on a right one, where fingers are painted; on the rest of a gripper it
+is how much farther it is open than in the first frame, from -1/2 (closed since) to 1/2 (opened), for in a small image
+fingers are less than a pixel wide. It is 0 elsewhere, and where nothing is decided: a gripper then stays as it is.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def read_labels(image: Tensor, arms: int, fingers: bool) -> tuple[Tensor, Tensor
 
 
 def read_changes(image: Tensor, parts: Tensor, arms: int) -> Tensor:
-    """(B, arms, T) changes of the openings from -1 (closed since the first frame) to 1 in images (B, V, T, 3, H, W) that
-    have these part labels (B, V, T, H, W): the mean of what all views' pixels say, by how surely each shows a gripper;
-    NaN where none does."""
+    """(B, arms, T) changes of the openings from -1 (closed since the first frame) to 1 in images (B, V, T, 3, H, W)
+    that have these part labels (B, V, T, H, W): the mean of what all views' pixels say, by how surely each shows a
+    gripper; NaN where none does."""
     hand, side = image[..., 1, :, :].abs(), image[..., 2, :, :]
     shown = [parts == 1 + len(PART_NAMES) * arm for arm in range(arms)]  # fingers apart
     sums = [torch.stack([(each * on).sum((1, 3, 4)) for each in (side, hand)]) for on in shown]
