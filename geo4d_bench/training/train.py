@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from geo4d_bench.dataset.reader import Dataset
     from geo4d_bench.training.data import WindowSource
 
+_PAD_SHARE = 0.9
+"""Of a window's future. Hands let go and withdraw in the last two seconds of a demonstration: were half of the future
+to exist, no window would start there, and a policy that has let go would not know what to do."""
 _NOT_IDENTIFYING = {"held_out", "out", "threads", "workers", "val_windows", "n_validations"}
 """Options that may differ when a training is resumed."""
 
@@ -252,6 +255,6 @@ def _open(config: TrainConfig, data: Dataset, preset: GeneratorConfig, workers: 
     processes = max(1, workers) * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     room = min(REMEMBER_BYTES, psutil.virtual_memory().available // 2) // processes
     return Windows(
-        data, "seen", horizon=preset.frames, dt_s=preset.dt_s, remember_bytes=room, sensor=config.sensor,
-        both_poses=config.calibrated,
+        data, "seen", horizon=preset.frames, dt_s=preset.dt_s, pad_share=_PAD_SHARE, remember_bytes=room,
+        sensor=config.sensor, both_poses=config.calibrated,
     )  # fmt: skip

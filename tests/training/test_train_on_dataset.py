@@ -75,11 +75,20 @@ def test_the_calibrated_setting_trains_on_a_dataset(tiny_dataset: Tiny, small: s
     assert video.points.shape == window.points[:, 1:].shape
 
 
+def test_training_windows_start_behind_the_last_letting_go(tiny_dataset: Tiny) -> None:
+    windows = _open(TrainConfig(data=tiny_dataset.train), Dataset(tiny_dataset.train), presets().get("layered_nano"))
+    assert isinstance(windows, Windows)
+    for index, (_, episode) in enumerate(windows.episodes):
+        opening = episode.trajectory.opening_m["right"][episode.steps]
+        let_go = int(np.flatnonzero(opening < 0.06)[-1]) + 1
+        assert sum(i == index and start >= let_go for i, start in windows.starts) >= 3
+
+
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_windows_are_scaled_where_the_setting_knows_the_pose(tiny_dataset: Tiny, calibrated: bool) -> None:
     config = TrainConfig(data=tiny_dataset.train, calibrated=calibrated, sensor="estimated")
     windows = _open(config, Dataset(tiny_dataset.train), presets().get("layered_nano"))
-    expected = Windows(tiny_dataset.train, "seen", sensor="estimated", both_poses=calibrated)
+    expected = Windows(tiny_dataset.train, "seen", sensor="estimated", both_poses=calibrated, pad_share=0.9)
     a, b = (w.sample(np.random.default_rng(1)) for w in (windows, expected))
     np.testing.assert_array_equal(a.points, b.points)
 
