@@ -295,7 +295,7 @@ class _Scorer:
             assert video is not None
             if self.segmenter is not None:
                 video = video.relabelled(self.segmenter.segment(video, window.T_n_ee[:, 0], window.opening_m[:, 0]))
-            video = replace(video, first_points=given.points[:, 0])
+            video = replace(video, first_points=(window if source == "true_frames" else given).points[:, 0])
             # From the true first pose, which a robot knows from its joints.
             tracks = [
                 tracker.track(video, window.T_n_ee[arm, 0], float(window.opening_m[arm, 0]), arm)
