@@ -155,15 +155,9 @@ def test_holes_are_filled_by_the_mean_of_what_is_valid_nearby() -> None:
 
 def test_latents_do_not_depend_on_the_precision_that_is_trained_in(batch: dict[str, torch.Tensor]) -> None:
     generator = build(LATENT)
-    exact = (
-        generator._latents(*generator._targets(batch))[0],
-        *generator._condition(generator._first(batch)),
-    )
+    exact = generator._latents(*generator._targets(batch))[0], *generator._condition(generator._first(batch))
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = (
-            generator._latents(*generator._targets(batch))[0],
-            *generator._condition(generator._first(batch)),
-        )
+        mixed = generator._latents(*generator._targets(batch))[0], *generator._condition(generator._first(batch))
     assert all(torch.equal(a, b) for a, b in zip(exact, mixed, strict=True))
 
 
