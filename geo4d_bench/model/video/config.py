@@ -69,8 +69,9 @@ class VideoConfig(GeneratorConfig):
         condition_dropout: share of the training samples without image embedding, and, drawn anew, without first
             frames' latents.
         hand_weight: added loss weight of cells on or near a hand.  hand_dilation: how near, in cells.
-        point_weight: of points' errors, against those of colours and labels.  opening_weight: added loss weight of how
-            far a gripper is open, on its pixels; not with an autoencoder.
+        point_weight: of points' errors, against those of colours and labels.
+        opening_weight, hand_point_weight, centre_weight: added loss weights, not with an autoencoder: of how far a
+            gripper is open and of where its points are, on its pixels, and of where its centre is in each view.
         paint_fingers: whether labels tell the fingers apart. Where they are less than a pixel wide they cannot be.
         point_mean_m, point_scale_m: points p are seen as (p - mean) / scale; by default -1 to 2 m become -1 to 1.
         patch: side in pixels of a cell, whose pixels are its latents; with an autoencoder not used.
@@ -86,6 +87,8 @@ class VideoConfig(GeneratorConfig):
     hand_dilation: int = 1
     point_weight: float = 1.0
     opening_weight: float = 30.0
+    hand_point_weight: float = 20.0
+    centre_weight: float = 0.25
     paint_fingers: bool = True
     point_mean_m: tuple[float, float, float] = (0.5, 0.5, 0.5)
     point_scale_m: float = 1.5
@@ -98,11 +101,12 @@ class VideoConfig(GeneratorConfig):
             or self.point_scale_m <= 0
             or not 0.0 <= self.condition_dropout < 1.0
             or not 0.0 <= self.pure_noise_share <= 1.0
-            or min(self.hand_weight, self.hand_dilation, self.opening_weight) < 0
+            or min(self.hand_weight, self.hand_dilation) < 0
+            or min(self.opening_weight, self.hand_point_weight, self.centre_weight) < 0
         ):
             raise ConfigError(
                 "generator: patch must be at least 1, point_scale_m positive, condition_dropout and "
-                "pure_noise_share in 0..1, hand_weight, hand_dilation and opening_weight not negative"
+                "pure_noise_share in 0..1, hand_dilation and the other weights not negative"
             )
         if self.arms > 2:
             raise ConfigError(f"generator: {self.arms} arms; its part labels are of at most 2")

@@ -42,6 +42,7 @@ _MOTION, _NOISE = 127.0, 0.0
 _OPENING_M = 0.08  # how far a gripper opens
 _FRAMES = ("rgb", "points", "valid", "parts")  # of a batch, what is a video's own
 _TOLERANCE = 0.02  # of contracted points: below it their errors count as squares
+_LEAST_SHOWN = 0.1  # pixels: less of a gripper has no centre
 
 
 class VideoGenerator(Generator[VideoConfig]):
@@ -156,8 +157,8 @@ class VideoGenerator(Generator[VideoConfig]):
         of_stream = [self.config.point_weight if s == POINTS else 1.0 for s in self.streams]
         weight = weight * constant(tuple(of_stream), device).view(-1, 1, 1, 1, 1)
         error = self._errors(denoised, z) * known
-        summed = (weight * error).sum() + self._opening_error(error, batch["parts"])
-        total = summed / mean_over_processes(known.sum()).clamp(min=1.0)
+        summed = (weight * error).sum() + self._hand_error(error, z)
+        total = summed / mean_over_processes(known.sum()).clamp(min=1.0) + self._centre_error(denoised, z, known)
         others = (0, 1, 3, 4, 5, 6)
         errors = error.detach().mean(others) / known.mean(others).clamp(min=1e-6)
         return Loss(total=total, parts=dict(zip(("labels", "rgb", "points"), errors, strict=False)))
@@ -167,10 +168,9 @@ class VideoGenerator(Generator[VideoConfig]):
         error = (denoised - z).square()
         if not self.config.pixels or self.config.rgb_only:
             return error
-        others, points = error[:, :, :-1], error[:, :, -1:]
-        squares = points.reshape(*points.shape[:4], 3, -1, *points.shape[5:]).sum(4, keepdim=True)
-        robust = (squares + _TOLERANCE**2).sqrt() - _TOLERANCE
-        return torch.cat([others, robust.expand(-1, -1, -1, -1, 3, -1, -1, -1).flatten(4, 5)], 2)
+        off = _by_pixel(denoised - z, POINTS)
+        robust = _robust(off, 3)[:, :, :, None].expand_as(off).flatten(3, 4)[:, :, None]
+        return torch.cat([error[:, :, :POINTS], robust], 2)
 
     def fit_autoencoder(
         self, batches: Iterable[dict[str, Tensor]], state: dict[str, Tensor] | None = None
@@ -332,13 +332,34 @@ class VideoGenerator(Generator[VideoConfig]):
         of_stream = [known if s == POINTS else torch.ones_like(known) for s in self.streams]
         return z * self.codec.scale, torch.stack(of_stream, 2)
 
-    def _opening_error(self, error: Tensor, parts: Tensor) -> Tensor | float:
-        """The further weight of how far grippers are open, which is a small part of an image and decides an episode."""
+    def _hand_error(self, error: Tensor, z: Tensor) -> Tensor | float:
+        """What counts besides on the pixels of grippers, which are a small part of an image and decide an episode: how
+        far they are open, and where their points are."""
         c = self.config
         if not c.pixels or not c.weight_gripper:
             return 0.0
-        on_hand = F.pixel_unshuffle((parts > 0).float()[:, :, :, None], c.patch)  # as Pixels encodes
-        return c.opening_weight * (on_hand * error[:, :, LABELS, :, 2 * c.patch**2 :]).sum()
+        hand = _by_pixel(z, LABELS)[:, :, :, 1].abs()
+        summed = c.opening_weight * (hand * _by_pixel(error, LABELS)[:, :, :, 2]).sum()
+        if c.rgb_only:
+            return summed
+        return summed + c.hand_point_weight * (hand[:, :, :, None] * _by_pixel(error, POINTS)).sum()
+
+    def _centre_error(self, denoised: Tensor, z: Tensor, known: Tensor) -> Tensor | float:
+        """How far the centres of grippers are off, mean over views and frames.
+
+        Errors of pixels do not say in which direction a gripper is that was drawn beside its place; its centre does, as
+        where integral regression is added to heat maps (Sun et al. 2018, https://arxiv.org/abs/1711.08229).
+        """
+        c = self.config
+        if not c.pixels or not c.weight_gripper or c.rgb_only:
+            return 0.0
+        true, drawn = (_by_pixel(x, LABELS)[:, :, :, 1] for x in (z, denoised))
+        true = true * _by_pixel(known, POINTS)[:, :, :, 0]
+        total: Tensor | float = 0.0
+        for sign in (1.0, -1.0)[: c.arms]:
+            off = _centre(denoised, sign * drawn) - _centre(z, sign * true)
+            total = total + (_robust(off, 3) * (sign * true > 0).flatten(3).any(3)).mean()
+        return c.centre_weight * total
 
     def _near_hand(self, parts: Tensor) -> Tensor:
         """(B, V, 1, T, 1, h, w) 1 in cells within ``hand_dilation`` cells of one that shows a hand."""
@@ -368,6 +389,24 @@ class _Given(NamedTuple):
 def _unflattened(x: Tensor, *shape: int) -> Tensor:
     """(N, ...) -> (shape..., ...)."""
     return x.view(*shape, *x.shape[1:])
+
+
+def _by_pixel(latents: Tensor, stream: int) -> Tensor:
+    """(B, V, T, 3, P, h, w) the channels of a stream in latents (B, V, S, T, C, h, w) that are cells of P pixels."""
+    return latents[:, :, stream].unflatten(3, (3, -1))
+
+
+def _robust(difference: Tensor, dim: int) -> Tensor:
+    """Pseudo-Huber loss of the length along ``dim`` of contracted points' differences."""
+    return (difference.square().sum(dim) + _TOLERANCE**2).sqrt() - _TOLERANCE
+
+
+def _centre(latents: Tensor, hand: Tensor) -> Tensor:
+    """(B, V, T, 3) mean of the contracted points of latents (B, V, S, T, C, h, w), by how surely ``hand``
+    (B, V, T, P, h, w) shows an arm's gripper there."""
+    surely = hand.clamp(min=0.0).square()
+    points = (_by_pixel(latents, POINTS) * surely[:, :, :, None]).sum((-3, -2, -1))
+    return points / surely.sum((-3, -2, -1)).clamp(min=_LEAST_SHOWN)[..., None]
 
 
 def contracted(points: Tensor) -> Tensor:
