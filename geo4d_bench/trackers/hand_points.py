@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,10 +39,11 @@ class HandPoints:
     def displacement_from(self, earlier: HandPoints) -> Array | None:
         """(3,) how far the points have moved, by views that see the hand in both frames; None where none does.
 
-        View by view, because a hand that leaves one view moves the centroid of both.
+        Of their means, which are less noisy than medians where there are few; view by view, because a hand that leaves
+        one view moves the centroid of both.
         """
         pairs = ((self.points[self.view == v], earlier.points[earlier.view == v]) for v in (0, 1))
-        moved, weight = _median_difference(pairs)
+        moved, weight = _difference(np.mean, pairs)
         return moved if weight else None
 
 
@@ -84,7 +86,7 @@ def finger_distance(hand: HandModel, seen: HandPoints, R_n_ee: Array) -> Opening
     """
     across = seen.points @ (R_n_ee @ hand.finger_axis)
     left, right = ([across[(seen.view == v) & (seen.part == p)] for v in (0, 1)] for p in (LEFT_FINGER, RIGHT_FINGER))
-    distance, weight = _median_difference(zip(left, right, strict=True))
+    distance, weight = _difference(np.median, zip(left, right, strict=True))
     if not weight:
         return None
     closed = _mean_along(hand, LEFT_FINGER) - _mean_along(hand, RIGHT_FINGER)
@@ -107,8 +109,8 @@ def single_fingers(hand: HandModel, seen: HandPoints, T_n_ee: Array) -> Opening 
     return _plausible(hand, total / weight, HIDDEN_SIDE_M**2 + 4 * FINGER_SPREAD_M**2 / weight) if weight else None
 
 
-def _median_difference(pairs: Iterable[tuple[Array, Array]]) -> tuple[Array, int]:
-    """Mean difference of the medians of pairs of point sets, each weighted by its smaller set, and the weights' sum.
+def _difference(centre: Callable[..., Any], pairs: Iterable[tuple[Array, Array]]) -> tuple[Array, int]:
+    """Mean difference of the centres of pairs of point sets, each weighted by its smaller set, and the weights' sum.
 
     Sets with fewer than MIN_FINGER_POINTS don't count; the sum is 0 where none is left.
     """
@@ -116,7 +118,7 @@ def _median_difference(pairs: Iterable[tuple[Array, Array]]) -> tuple[Array, int
     if not enough:
         return np.zeros(3), 0
     weights = [min(len(a), len(b)) for a, b in enough]
-    differences = [np.median(a, axis=0) - np.median(b, axis=0) for a, b in enough]
+    differences = [centre(a, axis=0) - centre(b, axis=0) for a, b in enough]
     return np.asarray(np.average(differences, axis=0, weights=weights)), sum(weights)
 
 

@@ -3,7 +3,7 @@
 Both views' points are already in camera n's frame, so one registration a frame serves them together. Hands move tens
 of centimetres between two frames of a plan (2.5 frames a second), so every frame is started from several hypotheses,
 and the one that explains the most points wins. Only the near side of a hand has points, so points are registered to
-the full model, never the model to the points. Blurred points fit no hand: it is then moved as far as their median has,
+the full model, never the model to the points. Blurred points fit no hand: it is then moved as far as their mean has,
 from the frame before the video, which was seen and not generated.
 """
 

@@ -126,7 +126,7 @@ def test_a_hand_that_stays_hidden_coasts_on() -> None:
     assert (distance[3:] < standing).all()
 
 
-def test_blurred_points_move_the_hand_as_far_as_their_median_has() -> None:
+def test_blurred_points_move_the_hand_as_far_as_their_mean_has() -> None:
     """They fit no hand, as where a generator is unsure; the frame before the video is sharp."""
     poses, rng = motion(0.04, turn_rad=0.0), np.random.default_rng(0)
     before = render(SCENE, FINE_MODEL, poses[:1], OPEN[:1], rng).points[:, 0]

@@ -18,7 +18,7 @@ from geo4d_bench.model.batch import apply_ablation, batch_from_windows, fake_bat
 from geo4d_bench.model.generators import load_generator, presets
 from geo4d_bench.model.layered.generator import LayeredGenerator
 from geo4d_bench.model.types import FirstFrames
-from geo4d_bench.model.video.autoencoders import POINTS, RGB, Autoencoders, Pixels, inpaint
+from geo4d_bench.model.video.autoencoders import LABELS, POINTS, RGB, Autoencoders, Pixels, inpaint
 from geo4d_bench.model.video.config import AutoencoderSizes, ImageEncoderSizes, VideoConfig
 from geo4d_bench.model.video.generator import VideoGenerator
 from geo4d_bench.model.video.labels import label_image, read_changes, read_labels
@@ -80,7 +80,7 @@ def trained(batch: dict[str, torch.Tensor]) -> VideoGenerator:
 def test_losses_fall_and_frozen_networks_stay(batch: dict[str, torch.Tensor], config: VideoConfig) -> None:
     few = {k: v[:2] for k, v in batch.items()}
     fresh, generator = build(config), build(config)
-    train(generator, few, 60 if config is DIT_DEBUG else 18)
+    train(generator, few, 60 if config is DIT_DEBUG else 30)
     before, after = ([g.loss(few, noise(i)).parts for i in range(8)] for g in (fresh, generator))
     for name in ("labels", "rgb", "points"):
         assert np.mean([p[name] for p in after]) < 0.8 * np.mean([p[name] for p in before]), name
@@ -481,6 +481,36 @@ def test_without_gripper_weight_an_error_on_a_hand_counts_as_any_other(ablation:
 
     on, off = error_at(shows.nonzero()[0]), error_at((1 - shows).nonzero()[0])
     assert (on == pytest.approx(off)) == (ablation == "no_gripper_weight")
+
+
+def drawn(column: int, arm: int = 0) -> torch.Tensor:
+    """Latents (1, 2, 3, 1, C, h, w) of a gripper of 4 x 4 pixels before points that lie .02 apart along a row."""
+    images = torch.zeros(1, 2, 3, 1, 3, UNET_DEBUG.height, UNET_DEBUG.width)
+    images[:, :, POINTS, :, 0] = 0.02 * torch.arange(UNET_DEBUG.width)
+    images[:, :, LABELS, :, 1, 6:10, column : column + 4] = 1.0 - 2.0 * arm
+    return torch.nn.functional.pixel_unshuffle(images, UNET_DEBUG.patch)
+
+
+@pytest.mark.parametrize("arms", [1, 2])
+def test_a_grippers_centre_counts_by_how_far_it_is_off(arms: int) -> None:
+    generator = build(dataclasses.replace(UNET_DEBUG, arms=arms, centre_weight=3.0))
+    known, arm = torch.ones_like(drawn(0)), arms - 1
+
+    def error(column: int, known: torch.Tensor = known) -> float:
+        return float(generator._centre_error(drawn(column, arm), drawn(4, arm), known))
+
+    assert error(4) == pytest.approx(0.0, abs=1e-6)
+    for column in (9, 14, 19):  # beside one another, where errors of pixels are the same
+        assert error(column) == pytest.approx(3.0 * (np.hypot(0.02 * (column - 4), 0.02) - 0.02), rel=1e-3)
+    assert error(9, torch.zeros_like(known)) == 0.0  # a gripper without depth is nowhere
+    assert build(UNET_DEBUG.with_ablation("no_gripper_weight"))._centre_error(drawn(9), drawn(4), known) == 0.0
+
+
+def test_openings_and_points_count_more_on_a_grippers_pixels() -> None:
+    generator = build(dataclasses.replace(UNET_DEBUG, opening_weight=5.0, hand_point_weight=7.0))
+    error = torch.ones_like(drawn(4))
+    assert float(generator._hand_error(error, drawn(4))) == 2 * 16 * (5.0 + 3 * 7.0)
+    assert build(UNET_DEBUG.with_ablation("no_gripper_weight"))._hand_error(error, drawn(4)) == 0.0
 
 
 @pytest.mark.parametrize("arms", [1, 2])
