@@ -126,19 +126,18 @@ def test_a_hand_that_stays_hidden_coasts_on() -> None:
     assert (distance[3:] < standing).all()
 
 
-@pytest.mark.parametrize("blur_m", [0.02, 0.05])
-def test_blurred_points_move_the_hand_as_far_as_their_mean_has(blur_m: float) -> None:
-    """They fit no hand well, as where a generator is unsure; the frame before the video is sharp."""
+def test_blurred_points_move_the_hand_as_far_as_their_mean_has() -> None:
+    """They fit no hand, as where a generator is unsure; the frame before the video is sharp."""
     poses, rng = motion(0.04, turn_rad=0.0), np.random.default_rng(0)
     before = render(SCENE, FINE_MODEL, poses[:1], OPEN[:1], rng).points[:, 0]
     before[1] = transform(inverse(SCENE.T_world_m) @ SCENE.T_world_n, before[1])  # each view's in its own frame
     video = film(poses, OPEN)
-    blurred = video.points + rng.normal(0.0, blur_m, video.points.shape).astype(np.float32)
+    blurred = video.points + rng.normal(0.0, 0.05, video.points.shape).astype(np.float32)
     blurred = np.where((video.parts > 0)[..., None], blurred, np.nan)
     found = track(replace(video, points=blurred, first_points=before), poses, OPEN[0])
     assert not found.lost.any()
     assert (found.confidence == DISPLACED_CONFIDENCE).sum() >= FRAMES / 2
-    assert np.median(errors(found, poses)[0]) < 0.03  # what a hand hides of itself changes as it turns
+    assert np.median(errors(found, poses)[0]) < 0.02
     # Sharp points are registered as before.
     distance, _ = errors(track(replace(video, first_points=before), poses, OPEN[0]), poses)
     assert distance.max() < 0.0025
