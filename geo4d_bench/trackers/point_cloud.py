@@ -3,8 +3,8 @@
 Both views' points are already in camera n's frame, so one registration a frame serves them together. Hands move tens
 of centimetres between two frames of a plan (2.5 frames a second), so every frame is started from several hypotheses,
 and the one that explains the most points wins. Only the near side of a hand has points, so points are registered to
-the full model, never the model to the points. Blurred points fit no hand well: it is then moved as far as their mean
-has, from the frame before the video, which was seen and not generated.
+the full model, never the model to the points. Blurred points fit no hand: it is then moved as far as their mean has,
+from the frame before the video, which was seen and not generated.
 """
 
 from __future__ import annotations
@@ -25,9 +25,6 @@ from geo4d_bench.trackers.registration import HandRegistration
 # A frame is lost with fewer hand points, a smaller explained share, more of the surface seen through, a position less
 # certain in some direction (standard deviation), or a longer way from the frame before than these.
 MIN_POINTS, MIN_INLIER_SHARE, MAX_EMPTY_SHARE, MAX_SIGMA_M, MAX_STEP_M = 4, 0.5, 0.5, 0.025, 0.5
-SHARP_SHARE = 0.9
-"""Explained share from which on a registration is trusted more than how far the points have moved; sharp points have
-1."""
 FULL_EVIDENCE_POINTS = 60
 """Number of points from which on confidence no longer rises."""
 RMS_SCALE_M = 0.02
@@ -108,7 +105,7 @@ class PointTracker(Tracker):
             T = nearest_symmetric(found.T_n_ee, state.T)
             velocity = T[:3, 3] - state.T[:3, 3]
             if (
-                found.inlier_share >= (MIN_INLIER_SHARE if displaced is None else SHARP_SHARE)
+                found.inlier_share >= MIN_INLIER_SHARE
                 and found.empty_share <= MAX_EMPTY_SHARE
                 and found.sigma_m <= MAX_SIGMA_M
                 and np.linalg.norm(velocity) <= MAX_STEP_M
