@@ -70,8 +70,9 @@ class VideoConfig(GeneratorConfig):
             frames' latents.
         hand_weight: added loss weight of cells on or near a hand.  hand_dilation: how near, in cells.
         point_weight: of points' errors, against those of colours and labels.
-        opening_weight, hand_point_weight, centre_weight: added loss weights, not with an autoencoder: of how far a
-            gripper is open and of where its points are, on its pixels, and of where its centre is in each view.
+        opening_weight, hand_point_weight: added loss weights, not with an autoencoder, of how far a gripper is open and
+            of where its points are, on its pixels.  centre_weight, change_weight: of what is read there together: where
+            the gripper's centre is in each view, and how much farther it is open than in the first frame.
         paint_fingers: whether labels tell the fingers apart. Where they are less than a pixel wide they cannot be.
         point_mean_m, point_scale_m: points p are seen as (p - mean) / scale; by default -1 to 2 m become -1 to 1.
         patch: side in pixels of a cell, whose pixels are its latents; with an autoencoder not used.
@@ -89,6 +90,7 @@ class VideoConfig(GeneratorConfig):
     opening_weight: float = 30.0
     hand_point_weight: float = 20.0
     centre_weight: float = 0.25
+    change_weight: float = 0.2
     paint_fingers: bool = True
     point_mean_m: tuple[float, float, float] = (0.5, 0.5, 0.5)
     point_scale_m: float = 1.5
@@ -102,7 +104,7 @@ class VideoConfig(GeneratorConfig):
             or not 0.0 <= self.condition_dropout < 1.0
             or not 0.0 <= self.pure_noise_share <= 1.0
             or min(self.hand_weight, self.hand_dilation) < 0
-            or min(self.opening_weight, self.hand_point_weight, self.centre_weight) < 0
+            or min(self.opening_weight, self.hand_point_weight, self.centre_weight, self.change_weight) < 0
         ):
             raise ConfigError(
                 "generator: patch must be at least 1, point_scale_m positive, condition_dropout and "

@@ -33,7 +33,7 @@ from geo4d_bench.model.video.conditioning import VALID, CellEmbedding, ClipEmbed
 from geo4d_bench.model.video.config import DiTConfig, UNetConfig, VideoConfig
 from geo4d_bench.model.video.diffusion import EDM, RectifiedFlow, expand_as, sample
 from geo4d_bench.model.video.dit import CrossView, Layer, VideoTransformer
-from geo4d_bench.model.video.labels import label_image, read_changes, read_labels
+from geo4d_bench.model.video.labels import CHANGE, FINGER, label_image, read_changes, read_labels
 from geo4d_bench.model.video.svd import Networks, load_svd, random_networks
 from geo4d_bench.model.video.unet import DualDecoderUNet
 
@@ -158,7 +158,7 @@ class VideoGenerator(Generator[VideoConfig]):
         weight = weight * constant(tuple(of_stream), device).view(-1, 1, 1, 1, 1)
         error = self._errors(denoised, z) * known
         summed = (weight * error).sum() + self._hand_error(error, z)
-        total = summed / mean_over_processes(known.sum()).clamp(min=1.0) + self._centre_error(denoised, z, known)
+        total = summed / mean_over_processes(known.sum()).clamp(min=1.0) + self._read_error(denoised, z, known)
         others = (0, 1, 3, 4, 5, 6)
         errors = error.detach().mean(others) / known.mean(others).clamp(min=1e-6)
         return Loss(total=total, parts=dict(zip(("labels", "rgb", "points"), errors, strict=False)))
@@ -344,8 +344,9 @@ class VideoGenerator(Generator[VideoConfig]):
             return summed
         return summed + c.hand_point_weight * (hand[:, :, :, None] * _by_pixel(error, POINTS)).sum()
 
-    def _centre_error(self, denoised: Tensor, z: Tensor, known: Tensor) -> Tensor | float:
-        """How far the centres of grippers are off, mean over views and frames.
+    def _read_error(self, denoised: Tensor, z: Tensor, known: Tensor) -> Tensor | float:
+        """How far off is what a plan is read from: where grippers' centres are in each view, and how much farther they
+        are open than in the first frame.
 
         Errors of pixels do not say in which direction a gripper is that was drawn beside its place; its centre does, as
         where integral regression is added to heat maps (Sun et al. 2018, https://arxiv.org/abs/1711.08229).
@@ -353,13 +354,15 @@ class VideoGenerator(Generator[VideoConfig]):
         c = self.config
         if not c.pixels or not c.weight_gripper or c.rgb_only:
             return 0.0
-        true, drawn = (_by_pixel(x, LABELS)[:, :, :, 1] for x in (z, denoised))
-        true = true * _by_pixel(known, POINTS)[:, :, :, 0]
         total: Tensor | float = 0.0
         for sign in (1.0, -1.0)[: c.arms]:
-            off = _centre(denoised, sign * drawn) - _centre(z, sign * true)
-            total = total + (_robust(off, 3) * (sign * true > 0).flatten(3).any(3)).mean()
-        return c.centre_weight * total
+            true, drawn = (sign * _by_pixel(x, LABELS)[:, :, :, 1] for x in (z, denoised))
+            placed = true * _by_pixel(known, POINTS)[:, :, :, 0]
+            off = _robust(_centre(denoised, drawn) - _centre(z, placed), 3)
+            total = total + c.centre_weight * (off * (placed > 0).flatten(3).any(3)).mean()
+            off = (_change(denoised, drawn) - _change(z, true)).abs()
+            total = total + c.change_weight * (off * (true > 0).transpose(1, 2).flatten(2).any(2)).mean()
+        return total
 
     def _near_hand(self, parts: Tensor) -> Tensor:
         """(B, V, 1, T, 1, h, w) 1 in cells within ``hand_dilation`` cells of one that shows a hand."""
@@ -407,6 +410,15 @@ def _centre(latents: Tensor, hand: Tensor) -> Tensor:
     surely = hand.clamp(min=0.0).square()
     points = (_by_pixel(latents, POINTS) * surely[:, :, :, None]).sum((-3, -2, -1))
     return points / surely.sum((-3, -2, -1)).clamp(min=_LEAST_SHOWN)[..., None]
+
+
+def _change(latents: Tensor, hand: Tensor) -> Tensor:
+    """(B, T) what :func:`~geo4d_bench.model.video.labels.read_changes` would read, by how surely ``hand``
+    (B, V, T, P, h, w) shows an arm's gripper."""
+    side = _by_pixel(latents, LABELS)[:, :, :, 2]
+    surely = hand.clamp(min=0.0).square() * (side.abs() < FINGER)
+    total = surely.sum((1, 3, 4, 5)).clamp(min=_LEAST_SHOWN)
+    return (side * surely).sum((1, 3, 4, 5)) / (CHANGE * total)
 
 
 def contracted(points: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ _SHOWN = 0.25
 """Of channel 1, above which a gripper is shown. An undecided sample has the mean of what could be: a gripper is shown
 from odds of one to three."""
 _SIDES = (0.0, 1.0, -1.0)  # by part: hand, left and right finger
-_FINGER = 0.75  # of channel 2, above which a finger is shown
-_CHANGE = 0.5  # of channel 2, on a gripper that was closed in the first frame and is open
+FINGER = 0.75  # of channel 2, above which a finger is shown
+CHANGE = 0.5  # of channel 2, on a gripper that was closed in the first frame and is open
 
 
 def label_image(parts: Tensor, valid: Tensor, change: Tensor, fingers: bool) -> Tensor:
@@ -28,7 +28,7 @@ def label_image(parts: Tensor, valid: Tensor, change: Tensor, fingers: bool) -> 
     part, arm = (parts.long() - 1) % len(PART_NAMES), (parts.long() - 1) // len(PART_NAMES)
     hand = parts > 0
     first, last = change[..., 0, None, None], change[..., -1, None, None]
-    side = _CHANGE * torch.where(arm == 0, first, last)
+    side = CHANGE * torch.where(arm == 0, first, last)
     if fingers:
         side = torch.where(part == 0, side, constant(_SIDES, parts.device)[part])
     return torch.stack([2.0 * valid - 1.0, (1.0 - 2.0 * arm) * hand, side * hand], -3)
@@ -37,7 +37,7 @@ def label_image(parts: Tensor, valid: Tensor, change: Tensor, fingers: bool) -> 
 def read_labels(image: Tensor, arms: int, fingers: bool) -> tuple[Tensor, Tensor]:
     """Part labels (..., H, W) uint8 and validity (..., H, W) bool of a generated image (..., 3, H, W)."""
     valid, hand, side = image.unbind(-3)
-    part = torch.where(side > _FINGER, 1, torch.where(side < -_FINGER, 2, 0)) * fingers
+    part = torch.where(side > FINGER, 1, torch.where(side < -FINGER, 2, 0)) * fingers
     arm = (hand < 0) if arms == 2 else torch.zeros_like(hand, dtype=torch.bool)
     shown = hand.abs() > _SHOWN if arms == 2 else hand > _SHOWN
     return torch.where(shown, 1 + len(PART_NAMES) * arm + part, 0).to(torch.uint8), valid > 0
@@ -50,4 +50,4 @@ def read_changes(image: Tensor, parts: Tensor, arms: int) -> Tensor:
     hand, side = image[..., 1, :, :].abs(), image[..., 2, :, :]
     shown = [parts == 1 + len(PART_NAMES) * arm for arm in range(arms)]  # fingers apart
     sums = [torch.stack([(each * on).sum((1, 3, 4)) for each in (side, hand)]) for on in shown]
-    return torch.stack([painted / (_CHANGE * sure) for painted, sure in sums], 1).clamp(-1.0, 1.0)
+    return torch.stack([painted / (CHANGE * sure) for painted, sure in sums], 1).clamp(-1.0, 1.0)

@@ -80,7 +80,7 @@ def trained(batch: dict[str, torch.Tensor]) -> VideoGenerator:
 def test_losses_fall_and_frozen_networks_stay(batch: dict[str, torch.Tensor], config: VideoConfig) -> None:
     few = {k: v[:2] for k, v in batch.items()}
     fresh, generator = build(config), build(config)
-    train(generator, few, 60 if config is DIT_DEBUG else 30)
+    train(generator, few, 60 if config is DIT_DEBUG else 45)
     before, after = ([g.loss(few, noise(i)).parts for i in range(8)] for g in (fresh, generator))
     for name in ("labels", "rgb", "points"):
         assert np.mean([p[name] for p in after]) < 0.8 * np.mean([p[name] for p in before]), name
@@ -497,13 +497,31 @@ def test_a_grippers_centre_counts_by_how_far_it_is_off(arms: int) -> None:
     known, arm = torch.ones_like(drawn(0)), arms - 1
 
     def error(column: int, known: torch.Tensor = known) -> float:
-        return float(generator._centre_error(drawn(column, arm), drawn(4, arm), known))
+        return float(generator._read_error(drawn(column, arm), drawn(4, arm), known))
 
     assert error(4) == pytest.approx(0.0, abs=1e-6)
     for column in (9, 14, 19):  # beside one another, where errors of pixels are the same
         assert error(column) == pytest.approx(3.0 * (np.hypot(0.02 * (column - 4), 0.02) - 0.02), rel=1e-3)
     assert error(9, torch.zeros_like(known)) == 0.0  # a gripper without depth is nowhere
-    assert build(UNET_DEBUG.with_ablation("no_gripper_weight"))._centre_error(drawn(9), drawn(4), known) == 0.0
+    assert build(UNET_DEBUG.with_ablation("no_gripper_weight"))._read_error(drawn(9), drawn(4), known) == 0.0
+
+
+def test_a_grippers_opening_counts_as_it_is_read() -> None:
+    generator = build(dataclasses.replace(UNET_DEBUG, change_weight=3.0))
+    true, known = drawn(4), torch.ones_like(drawn(4))
+
+    def showing(change: float, column: int = 4) -> torch.Tensor:
+        z = drawn(column)
+        side = z[:, :, LABELS].unflatten(3, (3, -1))[:, :, :, 1] * 0.5 * change
+        z[:, :, LABELS, :, 2 * UNET_DEBUG.patch**2 :] = side
+        return z
+
+    assert float(generator._read_error(showing(0.6), true, known)) == pytest.approx(3.0 * 0.6, rel=1e-4)
+    placed_wrongly = float(generator._read_error(drawn(9), true, known))
+    assert float(generator._read_error(showing(0.6, 9), true, known)) == pytest.approx(
+        placed_wrongly + 3.0 * 0.6, rel=1e-4
+    )
+    assert float(generator._read_error(showing(0.6), showing(0.6), known)) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_openings_and_points_count_more_on_a_grippers_pixels() -> None:
