@@ -396,7 +396,8 @@ def _unflattened(x: Tensor, *shape: int) -> Tensor:
 
 def _by_pixel(latents: Tensor, stream: int) -> Tensor:
     """(B, V, T, 3, P, h, w) the channels of a stream in latents (B, V, S, T, C, h, w) that are cells of P pixels."""
-    return latents[:, :, stream].unflatten(3, (3, -1))
+    x = latents[:, :, stream]
+    return x.reshape(*x.shape[:3], 3, -1, *x.shape[4:])
 
 
 def _robust(difference: Tensor, dim: int) -> Tensor:
