@@ -124,7 +124,8 @@ class VideoGenerator(Generator[VideoConfig]):
 
     def loss(self, batch: dict[str, Tensor], rng: torch.Generator) -> Loss:
         """Mean of (w + M) e of the denoised latents D against the true z, with the diffusion's weight w and M on and
-        near hands, over all streams of both views.
+        near hands, over all streams of both views; and what counts besides on grippers, see :meth:`_hand_error` and
+        :meth:`_read_error`.
 
         The error e is (D - z)², but for pixels' points the pseudo-Huber loss of their distance d, sqrt(d² + c²) - c
         (Song and Dhariwal 2023, https://arxiv.org/abs/2310.14189): where a hand may or may not be, squares ask for a
