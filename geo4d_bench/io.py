@@ -37,8 +37,10 @@ def atomic(path: Path) -> Iterator[Path]:
     disk and becomes ``path``; when the block fails it is removed, and what was at ``path`` stays.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be written; names ``path``.
+        OSError: the disk is full, the folder cannot be written, or a folder is there; names ``path``.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "a folder is there; name a file", str(path))
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     with naming(path, part):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,6 +30,14 @@ def test_a_file_that_could_not_be_finished_leaves_the_old_one(tmp_path: Path) ->
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_folder_in_a_files_place_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (Path(), tmp_path):
+        with pytest.raises(IsADirectoryError, match="name a file"):
+            write_atomic(path, "a")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_second_command_in_a_folder_is_told_which_one_holds_it(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from geo4d_bench.io import held\n"
     code += "with held(Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"

@@ -90,7 +90,7 @@ class VideoConfig(GeneratorConfig):
     opening_weight: float = 30.0
     hand_point_weight: float = 20.0
     centre_weight: float = 0.25
-    change_weight: float = 0.05
+    change_weight: float = 0.1
     paint_fingers: bool = True
     point_mean_m: tuple[float, float, float] = (0.5, 0.5, 0.5)
     point_scale_m: float = 1.5

@@ -33,7 +33,8 @@ from geo4d_bench.model.video.conditioning import VALID, CellEmbedding, ClipEmbed
 from geo4d_bench.model.video.config import DiTConfig, UNetConfig, VideoConfig
 from geo4d_bench.model.video.diffusion import EDM, RectifiedFlow, expand_as, sample
 from geo4d_bench.model.video.dit import CrossView, Layer, VideoTransformer
-from geo4d_bench.model.video.labels import CHANGE, FINGER, label_image, read_changes, read_labels
+from geo4d_bench.model.video.labels import label_image, read_changes, read_labels
+from geo4d_bench.model.video.losses import hand_error, read_error, robust_points
 from geo4d_bench.model.video.svd import Networks, load_svd, random_networks
 from geo4d_bench.model.video.unet import DualDecoderUNet
 
@@ -41,8 +42,6 @@ _MOTION, _NOISE = 127.0, 0.0
 """Stable Video Diffusion's usual motion bucket; and no noise is added to the first frames."""
 _OPENING_M = 0.08  # how far a gripper opens
 _FRAMES = ("rgb", "points", "valid", "parts")  # of a batch, what is a video's own
-_TOLERANCE = 0.02  # of contracted points: below it their errors count as squares
-_LEAST_SHOWN = 0.1  # pixels: less of a gripper has no centre
 
 
 class VideoGenerator(Generator[VideoConfig]):
@@ -124,8 +123,8 @@ class VideoGenerator(Generator[VideoConfig]):
 
     def loss(self, batch: dict[str, Tensor], rng: torch.Generator) -> Loss:
         """Mean of (w + M) e of the denoised latents D against the true z, with the diffusion's weight w and M on and
-        near hands, over all streams of both views; and what counts besides on grippers, see :meth:`_hand_error` and
-        :meth:`_read_error`.
+        near hands, over all streams of both views; and what counts besides on grippers, see
+        :mod:`geo4d_bench.model.video.losses`.
 
         The error e is (D - z)², but for pixels' points the pseudo-Huber loss of their distance d, sqrt(d² + c²) - c
         (Song and Dhariwal 2023, https://arxiv.org/abs/2310.14189): where a hand may or may not be, squares ask for a
@@ -158,8 +157,8 @@ class VideoGenerator(Generator[VideoConfig]):
         of_stream = [self.config.point_weight if s == POINTS else 1.0 for s in self.streams]
         weight = weight * constant(tuple(of_stream), device).view(-1, 1, 1, 1, 1)
         error = self._errors(denoised, z) * known
-        summed = (weight * error).sum() + self._hand_error(error, z)
-        total = summed / mean_over_processes(known.sum()).clamp(min=1.0) + self._read_error(denoised, z, known)
+        summed = (weight * error).sum() + hand_error(self.config, error, z)
+        total = summed / mean_over_processes(known.sum()).clamp(min=1.0) + read_error(self.config, denoised, z, known)
         others = (0, 1, 3, 4, 5, 6)
         errors = error.detach().mean(others) / known.mean(others).clamp(min=1e-6)
         return Loss(total=total, parts=dict(zip(("labels", "rgb", "points"), errors, strict=False)))
@@ -169,8 +168,7 @@ class VideoGenerator(Generator[VideoConfig]):
         error = (denoised - z).square()
         if not self.config.pixels or self.config.rgb_only:
             return error
-        off = _by_pixel(denoised - z, POINTS)
-        robust = _robust(off, 3)[:, :, :, None].expand_as(off).flatten(3, 4)[:, :, None]
+        robust = robust_points(denoised, z)[:, :, None]
         return torch.cat([error[:, :, :POINTS], robust], 2)
 
     def fit_autoencoder(
@@ -333,38 +331,6 @@ class VideoGenerator(Generator[VideoConfig]):
         of_stream = [known if s == POINTS else torch.ones_like(known) for s in self.streams]
         return z * self.codec.scale, torch.stack(of_stream, 2)
 
-    def _hand_error(self, error: Tensor, z: Tensor) -> Tensor | float:
-        """What counts besides on the pixels of grippers, which are a small part of an image and decide an episode: how
-        far they are open, and where their points are."""
-        c = self.config
-        if not c.pixels or not c.weight_gripper:
-            return 0.0
-        hand = _by_pixel(z, LABELS)[:, :, :, 1].abs()
-        summed = c.opening_weight * (hand * _by_pixel(error, LABELS)[:, :, :, 2]).sum()
-        if c.rgb_only:
-            return summed
-        return summed + c.hand_point_weight * (hand[:, :, :, None] * _by_pixel(error, POINTS)).sum()
-
-    def _read_error(self, denoised: Tensor, z: Tensor, known: Tensor) -> Tensor | float:
-        """How far off is what a plan is read from: where grippers' centres are in each view, and how much farther they
-        are open than in the first frame.
-
-        Errors of pixels do not say in which direction a gripper is that was drawn beside its place; its centre does, as
-        where integral regression is added to heat maps (Sun et al. 2018, https://arxiv.org/abs/1711.08229).
-        """
-        c = self.config
-        if not c.pixels or not c.weight_gripper or c.rgb_only:
-            return 0.0
-        total: Tensor | float = 0.0
-        for sign in (1.0, -1.0)[: c.arms]:
-            true, drawn = (sign * _by_pixel(x, LABELS)[:, :, :, 1] for x in (z, denoised))
-            placed = true * _by_pixel(known, POINTS)[:, :, :, 0]
-            off = _robust(_centre(denoised, drawn) - _centre(z, placed), 3)
-            total = total + c.centre_weight * (off * (placed > 0).flatten(3).any(3)).mean()
-            off = (_change(denoised, drawn) - _change(z, true)).abs()
-            total = total + c.change_weight * (off * (true > 0).transpose(1, 2).flatten(2).any(2)).mean()
-        return total
-
     def _near_hand(self, parts: Tensor) -> Tensor:
         """(B, V, 1, T, 1, h, w) 1 in cells within ``hand_dilation`` cells of one that shows a hand."""
         radius = self.config.hand_dilation
@@ -393,34 +359,6 @@ class _Given(NamedTuple):
 def _unflattened(x: Tensor, *shape: int) -> Tensor:
     """(N, ...) -> (shape..., ...)."""
     return x.view(*shape, *x.shape[1:])
-
-
-def _by_pixel(latents: Tensor, stream: int) -> Tensor:
-    """(B, V, T, 3, P, h, w) the channels of a stream in latents (B, V, S, T, C, h, w) that are cells of P pixels."""
-    x = latents[:, :, stream]
-    return x.reshape(*x.shape[:3], 3, -1, *x.shape[4:])
-
-
-def _robust(difference: Tensor, dim: int) -> Tensor:
-    """Pseudo-Huber loss of the length along ``dim`` of contracted points' differences."""
-    return (difference.square().sum(dim) + _TOLERANCE**2).sqrt() - _TOLERANCE
-
-
-def _centre(latents: Tensor, hand: Tensor) -> Tensor:
-    """(B, V, T, 3) mean of the contracted points of latents (B, V, S, T, C, h, w), by how surely ``hand``
-    (B, V, T, P, h, w) shows an arm's gripper there."""
-    surely = hand.clamp(min=0.0).square()
-    points = (_by_pixel(latents, POINTS) * surely[:, :, :, None]).sum((-3, -2, -1))
-    return points / surely.sum((-3, -2, -1)).clamp(min=_LEAST_SHOWN)[..., None]
-
-
-def _change(latents: Tensor, hand: Tensor) -> Tensor:
-    """(B, T) what :func:`~geo4d_bench.model.video.labels.read_changes` would read, by how surely ``hand``
-    (B, V, T, P, h, w) shows an arm's gripper."""
-    side = _by_pixel(latents, LABELS)[:, :, :, 2]
-    surely = hand.clamp(min=0.0).square() * (side.abs() < FINGER)
-    total = surely.sum((1, 3, 4, 5)).clamp(min=_LEAST_SHOWN)
-    return (side * surely).sum((1, 3, 4, 5)) / (CHANGE * total)
 
 
 def contracted(points: Tensor) -> Tensor:

@@ -1,0 +1,82 @@
+"""What a loss of pixels counts besides on grippers, which are a small part of an image and decide an episode.
+
+All of it is of the video as it is drawn, in the way a plan is read from it. Latents are cells of pixels here: an
+autoencoder's say nothing about single ones, and have no such terms.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from geo4d_bench.model.video.autoencoders import LABELS, POINTS
+from geo4d_bench.model.video.config import VideoConfig
+from geo4d_bench.model.video.labels import CHANGE, FINGER
+
+_TOLERANCE = 0.02  # of contracted points: below it their errors count as squares
+_LEAST_SHOWN = 0.1  # pixels: less of a gripper has no centre
+
+
+def hand_error(c: VideoConfig, error: Tensor, z: Tensor) -> Tensor | float:
+    """What counts besides on pixels (B, V, S, T, C, h, w) of grippers: how far they are open, and where their points
+    are."""
+    if not c.pixels or not c.weight_gripper:
+        return 0.0
+    hand = _by_pixel(z, LABELS)[:, :, :, 1].abs()
+    summed = c.opening_weight * (hand * _by_pixel(error, LABELS)[:, :, :, 2]).sum()
+    if c.rgb_only:
+        return summed
+    return summed + c.hand_point_weight * (hand[:, :, :, None] * _by_pixel(error, POINTS)).sum()
+
+
+def read_error(c: VideoConfig, denoised: Tensor, z: Tensor, known: Tensor) -> Tensor | float:
+    """How far off is what a plan is read from: where grippers' centres are in each view, and how much farther they
+    are open than in the first frame.
+
+    Errors of pixels do not say in which direction a gripper is that was drawn beside its place; its centre does, as
+    where integral regression is added to heat maps (Sun et al. 2018, https://arxiv.org/abs/1711.08229).
+    """
+    if not c.pixels or not c.weight_gripper or c.rgb_only:
+        return 0.0
+    total: Tensor | float = 0.0
+    for sign in (1.0, -1.0)[: c.arms]:
+        true, drawn = (sign * _by_pixel(x, LABELS)[:, :, :, 1] for x in (z, denoised))
+        placed = true * _by_pixel(known, POINTS)[:, :, :, 0]
+        off = _robust(_centre(denoised, drawn) - _centre(z, placed), 3)
+        total = total + c.centre_weight * (off * (placed > 0).flatten(3).any(3)).mean()
+        off = (_change(denoised, drawn) - _change(z, true)).abs()
+        total = total + c.change_weight * (off * (true > 0).transpose(1, 2).flatten(2).any(2)).mean()
+    return total
+
+
+def robust_points(denoised: Tensor, z: Tensor) -> Tensor:
+    """(B, V, T, C, h, w) pseudo-Huber loss of points' distances, for each of their three channels."""
+    off = _by_pixel(denoised - z, POINTS)
+    return _robust(off, 3)[:, :, :, None].expand_as(off).flatten(3, 4)
+
+
+def _by_pixel(latents: Tensor, stream: int) -> Tensor:
+    """(B, V, T, 3, P, h, w) the channels of a stream in latents (B, V, S, T, C, h, w) that are cells of P pixels."""
+    x = latents[:, :, stream]
+    return x.reshape(*x.shape[:3], 3, -1, *x.shape[4:])
+
+
+def _robust(difference: Tensor, dim: int) -> Tensor:
+    """Pseudo-Huber loss of the length along ``dim`` of contracted points' differences."""
+    return (difference.square().sum(dim) + _TOLERANCE**2).sqrt() - _TOLERANCE
+
+
+def _centre(latents: Tensor, hand: Tensor) -> Tensor:
+    """(B, V, T, 3) mean of the contracted points of latents (B, V, S, T, C, h, w), by how surely ``hand``
+    (B, V, T, P, h, w) shows an arm's gripper there."""
+    surely = hand.clamp(min=0.0).square()
+    points = (_by_pixel(latents, POINTS) * surely[:, :, :, None]).sum((-3, -2, -1))
+    return points / surely.sum((-3, -2, -1)).clamp(min=_LEAST_SHOWN)[..., None]
+
+
+def _change(latents: Tensor, hand: Tensor) -> Tensor:
+    """(B, T) what :func:`~geo4d_bench.model.video.labels.read_changes` would read, by how surely ``hand``
+    (B, V, T, P, h, w) shows an arm's gripper."""
+    side = _by_pixel(latents, LABELS)[:, :, :, 2]
+    surely = hand.detach().clamp(min=0.0).square() * (side.abs() < FINGER)  # an opening places no gripper
+    total = surely.sum((1, 3, 4, 5)).clamp(min=_LEAST_SHOWN)
+    return (side * surely).sum((1, 3, 4, 5)) / (CHANGE * total)
