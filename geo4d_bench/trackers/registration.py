@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import small_gicp
 from scipy.spatial import cKDTree
-from scipy.spatial.transform import Rotation
 
 from geo4d_bench.geometry.hand import HandModel
 from geo4d_bench.geometry.se3 import Array, inverse, pose, transform
@@ -40,6 +40,7 @@ NOISE_FLOOR_M = 0.004
 POINTS_PER_INDEPENDENT = 12.0
 """Errors of neighbouring pixels go together: this many points weigh as much as one independent measurement."""
 FIT_ITERATIONS = 5
+_NEXT, _LAST = [1, 2, 0], [2, 0, 1]
 _PART_CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
 """Coordinates that set the three parts one unit apart from one another."""
 
@@ -161,14 +162,14 @@ class HandRegistration:
             sigma = max(NOISE_FLOOR_M, 1.48 * float(np.median(np.abs(r))))
             w = np.minimum(1.0, 1.5 * sigma / np.maximum(np.abs(r), 1e-9)) / (sigma**2 * POINTS_PER_INDEPENDENT)
             moves = -0.5 * self.hand.opening_sign[index] * (n @ self.hand.finger_axis)
-            J = np.column_stack([np.cross(p, n), n, moves])
+            J = np.column_stack([_cross(p, n), n, moves])
             # The prior's residual: the small motion, in the hand's frame, from the prior to the present estimate.
             delta = T_ee_n @ T_prior
-            turn = Rotation.from_matrix(delta[:3, :3]).as_rotvec()
+            turn = cv2.Rodrigues(delta[:3, :3])[0][:, 0]  # SciPy's rotations take longer than all else here
             e = np.concatenate([turn, delta[:3, 3], [gap - opening.mean_m]])
             A = (J * w[:, None]).T @ J + prior
             step = -np.linalg.solve(A, (J * w[:, None]).T @ r + prior @ e)
-            T_ee_n = pose(Rotation.from_rotvec(step[:3]).as_matrix(), step[3:6]) @ T_ee_n
+            T_ee_n = pose(cv2.Rodrigues(step[:3])[0], step[3:6]) @ T_ee_n
             gap = float(np.clip(gap + step[6], 0.0, self.hand.max_opening_m))
             if np.abs(step).max() < 1e-4:
                 break
@@ -176,3 +177,9 @@ class HandRegistration:
         A = J.T @ J / (NOISE_FLOOR_M**2 * POINTS_PER_INDEPENDENT) + prior
         worst = float(np.linalg.eigvalsh(np.linalg.inv(A)[3:6, 3:6])[-1])
         return inverse(T_ee_n), gap, worst**0.5
+
+
+def _cross(a: Array, b: Array) -> Array:
+    """Cross products of rows (N, 3); np.cross looks at shapes for longer than it multiplies."""
+    product: Array = a[:, _NEXT] * b[:, _LAST] - a[:, _LAST] * b[:, _NEXT]
+    return product
