@@ -165,7 +165,7 @@ class HandRegistration:
             J = np.column_stack([_cross(p, n), n, moves])
             # The prior's residual: the small motion, in the hand's frame, from the prior to the present estimate.
             delta = T_ee_n @ T_prior
-            turn = cv2.Rodrigues(delta[:3, :3])[0][:, 0]  # SciPy's rotations take longer than all else here
+            turn = cv2.Rodrigues(delta[:3, :3])[0][:, 0]  # SciPy checks a matrix for longer than this takes
             e = np.concatenate([turn, delta[:3, 3], [gap - opening.mean_m]])
             A = (J * w[:, None]).T @ J + prior
             step = -np.linalg.solve(A, (J * w[:, None]).T @ r + prior @ e)

@@ -17,8 +17,8 @@ _LEAST_SHOWN = 0.1  # pixels: less of a gripper has no centre
 
 
 def hand_error(c: VideoConfig, error: Tensor, z: Tensor) -> Tensor | float:
-    """What counts besides on pixels (B, V, S, T, C, h, w) of grippers: how far they are open, and where their points
-    are."""
+    """Sum over the pixels of grippers of the errors (B, V, S, T, C, h, w) of how far they are open and of where their
+    points are, weighted; ``z`` says where they are."""
     if not c.pixels or not c.weight_gripper:
         return 0.0
     hand = _by_pixel(z, LABELS)[:, :, :, 1].abs()
@@ -29,8 +29,8 @@ def hand_error(c: VideoConfig, error: Tensor, z: Tensor) -> Tensor | float:
 
 
 def read_error(c: VideoConfig, denoised: Tensor, z: Tensor, known: Tensor) -> Tensor | float:
-    """How far off is what a plan is read from: where grippers' centres are in each view, and how much farther they
-    are open than in the first frame.
+    """How far off is what a plan is read from, weighted means: where grippers' centres are in each view (contracted
+    points), and how much farther they are open than in the first frame (shares of a full opening).
 
     Errors of pixels do not say in which direction a gripper is that was drawn beside its place; its centre does, as
     where integral regression is added to heat maps (Sun et al. 2018, https://arxiv.org/abs/1711.08229).

@@ -1,0 +1,63 @@
+"""What counts on grippers counts as a plan is read."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from geo4d_bench.model.generators import presets
+from geo4d_bench.model.video.autoencoders import LABELS, POINTS
+from geo4d_bench.model.video.losses import hand_error, read_error
+
+UNET_DEBUG = presets().get("unet_debug")
+
+
+def drawn(column: int, arm: int = 0) -> torch.Tensor:
+    """Latents (1, 2, 3, 1, C, h, w) of a gripper of 4 x 4 pixels before points that lie .02 apart along a row."""
+    images = torch.zeros(1, 2, 3, 1, 3, UNET_DEBUG.height, UNET_DEBUG.width)
+    images[:, :, POINTS, :, 0] = 0.02 * torch.arange(UNET_DEBUG.width)
+    images[:, :, LABELS, :, 1, 6:10, column : column + 4] = 1.0 - 2.0 * arm
+    return torch.nn.functional.pixel_unshuffle(images, UNET_DEBUG.patch)
+
+
+@pytest.mark.parametrize("arms", [1, 2])
+def test_a_grippers_centre_counts_by_how_far_it_is_off(arms: int) -> None:
+    config = dataclasses.replace(UNET_DEBUG, arms=arms, centre_weight=3.0)
+    known, arm = torch.ones_like(drawn(0)), arms - 1
+
+    def error(column: int, known: torch.Tensor = known) -> float:
+        return float(read_error(config, drawn(column, arm), drawn(4, arm), known))
+
+    assert error(4) == pytest.approx(0.0, abs=1e-6)
+    for column in (9, 14, 19):  # beside one another, where errors of pixels are the same
+        assert error(column) == pytest.approx(3.0 * (np.hypot(0.02 * (column - 4), 0.02) - 0.02), rel=1e-3)
+    assert error(9, torch.zeros_like(known)) == 0.0  # a gripper without depth is nowhere
+    assert read_error(UNET_DEBUG.with_ablation("no_gripper_weight"), drawn(9), drawn(4), known) == 0.0
+
+
+def test_a_grippers_opening_counts_as_it_is_read() -> None:
+    config = dataclasses.replace(UNET_DEBUG, change_weight=3.0)
+    true, known = drawn(4), torch.ones_like(drawn(4))
+
+    def showing(change: float, column: int = 4) -> torch.Tensor:
+        z = drawn(column)
+        side = z[:, :, LABELS].unflatten(3, (3, -1))[:, :, :, 1] * 0.5 * change
+        z[:, :, LABELS, :, 2 * UNET_DEBUG.patch**2 :] = side
+        return z
+
+    assert float(read_error(config, showing(0.6), true, known)) == pytest.approx(3.0 * 0.6, rel=1e-4)
+    placed_wrongly = float(read_error(config, drawn(9), true, known))
+    assert float(read_error(config, showing(0.6, 9), true, known)) == pytest.approx(
+        placed_wrongly + 3.0 * 0.6, rel=1e-4
+    )
+    assert float(read_error(config, showing(0.6), showing(0.6), known)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_openings_and_points_count_more_on_a_grippers_pixels() -> None:
+    config = dataclasses.replace(UNET_DEBUG, opening_weight=5.0, hand_point_weight=7.0)
+    error = torch.ones_like(drawn(4))
+    assert float(hand_error(config, error, drawn(4))) == 2 * 16 * (5.0 + 3 * 7.0)
+    assert hand_error(UNET_DEBUG.with_ablation("no_gripper_weight"), error, drawn(4)) == 0.0
