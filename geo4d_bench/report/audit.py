@@ -1,39 +1,26 @@
 """``geo4d-bench audit RESULTS``: what success rates do not show, after the diagnostics of arXiv 2606.04233.
 
 Whether a task can be solved without looking, which claimed differences chance explains, whether a policy fits its
-seeds or cameras, and what it was trained on. From episode rows alone; what is missing is named, with the command that
-makes it.
+seeds, cameras or room, and what it was trained on. From episode rows alone; what is missing is named, with the command
+that makes it.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from tyro.conf import Positional
 
 from geo4d_bench.dataset.reader import Dataset
 from geo4d_bench.dataset.schema import MANIFEST
 from geo4d_bench.errors import DatasetError, LedgerError
-from geo4d_bench.evaluation import statistics
 from geo4d_bench.io import write_atomic
-from geo4d_bench.registry import task_name
-from geo4d_bench.report.tables import markdown
+from geo4d_bench.report import audit_sections as sections
+from geo4d_bench.report.audit_sections import Rows, Section
 from geo4d_bench.rollout import leaderboard, trainings
-from geo4d_bench.rollout.leaderboard import WITHOUT_EYES
 from geo4d_bench.rollout.ledger import EpisodeRow
-
-SHORTCUT = 0.05
-"""A policy that does not look should not succeed more often."""
-ALPHA = 0.05
-_ENOUGH = 80
-"""Episodes after which no success at all excludes more than :data:`SHORTCUT` (Wilson: 73)."""
-
-Rows = Sequence[EpisodeRow]
-Terms = Callable[[EpisodeRow], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -44,28 +31,6 @@ class AuditConfig:
     """Folder in which the datasets that policies were trained on are looked for."""
     out: Path = Path("audit.md")
     """The page to write."""
-
-
-@dataclass
-class Section:
-    """A part of the page: a table, what to be warned of, and what is missing with the command that makes it."""
-
-    title: str
-    about: str
-    heads: tuple[str, ...]
-    rows: list[list[str]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    missing: list[tuple[str, str]] = field(default_factory=list)
-
-    def markdown(self) -> str:
-        """The section in Markdown."""
-        parts = [f"## {self.title}", self.about]
-        parts += [markdown(self.heads, self.rows)] if self.rows else ["Nothing to compare."]
-        parts += ["\n".join(f"- **{warning}**" for warning in self.warnings)] if self.warnings else []
-        parts += (
-            ["\n".join(f"- Missing: {what}: `{command}`" for what, command in self.missing)] if self.missing else []
-        )
-        return "\n\n".join(parts)
 
 
 @dataclass(frozen=True)
@@ -96,19 +61,20 @@ def run(config: AuditConfig) -> Audit:
         raise LedgerError(f"no episodes in {given}; 'geo4d-bench rollout' plays some")
     known = trainings.find({*config.results, *trainings.folders_of(rows, rows)})
     runs = _runs(rows)
-    sections = (
-        _shortcuts(runs),
-        _significance(runs),
-        _seeds(runs),
-        _cameras(runs),
-        _data(runs, known, _datasets(config)),
+    found = (
+        sections.shortcuts(runs),
+        sections.differences(runs),
+        sections.seeds(runs),
+        sections.cameras(runs),
+        sections.rooms(runs),
+        sections.data(runs, known, _datasets(config)),
     )
     summary = f"{len(rows)} episodes, {len(runs)} runs"
     if crashed := len(everything) - len(rows):
         summary += f"; {crashed} crashed episodes are left out, run those rollouts again"
     head = f"# Audit of {', '.join(map(str, config.results))}\n\n{summary}."
-    write_atomic(config.out, "\n\n".join([head, *(section.markdown() for section in sections)]) + "\n")
-    return Audit(summary, sections, config.out)
+    write_atomic(config.out, "\n\n".join([head, *(section.markdown() for section in found)]) + "\n")
+    return Audit(summary, found, config.out)
 
 
 def _runs(rows: Iterable[EpisodeRow]) -> list[Rows]:
@@ -117,237 +83,6 @@ def _runs(rows: Iterable[EpisodeRow]) -> list[Rows]:
     for row in sorted(rows, key=lambda row: (leaderboard.comparable(row), row.title, row.seed)):
         found.setdefault((*leaderboard.comparable(row), row.title, row.checkpoint, row.settings), []).append(row)
     return list(found.values())
-
-
-def _scenes(run: Rows) -> tuple[str, ...]:
-    """What decides the scenes of a run, whichever cameras look at them."""
-    task, version, split, _, _, *more = leaderboard.comparable(run[0])
-    return task, version, split, *more
-
-
-def _name(run: Rows) -> str:
-    row = run[0]
-    words = [row.checkpoint[:8]] * bool(row.checkpoint) + [f"{row.sensor} depth"] * (row.sensor != "perfect")
-    words += [f"{row.steps} steps"] * (row.steps > 0)
-    return row.title + (f" ({', '.join(words)})" if words else "")
-
-
-def _few(names: Sequence[str]) -> str:
-    more = len(names) - 3
-    return "; ".join(names[:3]) + (f"; and {more} more" if more > 0 else "")
-
-
-def _rate(run: Rows) -> float:
-    return float(np.mean([row.success for row in run]))
-
-
-def _counts(run: Rows) -> list[str]:
-    k, n = sum(row.success for row in run), len(run)
-    low, high = statistics.wilson(k, n)
-    return [f"{k} / {n}", f"{low:.2f} to {high:.2f}"]
-
-
-def _looks(run: Rows) -> bool:
-    """Whether a run is of a policy that is to be judged: it looks, and is not given the truth."""
-    return not run[0].privileged and run[0].policy not in (*WITHOUT_EYES, "random")
-
-
-def _difference(a: Rows, b: Rows) -> tuple[statistics.Mean, float, int]:
-    """Of two runs on the seeds that both have: success of a minus b with its interval, p, episodes."""
-    of_b = {row.seed: row.success for row in b}
-    pairs = np.array([(row.success, of_b[row.seed]) for row in a if row.seed in of_b], dtype=bool).reshape(-1, 2)
-    if not len(pairs):
-        return statistics.Mean(math.nan), math.nan, 0
-    x, y = pairs.T
-    mean = statistics.paired_difference(int((x & ~y).sum()), int((~x & y).sum()), len(x))
-    return mean, statistics.mcnemar_exact(x, y), len(x)
-
-
-def _cells(mean: statistics.Mean, p: float) -> list[str]:
-    return [f"{mean.value:+.2f}", f"{mean.low:+.2f} to {mean.high:+.2f}", f"{p:.2g}"]
-
-
-def _shortcuts(runs: Sequence[Rows]) -> Section:
-    section = Section(
-        "Shortcuts",
-        "Policies that see nothing: `blind` plays the average of the training demonstrations, `replay` one of them, "
-        "`proprioception` goes on as the demonstrations did where the hand was as it is. A task on which one of them "
-        f"succeeds in more than {SHORTCUT:g} of the episodes can be passed without looking.",
-        ("task", "policy", "successes", "95 % interval", "best that looks", "", "verdict"),
-    )
-    for scenes in sorted({_scenes(run) for run in runs}):
-        here = [run for run in runs if _scenes(run) == scenes]
-        best = max(filter(_looks, here), key=_rate, default=None)
-        task = _task(scenes)
-        for run in here:
-            if run[0].policy not in (*WITHOUT_EYES, "random"):
-                continue
-            k, n = sum(row.success for row in run), len(run)
-            if k / n > SHORTCUT:
-                verdict = "solved without looking"
-                section.warnings.append(
-                    f"{task}: {run[0].policy} succeeds in {k} of {n} episodes without looking: widen where things start"
-                )
-            elif statistics.wilson(k, n)[1] > SHORTCUT:
-                verdict = f"not excluded: play {max(_ENOUGH, 2 * n)} episodes or more"
-            else:
-                verdict = "excluded"
-            other = [_name(best), _counts(best)[0]] if best else ["", ""]
-            section.rows.append([task, _name(run), *_counts(run), *other, verdict])
-        there = {run[0].policy for run in here}
-        rooms = _rooms_option(here[0][0])
-        section.missing += [
-            (
-                f"{policy} on {task}",
-                f"geo4d-bench rollout --task {task_name(*scenes[:2])} --policy {policy}{rooms} --episodes {_ENOUGH}",
-            )
-            for policy in WITHOUT_EYES
-            if policy not in there
-        ]
-    return section
-
-
-def _task(scenes: Sequence[str]) -> str:
-    task, version, _, *more = scenes
-    return ", ".join([f"{task}-{version}", *more])
-
-
-def _significance(runs: Sequence[Rows]) -> Section:
-    from statsmodels.stats.multitest import multipletests
-
-    section = Section(
-        "Differences",
-        "The best policy of every board against each of the others, on equal seeds: exact McNemar, Holm's correction "
-        "over the board. Oracles and policies that see nothing are left out.",
-        ("board", "best", "against", "episodes", "difference", "95 % interval", "p", "p, Holm"),
-    )
-    boards: dict[tuple[str, ...], list[Rows]] = {}
-    for run in filter(_looks, runs):
-        boards.setdefault(leaderboard.comparable(run[0]), []).append(run)
-    bests: list[bool] = []
-    for terms, rivals in boards.items():
-        best, *others = sorted(rivals, key=lambda run: (-_rate(run), _name(run)))
-        if not others:
-            continue
-        board = ", ".join([f"{terms[0]}-{terms[1]}", *terms[3:]])
-        every = [(other, *_difference(best, other)) for other in others]
-        found = [each for each in every if each[3]]
-        open_ones = [f"{_name(other)} (no seed in common)" for other, *_, n in every if not n]
-        corrected = multipletests([p for _, _, p, _ in found], method="holm")[1] if found else ()
-        for (other, mean, p, n), holm in zip(found, corrected, strict=True):
-            section.rows.append([board, _name(best), _name(other), str(n), *_cells(mean, p), f"{holm:.2g}"])
-            open_ones += [_name(other)] if holm > ALPHA or mean.value <= 0 else []
-        if open_ones:
-            section.warnings.append(
-                f"{board}: {_name(best)} is best by its rate, but not shown to be better than {_few(open_ones)}"
-            )
-        bests.append(not open_ones)
-    section.about += f" {sum(bests)} of {len(bests)} bests are shown to be better than all others."
-    checkpoints: dict[str, set[str]] = {}
-    for run in filter(_looks, runs):
-        if run[0].checkpoint:
-            checkpoints.setdefault(f"{run[0].title} on {_task(_scenes(run))}", set()).add(run[0].checkpoint)
-    if single := sorted(name for name, found in checkpoints.items() if len(found) == 1):
-        section.warnings.append(
-            f"one checkpoint only, so that nothing is shown of the method, whatever the episodes: {_few(single)}"
-        )
-    return section
-
-
-def _seeds(runs: Sequence[Rows]) -> Section:
-    section = Section(
-        "Overfitting of seeds",
-        "A checkpoint on the seeds from the lowest number on against others: Fisher's exact test, not paired, not "
-        "corrected for the number of checkpoints.",
-        ("board", "policy", "seeds from", "successes", "others from", "successes", "difference", "95 % interval", "p"),
-    )
-    alone: list[Rows] = []
-    for terms, of_one in _by_checkpoint(runs, leaderboard.comparable).items():
-        by_start: dict[int, dict[int, bool]] = {}
-        for row in (row for run in of_one for row in run):
-            by_start.setdefault(row.seed - row.episode, {})[row.seed] = row.success
-        board, name = ", ".join([f"{terms[0]}-{terms[1]}", *terms[3:-1]]), _name(of_one[0])
-        first, *others = sorted(by_start)
-        if not others:
-            alone.append(of_one[0])
-            continue
-        mine = by_start[first]
-        rest = {seed: done for start in others for seed, done in by_start[start].items() if seed not in mine}
-        if not rest:
-            continue
-        k, n = (sum(mine.values()), sum(rest.values())), (len(mine), len(rest))
-        mean, p = statistics.unpaired_difference(k, n), statistics.fisher_exact(k, n)
-        counts = [f"{a} / {b}" for a, b in zip(k, n, strict=True)]
-        starts = ", ".join(map(str, others))
-        section.rows.append([board, name, str(first), counts[0], starts, counts[1], *_cells(mean, p)])
-        if p <= ALPHA and mean.value > 0:
-            section.warnings.append(f"{board}: {name} does better on seeds from {first} than on others (p = {p:.2g})")
-    section.missing += _missing(alone, "with other seeds", lambda row: _again(row, row.seed - row.episode + 4000))
-    return section
-
-
-def _cameras(runs: Sequence[Rows]) -> Section:
-    section = Section(
-        "Overfitting of cameras",
-        "A checkpoint from its training's cameras against cameras that it never saw, on equal starts of the scene: "
-        "exact McNemar, not corrected for the number of checkpoints.",
-        ("task", "policy", "seen", "novel", "episodes", "seen - novel", "95 % interval", "p"),
-    )
-    alone: list[Rows] = []
-    for of_one in _by_checkpoint(runs, lambda row: (*_scenes([row]), row.rig)).values():
-        by_views: dict[str, dict[int, EpisodeRow]] = {}
-        for row in (row for run in of_one for row in run):
-            by_views.setdefault(row.views, {}).setdefault(row.seed, row)
-        seen, novel = by_views.get("seen", {}), by_views.get("novel", {})
-        common = sorted(seen.keys() & novel.keys())
-        name, task = _name(of_one[0]), _task(_scenes(of_one[0]))
-        if common:
-            pair = [seen[seed] for seed in common], [novel[seed] for seed in common]
-            mean, p, n = _difference(*pair)
-            section.rows.append([task, name, *(_counts(run)[0] for run in pair), str(n), *_cells(mean, p)])
-            if p <= ALPHA and mean.value > 0:
-                section.warnings.append(f"{task}: {name} loses {mean.value:.2f} from seen to novel views (p = {p:.2g})")
-        elif not (seen and novel) and (run := seen or novel):
-            alone.append(list(run.values()))
-    other = {"seen": "novel", "novel": "seen"}
-    section.missing += _missing(alone, "from other views", lambda row: _again(row, row.seed, other[row.views]))
-    return section
-
-
-def _missing(alone: Sequence[Rows], what: str, command: Callable[[EpisodeRow], str]) -> list[tuple[str, str]]:
-    """What lacks for runs of checkpoints: of each task and choice of views the best run, and how many more."""
-    by_board: dict[tuple[str, ...], list[Rows]] = {}
-    for run in alone:
-        if run[0].checkpoint:
-            by_board.setdefault(leaderboard.comparable(run[0]), []).append(run)
-    found = []
-    for terms, lacking in by_board.items():
-        best = max(lacking, key=_rate)
-        more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
-        found.append((f"{_name(best)}{more}, {terms[0]}-{terms[1]}, {terms[3]} views, {what}", command(best[0])))
-    return found
-
-
-def _rooms_option(row: EpisodeRow) -> str:
-    return "" if row.rooms == "fixed" else f" --rooms {row.rooms}"
-
-
-def _again(row: EpisodeRow, seed: int, views: str = "") -> str:
-    sensor = "" if row.sensor == "perfect" else f" --sensor {row.sensor}"
-    steps = f" --steps {row.steps}" if row.steps else ""
-    return (
-        f"geo4d-bench rollout --task {task_name(row.task, row.task_version)} --policy {row.policy} "
-        f"--views {views or row.views} --rig {row.rig}{_rooms_option(row)} --seed {seed}{sensor}{steps} "
-        "--checkpoint FOLDER --out FOLDER"
-    )
-
-
-def _by_checkpoint(runs: Sequence[Rows], terms: Terms) -> dict[tuple[str, ...], list[Rows]]:
-    """The runs of policies that look, by terms and what plays."""
-    found: dict[tuple[str, ...], list[Rows]] = {}
-    for run in filter(_looks, runs):
-        found.setdefault((*terms(run[0]), f"{_name(run)}{run[0].checkpoint}"), []).append(run)
-    return found
 
 
 def _datasets(config: AuditConfig) -> dict[str, Dataset]:
@@ -359,62 +94,4 @@ def _datasets(config: AuditConfig) -> dict[str, Dataset]:
         except DatasetError:
             continue  # another program's manifest.json, or a damaged dataset: its checkpoints are named as unknown
         found[dataset.identity] = dataset
-    return found
-
-
-def _data(runs: Sequence[Rows], known: Mapping[str, trainings.Training], datasets: Mapping[str, Dataset]) -> Section:
-    section = Section(
-        "Data",
-        "What checkpoints were made of. Episodes of the splits `train` and `eval` start differently also where their "
-        "seeds are equal numbers.",
-        (
-            "task",
-            "policy",
-            "training seed",
-            "dataset",
-            "demonstrations",
-            "rig",
-            "depth",
-            "split, first seed",
-            "eval episodes in it",
-        ),
-    )
-    unknown = set()
-    for key, of_one in _by_any_checkpoint(runs).items():
-        row, name, task = of_one[0][0], _name(of_one[0]), _task(_scenes(of_one[0]))
-        training = known.get(key[-1])
-        dataset = datasets.get(str(training.settings["data_sha256"]) if training else key[-1])
-        if dataset is None:
-            unknown.add(f"{name} on {task}" if training is None else f"{name} on {task}, no dataset below --data")
-            continue
-        made = dataset.manifest.settings
-        seeds = {entry.seed for entry in dataset.manifest.episodes}
-        played = {(r.split, r.seed) for run in of_one for r in run}
-        common = sum(split == made.split and seed in seeds for split, seed in played)
-        section.rows.append(
-            [
-                task, name, str(training.settings.get("seed", "")) if training else "", str(dataset.path),
-                str(len(seeds)), made.rig.name, str(training.settings.get("sensor", "")) if training else "",
-                f"{made.split}, {made.seed}", str(common),
-            ]
-        )  # fmt: skip
-        if common:
-            section.warnings.append(f"{task}: {name} was trained on {common} of the episodes that it is judged by")
-        if (made.task, made.version) != (row.task, row.task_version):
-            section.warnings.append(f"{task}: {name} was trained on {made.task}-{made.version}")
-        if rigs := sorted({run[0].rig for run in of_one if run[0].policy not in WITHOUT_EYES} - {made.rig.name}):
-            section.warnings.append(
-                f"{task}: {name} was trained on the rig {made.rig.name}, and 'seen' and 'novel' of its rows are of "
-                f"{', '.join(rigs)}"
-            )
-    if unknown:
-        section.warnings.append(f"origin unknown, no training or dataset is there: {_few(sorted(unknown))}")
-    return section
-
-
-def _by_any_checkpoint(runs: Sequence[Rows]) -> dict[tuple[str, ...], list[Rows]]:
-    found: dict[tuple[str, ...], list[Rows]] = {}
-    for run in runs:
-        if run[0].checkpoint:
-            found.setdefault((*_scenes(run), run[0].title, run[0].checkpoint), []).append(run)
     return found

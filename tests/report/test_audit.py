@@ -103,12 +103,29 @@ def test_seeds_and_cameras_that_are_fitted_are_named(tmp_path: Path, others: int
     run(tmp_path, "mine", others, views="seen", checkpoint="c" * 64, first=9000)
     found = audited(tmp_path)
     seeds, cameras = found["Overfitting of seeds"], found["Overfitting of cameras"]
+    assert [row[0] for row in seeds.rows] == ["store_cereal-v1, seen, hemisphere16, fixed"]
     assert [row[2:6] for row in seeds.rows] == [["1000", "20 / 20", "9000", f"{others} / 20"]]
     assert [row[2:5] for row in cameras.rows] == [["20 / 20", f"{others} / 20", "20"]]
     assert bool(seeds.warnings) == bool(cameras.warnings) == warned
     ((what, command),) = seeds.missing  # novel views have one first seed
     assert "novel views, with other seeds" in what
     assert "--views novel --rig hemisphere16 --seed 5000" in command
+
+
+@pytest.mark.parametrize(("others", "warned"), [(10, True), (19, False)])
+def test_a_room_that_is_fitted_is_named(tmp_path: Path, others: int, warned: bool) -> None:
+    run(tmp_path, "mine", 20, views="seen", checkpoint="c" * 64)
+    run(tmp_path, "mine", others, views="seen", checkpoint="c" * 64, rooms="held_out")
+    run(tmp_path, "mine", 20, views="novel", checkpoint="c" * 64)
+    run(tmp_path, "mine", 0, views="novel", checkpoint="e" * 64, rooms="held_out")  # another checkpoint
+    found = audited(tmp_path)["Overfitting of the room"]
+    assert [row[:7] for row in found.rows] == [
+        ["store_cereal-v1", "seen", "mine (cccccccc)", "held_out", "20 / 20", f"{others} / 20", "20"]
+    ]
+    assert bool(found.warnings) == warned
+    ((what, command),) = found.missing
+    assert what == "mine (cccccccc), store_cereal-v1, novel views, in held_out rooms"
+    assert "--views novel --rig hemisphere16 --rooms held_out --seed 1000 " in command
 
 
 def test_what_a_checkpoint_was_trained_on_is_told(tmp_path: Path, tiny_dataset: object) -> None:
@@ -126,7 +143,7 @@ def test_what_a_checkpoint_was_trained_on_is_told(tmp_path: Path, tiny_dataset: 
     run(tmp_path, "lost", 0, checkpoint="e" * 64)
     found = audited(tmp_path, data.parent)["Data"]
     told = {row[1].split()[0]: row for row in found.rows}
-    assert told["mine"][2:] == ["3", str(data), "2", "tiny4", "perfect", "train, 0", told["mine"][-1]]
+    assert told["mine"][2:] == ["3", str(data), "2", "tiny4", "fixed", "perfect", "train, 0", told["mine"][-1]]
     assert told["replay"][-1] == "0"
     assert int(told["mine"][-1]) >= 1
     trained_on, rig, unknown = found.warnings
