@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +19,6 @@ from geo4d_bench.model.types import FirstFrames
 from geo4d_bench.model.video.autoencoders import POINTS, RGB, Autoencoders, Pixels, inpaint
 from geo4d_bench.model.video.config import AutoencoderSizes, ImageEncoderSizes, VideoConfig
 from geo4d_bench.model.video.generator import VideoGenerator
-from geo4d_bench.model.video.labels import label_image, read_changes, read_labels
 
 UNET_DEBUG, DIT_DEBUG = presets().get("unet_debug"), presets().get("dit_debug")
 SVD = presets().get("svd")
@@ -390,39 +387,6 @@ def test_wrong_inputs_get_one_sentence(trained: VideoGenerator) -> None:
         trained.generate([first(0), first(1)], [0])
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"height": 20}, "don't divide by 8, the side of the U-Net's largest cell"),
-        ({"arms": 3}, "3 arms; its part labels are of at most 2"),
-        ({"frames": 0}, "at least 1"),
-        ({"condition_dropout": 1.0}, "condition_dropout and pure_noise_share in 0..1"),
-        ({"unet": dataclasses.replace(UNET_DEBUG.unet, num_attention_heads=(1,))}, "2 block_out_channels, 1 num"),
-        ({"unet": dataclasses.replace(UNET_DEBUG.unet, block_out_channels=(48, 64))}, "give multiples of 32"),
-        (
-            {"latent": "autoencoder", "width": 64, "height": 64},
-            "projection_dim is 1024, the U-Net's cross_attention_dim 16",
-        ),
-    ],
-)
-def test_contradictions_are_refused(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        dataclasses.replace(UNET_DEBUG, **change)
-
-
-@pytest.mark.parametrize("change", [{"width": 26}, {"heads": 3}, {"decoder_layers": 0}, {"patch": 0}])
-def test_contradictions_of_the_transformer_are_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"divide into patches of 4|all but trunk_layers|patch must be at least 1"):
-        dataclasses.replace(DIT_DEBUG, **change)
-
-
-@pytest.mark.parametrize("config", [SVD, LATENT, UNET_DEBUG, DIT_DEBUG])
-def test_config_travels_as_json(config: VideoConfig) -> None:
-    values = json.loads(config.to_json())
-    assert values.pop("generator") == config.name
-    assert type(config).from_values(values) == config
-
-
 @pytest.mark.parametrize("config", [UNET_DEBUG, DIT_DEBUG], ids=["unet", "dit"])
 @pytest.mark.parametrize(
     "ablation", ["shared_decoders", "no_mask", "no_gripper_weight", "native_frame", "svd", "svd_mv"]
@@ -485,42 +449,6 @@ def test_without_gripper_weight_an_error_on_a_hand_counts_as_any_other(ablation:
 
     on, off = error_at(shows.nonzero()[0]), error_at((1 - shows).nonzero()[0])
     assert (on == pytest.approx(off)) == (ablation == "no_gripper_weight")
-
-
-@pytest.mark.parametrize("arms", [1, 2])
-def test_labels_come_back_from_their_image_and_a_gripper_is_shown_from_odds_of_one_to_three(arms: int) -> None:
-    rng = noise()
-    parts = torch.randint(1 + 3 * arms, (2, 5, 7), generator=rng)
-    valid = torch.rand(2, 5, 7, generator=rng) < 0.5
-    image = label_image(parts, valid, 2 * torch.rand(2, arms, generator=rng) - 1, fingers=True)
-    assert image.shape == (2, 3, 5, 7)
-    assert image.abs().max() == 1
-    for found, true in zip(read_labels(image, arms, fingers=True), (parts, valid), strict=True):
-        assert torch.equal(found.long(), true.long())
-    hands = torch.where(parts > 0, parts - (parts - 1) % 3, 0)
-    image = label_image(parts, valid, 2 * torch.rand(2, arms, generator=rng) - 1, fingers=False)
-    assert image[:, 2].abs().max() <= 0.5
-    assert torch.equal(read_labels(image, arms, fingers=False)[0].long(), hands)
-    for odds, shown in ((0.24, 0), (0.26, 1)):
-        image = torch.tensor([1.0, odds, 0.0]).view(3, 1, 1)
-        assert read_labels(image, arms, fingers=True)[0].item() == shown
-
-
-@pytest.mark.parametrize("arms", [1, 2])
-def test_changes_of_openings_are_read_from_hands_that_are_half_there(arms: int) -> None:
-    """(B, V, T): what an undecided sample shows everywhere is a share of every channel."""
-    rng = noise()
-    change = 2 * torch.rand(2, arms, 3, generator=rng) - 1
-    parts = torch.randint(1 + 3 * arms, (2, 2, 3, 5, 7), generator=rng)
-    parts[0, :, 1] = 0
-    image = label_image(parts, parts > 0, change.mT[:, None], fingers=True)
-    share = 0.3 + 0.7 * torch.rand(parts.shape, generator=rng)
-    image[..., 1:, :, :] *= share[..., None, :, :]
-    shown = torch.where(read_labels(image, arms, fingers=True)[0] > 0, parts, 0)
-    found = read_changes(image, shown, arms)
-    expected = change.clone()
-    expected[0, :, 1] = torch.nan
-    torch.testing.assert_close(found, expected, equal_nan=True)
 
 
 def test_proprioception_reaches_both_backbones_and_not_rgb_alone() -> None:
