@@ -91,6 +91,7 @@ class TrainedPolicy(Policy):
             image_size=(config.height, config.width),
             arms=config.arms,
             sensor=config.sensor,
+            rig=config.rig,
             finds_cameras=generator.finds_cameras,
         )
 

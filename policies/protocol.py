@@ -239,6 +239,7 @@ class PolicyFactory:
         fast_checkpoint_sha256: of the second one, with which it corrects its plans; empty where there is none.
         arms: number of arms that it can move; None where any number.
         sensor: how the depth that it was trained with was measured; perfect where it was not trained.
+        rig: name of the rig whose seen cameras it was trained on; hemisphere16 where it was not trained.
         finds_cameras: whether its generator searches for the cameras' poses.
     """
 
@@ -251,6 +252,7 @@ class PolicyFactory:
     image_size: tuple[int, int] | None = None
     arms: int | None = None
     sensor: SensorName = "perfect"
+    rig: str = "hemisphere16"
     finds_cameras: bool = False
 
     def __call__(self) -> Policy:

@@ -49,6 +49,7 @@ class GeneratorConfig:
         arms: number of arms.
         calibrated: whether the poses of both cameras are inputs. Without them it is the paper's setting.
         sensor: how the cameras that it was trained with measure depth, one of ``dataset.sensors.SENSORS``.
+        rig: name of the rig whose seen cameras it was trained on.
         sample_steps: sampling steps of ``generate``.
         cross_view_attention: whether anything flows between the views.
         shared_decoders: whether one decoder's weights serve both views.
@@ -75,6 +76,7 @@ class GeneratorConfig:
     arms: int = 1
     calibrated: bool = False
     sensor: SensorName = "perfect"
+    rig: str = "hemisphere16"
     sample_steps: int = 1
     cross_view_attention: bool = True
     shared_decoders: bool = False

@@ -42,8 +42,9 @@ class RolloutConfig:
     views: str = "novel"
     """Where the pair of cameras of each episode is taken from: seen, novel, a rig's name or file, or a published
     protocol (vista_small, libero_plus_3 and others, see docs/rigs.md)."""
-    rig: str = "hemisphere16"
-    """Rig that seen and novel refer to: the one that the policy was trained on."""
+    rig: str | None = None
+    """Rig that seen and novel refer to; the one that the checkpoint was trained on where not given, hemisphere16
+    for policies without one."""
     rooms: RoomsName = "fixed"
     """Rooms about the work: fixed, or drawn anew for every episode, varied or held_out (docs/rooms.md)."""
     episodes: Count = 20
@@ -141,14 +142,17 @@ def prepare(config: RolloutConfig, factory: PolicyFactory | None = None) -> Roll
             that measures no depth, a calibration error to one without images, or views that make no sense.
     """
     from geo4d_bench import tasks
+    from geo4d_bench.policies import PolicyFactory
     from geo4d_bench.tasks.rigs import make_rig
     from geo4d_bench.trackers import SEGMENTERS
 
     spec = tasks.spec(config.task)
     tasks.require_robosuite()
     draw_room(config.rooms, spec.key, SPLIT, config.seed)  # no such set is an error before any work
-    views = resolve(config.views, make_rig(config.rig, spec.workspace))
+    resolve(config.views, make_rig(config.rig or PolicyFactory.rig, spec.workspace))  # neither are faulty cameras
     factory = factory or _load_policy(config, spec.arms)
+    rig = config.rig or _trained_rig(config, factory)
+    views = resolve(config.views, make_rig(rig, spec.workspace))
     policy = factory.policy
     options = dataclasses.asdict(config.options or policy.Options())
     shared: dict[str, Any] = {
@@ -168,7 +172,7 @@ def prepare(config: RolloutConfig, factory: PolicyFactory | None = None) -> Roll
     }
     settings = shared | {
         "views": _rig_identity(config.views),
-        "rig": _rig_identity(config.rig),
+        "rig": _rig_identity(rig),
         "split": SPLIT,
         "options": {k: v for k, v in options.items() if k not in ("checkpoint", "fast_checkpoint")},
         "side_by_side": config.side_by_side if policy.needs_checkpoint else 1,
@@ -193,6 +197,17 @@ def prepare(config: RolloutConfig, factory: PolicyFactory | None = None) -> Roll
     )
     settings["seed"] = config.seed
     return RolloutContext(config, run_id(settings), settings, columns, factory, views)
+
+
+def _trained_rig(config: RolloutConfig, factory: PolicyFactory) -> str:
+    from geo4d_bench.tasks.rigs import RIGS
+
+    if factory.rig not in RIGS:
+        raise ConfigError(
+            f"the checkpoint of policy '{config.policy}' was trained on the rig '{factory.rig}', which is none of "
+            f"{', '.join(RIGS)}; give its file with --rig"
+        )
+    return factory.rig
 
 
 def _rig_identity(name: str) -> str:

@@ -183,7 +183,7 @@ def run(config: TrainConfig) -> TrainResult:
     held_out = config.held_out or _eval_of(config.data)
     watching = config.held_out is not None or held_out.exists()
     val_windows = _open(config, Dataset(held_out), preset) if watching else None
-    result = train(config, preset, source, val_windows, data.identity)
+    result = train(config, preset, source, val_windows, data.identity, data.rig.name)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     return result
@@ -195,9 +195,10 @@ def train(
     source: WindowSource,
     held_out: WindowSource | None,
     data_sha256: str = "",
+    rig: str = "hemisphere16",
 ) -> TrainResult:
-    """Train on any source of windows; :func:`run` is this on a dataset, whose ``identity`` is ``data_sha256``: a
-    training is not resumed on other data."""
+    """Train on any source of windows; :func:`run` is this on a dataset of a ``rig``, whose ``identity`` is
+    ``data_sha256``: a training is not resumed on other data."""
     import torch
 
     from geo4d_bench.training.data import fixed_windows
@@ -211,7 +212,7 @@ def train(
     settings |= {"data": str(config.data), "data_sha256": data_sha256}
     if config.preset.endswith(".json"):
         settings["preset_sha256"] = hashlib.sha256(preset.to_json().encode()).hexdigest()
-    preset = dataclasses.replace(preset, calibrated=config.calibrated, sensor=config.sensor)
+    preset = dataclasses.replace(preset, calibrated=config.calibrated, sensor=config.sensor, rig=rig)
     seen = fixed_windows(source, 32, "normalisation")
     generator_config = preset.with_ablation(config.ablation).fitted(seen)
     val_windows = fixed_windows(held_out, config.val_windows, "held out") if held_out is not None else []

@@ -303,6 +303,28 @@ def test_rows_say_through_which_sensor_the_policy_saw(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("short_episodes")
+def test_seen_cameras_are_those_of_the_rig_that_the_checkpoint_was_trained_on(tmp_path: Path) -> None:
+    from geo4d_bench.model.layered.generator import LayeredGenerator
+
+    def trained_on(rig: str) -> Path:
+        LayeredGenerator(dataclasses.replace(presets().get("layered_debug"), rig=rig)).save_pretrained(tmp_path / rig)
+        return tmp_path / rig
+
+    wide = trained_on("wide16")
+    ((row,), (same,), (other,)) = (
+        roll(tmp_path / str(rig), policy="layered", checkpoint=wide, episodes=1, views="seen", rig=rig).rows
+        for rig in (None, "wide16", "hemisphere16")
+    )
+    assert (row.rig, row.run_id) == ("wide16", same.run_id)
+    assert (other.rig, other.run_id == row.run_id) == ("hemisphere16", False)
+    assert other.distance_m != row.distance_m
+    with pytest.raises(
+        ConfigError, match=r"was trained on the rig 'mine', which is none of .*; give its file with --rig"
+    ):
+        roll(tmp_path / "unknown", policy="layered", checkpoint=trained_on("mine"), episodes=1)
+
+
+@pytest.mark.usefixtures("short_episodes")
 def test_rows_say_which_rooms_were_played_in(tmp_path: Path) -> None:
     results = [roll(tmp_path / r, episodes=1, policy="oracle_video", rooms=r) for r in ("fixed", "held_out")]
     assert [result.rows[0].rooms for result in results] == ["fixed", "held_out"]

@@ -122,6 +122,7 @@ def test_the_whole_ladder_plays_and_is_reported(
             RolloutConfig(
                 task=two_arms,
                 policy=policy,
+                rig="hemisphere16",  # of which the dataset has four cameras
                 options=GeneratorOptions(checkpoint=checkpoint) if policy == "layered" else None,
                 episodes=1,
                 seed=5000,

@@ -104,7 +104,9 @@ def test_what_is_known_of_hands_and_scene_is_in_metres_though_depth_is_not(tiny_
     assert cKDTree(model.points).query(points)[0].max() < 0.012
 
 
-def test_the_checkpoint_says_which_sensor_it_was_trained_with(tiny_dataset: Tiny, small: str, tmp_path: Path) -> None:
+def test_the_checkpoint_says_which_sensor_and_rig_it_was_trained_with(
+    tiny_dataset: Tiny, small: str, tmp_path: Path
+) -> None:
     settings = TrainConfig(
         data=tiny_dataset.train,
         preset=small,
@@ -117,7 +119,8 @@ def test_the_checkpoint_says_which_sensor_it_was_trained_with(tiny_dataset: Tiny
         n_validations=1,
     )
     run(settings)
-    assert load_generator(tmp_path).config.sensor == "stereo"
+    config = load_generator(tmp_path).config
+    assert (config.sensor, config.rig) == ("stereo", "tiny4")
     assert dataclasses.replace(settings, preset="layered_nano", out=None).folder.name == "layered_nano_stereo"
     with pytest.raises(RunError, match="sensor stereo there, perfect asked for"):
         run(dataclasses.replace(settings, sensor="perfect"))
