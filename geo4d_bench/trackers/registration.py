@@ -6,6 +6,7 @@ step weighs it against the start it came from.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,14 +73,17 @@ class Registered:
 
 
 class _Model:
-    """The hand at one opening, with its search trees."""
+    """The hand at one opening, with its search trees; few of its openings are ever aligned to."""
 
     def __init__(self, hand: HandModel, opening_m: float) -> None:
         self.points = hand.at_opening(opening_m)
-        self.cloud = small_gicp.PointCloud(self.points)
-        small_gicp.estimate_normals(self.cloud, num_neighbors=10)  # it takes no others
-        self.gicp_tree = small_gicp.KdTree(self.cloud)
         self.tree = cKDTree(np.column_stack([self.points, PART_WEIGHT_M * _PART_CORNERS[hand.part]]))
+
+    @functools.cached_property
+    def aligned_to(self) -> tuple[small_gicp.PointCloud, small_gicp.KdTree]:
+        cloud = small_gicp.PointCloud(self.points)
+        small_gicp.estimate_normals(cloud, num_neighbors=10)  # it takes no others
+        return cloud, small_gicp.KdTree(cloud)
 
 
 class HandRegistration:
@@ -88,6 +92,8 @@ class HandRegistration:
     def __init__(self, hand: HandModel) -> None:
         self.hand = hand
         self._models: dict[int, _Model] = {}
+        self._moves = -0.5 * hand.opening_sign * (hand.normals @ hand.finger_axis)
+        """Of each point's match along its normal, where the hand opens by a metre."""
 
     def best(
         self, seen: HandPoints, starts: Sequence[Array], opening: Opening, free_space: FreeSpace, frame: int
@@ -125,12 +131,13 @@ class HandRegistration:
 
     def _align(self, seen: HandPoints, start: Array, opening_m: float) -> Array:
         """small_gicp's point-to-plane registration, coarse then fine; T_n_ee."""
-        model, source, T_ee_n = self._model(opening_m), small_gicp.PointCloud(seen.points), inverse(start)
+        (cloud, tree), T_ee_n = self._model(opening_m).aligned_to, inverse(start)
+        source = small_gicp.PointCloud(seen.points)
         for reach in (COARSE_M, FINE_M):
             T_ee_n = small_gicp.align(
-                model.cloud,
+                cloud,
                 source,
-                model.gicp_tree,
+                tree,
                 init_T_target_source=T_ee_n,
                 registration_type="PLANE_ICP",
                 max_correspondence_distance=reach,
@@ -161,8 +168,7 @@ class HandRegistration:
             r = np.einsum("ij,ij->i", p - nearest, n)
             sigma = max(NOISE_FLOOR_M, 1.48 * float(np.median(np.abs(r))))
             w = np.minimum(1.0, 1.5 * sigma / np.maximum(np.abs(r), 1e-9)) / (sigma**2 * POINTS_PER_INDEPENDENT)
-            moves = -0.5 * self.hand.opening_sign[index] * (n @ self.hand.finger_axis)
-            J = np.column_stack([_cross(p, n), n, moves])
+            J = np.column_stack([_cross(p, n), n, self._moves[index]])
             # The prior's residual: the small motion, in the hand's frame, from the prior to the present estimate.
             delta = T_ee_n @ T_prior
             turn = cv2.Rodrigues(delta[:3, :3])[0][:, 0]  # SciPy checks a matrix for longer than this takes

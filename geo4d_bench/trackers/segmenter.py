@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 _WEIGHTS = "runs/{}/segmenter.safetensors"  # of a task
 CHANNELS = 32
+DT_S = 0.4
+RATE = 3e-3
+NOISE = 0.05
+"""Standard deviation of what is added to colours (-1 to 1) and points (metres): generated video is not sharp."""
 NO_PART_WEIGHT = 0.2
 """Of pixels without a gripper in the loss: they are many."""
 
@@ -152,16 +156,18 @@ def run(config: SegmenterConfig) -> Trained:
         x = torch.cat([inputs(v.rgb[:, 0], v.points[:, 0]) for v in videos])
         return x, torch.from_numpy(np.concatenate([v.parts[:, 0] for v in videos])).long()
 
-    torch.manual_seed(config.seed)
     classes = part_label(len(dataset.arms), 0)
-    net = network(classes)
+    noise = torch.Generator().manual_seed(config.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        net = network(classes)
     weight = torch.ones(classes)
     weight[0] = NO_PART_WEIGHT
     optimizer = torch.optim.AdamW(net.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, config.steps)
     for step in tqdm(range(config.steps), desc="segmenter", unit="step"):
         x, labels = batch("seen", 4)
-        loss = F.cross_entropy(net(x + NOISE * torch.randn_like(x)), labels, weight)
+        loss = F.cross_entropy(net(x + NOISE * torch.randn(x.shape, generator=noise)), labels, weight)
         if not math.isfinite(loss.item()):
             raise TrainingError(
                 f"the loss is {loss.item():g} at step {step + 1} (learning rate {RATE:g}, 4 pairs of images a batch); "
@@ -181,12 +187,6 @@ def run(config: SegmenterConfig) -> Trained:
     path = Path(_WEIGHTS.format(dataset.manifest.settings.task))
     write_tensors(path, net.state_dict())
     return Trained(path, both / max(either, 1))
-
-
-DT_S = 0.4
-RATE = 3e-3
-NOISE = 0.05
-"""Standard deviation of what is added to colours (-1 to 1) and points (metres): generated video is not sharp."""
 
 
 def _weights(task: str) -> Path:

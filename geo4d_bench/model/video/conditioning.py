@@ -1,8 +1,8 @@
 """Embeddings of first frames: one of a whole image for the U-Net, one of each cell for the transformer.
 
-First frames are (N, 14, H, W): colours in -1..1, normalised points (0 where invalid), whether they are valid, the mask
-of the hands (view n's; view m has none), each pixel's direction (of length 1), and where the camera is, normalised as
-points are.
+First frames are (N, 14, H, W): colours in -1..1, normalised points (0 where invalid), whether they are valid, 1 on the
+first arm's hand and -1 on a second's (view n's; view m has none), each pixel's direction (of length 1), and where the
+camera is, normalised as points are.
 """
 
 from __future__ import annotations

@@ -248,6 +248,8 @@ class DiTConfig(VideoConfig):
             )
         if self.patch < 2 or self.patch & (self.patch - 1):
             raise ConfigError(f"generator: patch is {self.patch}, expected 2 or a higher power of 2")
+        if self.diffusion != "rectified_flow":
+            raise ConfigError("generator: the transformer predicts clean video; its diffusion is rectified_flow")
         if (
             min(self.dim, self.heads, self.decoder_layers, self.loss_frames) < 1
             or self.trunk_layers < 0

@@ -37,12 +37,9 @@ class EDM:
     log_mean, log_std = 1.0, 1.6
 
     def draw_levels(self, size: int, rng: torch.Generator) -> Tensor:
-        """(size,) noise levels to train at, on the device of ``rng``."""
-        return (
-            (self.log_mean + self.log_std * torch.randn(size, generator=rng, device=rng.device))
-            .exp()[:, None]
-            .expand(-1, 2)
-        )
+        """(size, 2) noise levels of both views to train at, on the device of ``rng``."""
+        log = self.log_mean + self.log_std * torch.randn(size, generator=rng, device=rng.device)
+        return log.exp()[:, None].expand(-1, 2)
 
     def add_noise(self, z: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         return z + expand_as(level, z) * noise

@@ -8,7 +8,6 @@ their own; after each layer of its decoder view m attends to view n in the same 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import cast
 
@@ -177,7 +176,9 @@ class Decoder(nn.Module):
     def pixels(self, x: Tensor) -> Tensor:
         """Tokens (B, T, V, L, D) -> (B, T, V, 4 S, H, W) float32: bfloat16 would round a point by millimetres."""
         images = self.norm(x).flatten(0, 2).transpose(1, 2).reshape(-1, x.shape[-1], *self.cells)
-        pixels = _in_own_dtype(self.last, self.read(images), torch.float32)
+        read = self.read(images)
+        with torch.autocast(read.device.type, enabled=False):
+            pixels: Tensor = self.last(read.to(next(self.last.parameters()).dtype))
         return pixels.view(*x.shape[:3], *pixels.shape[1:])
 
 
@@ -187,15 +188,11 @@ def _layers_dtype(x: Tensor) -> torch.dtype:
 
 
 def _normalised(x: Tensor) -> Tensor:
-    return _in_own_dtype(lambda x: F.layer_norm(x, x.shape[-1:]), x, x.dtype)
-
-
-def _in_own_dtype(function: Callable[[Tensor], Tensor], x: Tensor, dtype: torch.dtype) -> Tensor:
-    """``function`` of x as ``dtype``, not as autocast has it where x is bfloat16; sums in it are of float32 anyway."""
+    """Layer norm in the dtype of x, not in autocast's where that is bfloat16; sums in it are of float32 anyway."""
     if x.dtype != torch.bfloat16:
-        return function(x)
+        return F.layer_norm(x, x.shape[-1:])
     with torch.autocast(x.device.type, enabled=False):
-        return function(x.to(dtype))
+        return F.layer_norm(x, x.shape[-1:])
 
 
 def _tokens(x: Tensor) -> Tensor:

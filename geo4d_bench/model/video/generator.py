@@ -139,9 +139,8 @@ class VideoGenerator(Generator[VideoConfig]):
         first = self._first(batch)
         z, known = self._latents(*self._targets(batch))
         device = z.device
-        level = local_shard(
-            lambda s, generator, device: self.diffusion.draw_levels(s[0], generator), (len(z),), rng
-        ).to(device)
+        draw = self.diffusion.draw_levels
+        level = local_shard(lambda shape, generator, device: draw(shape[0], generator), (len(z),), rng).to(device)
         noise = local_shard(torch.randn, z.shape, rng).to(device)
         keep = (local_shard(torch.rand, (len(z), 2), rng) >= self.config.condition_dropout).to(device).T
         condition, context = self._condition(first)
@@ -165,11 +164,10 @@ class VideoGenerator(Generator[VideoConfig]):
 
     def _errors(self, denoised: Tensor, z: Tensor) -> Tensor:
         """What each latent (B, V, S, T, C, h, w) counts by, see :meth:`loss`."""
-        error = (denoised - z).square()
         if not self.config.pixels or self.config.rgb_only:
-            return error
-        robust = robust_points(denoised, z)[:, :, None]
-        return torch.cat([error[:, :, :POINTS], robust], 2)
+            return (denoised - z).square()
+        squares = (denoised - z)[:, :, :POINTS].square()
+        return torch.cat([squares, robust_points(denoised, z)[:, :, None]], 2)
 
     def fit_autoencoder(
         self, batches: Iterable[dict[str, Tensor]], state: dict[str, Tensor] | None = None
@@ -205,7 +203,7 @@ class VideoGenerator(Generator[VideoConfig]):
             for k, stream in enumerate(self.streams)
         }
         parts, seen = read_labels(images[LABELS], c.arms, c.paint_fingers)
-        change = read_changes(images[LABELS], parts, c.arms)
+        change = read_changes(images[LABELS], c.arms)
         opening = (batch["opening"][..., None] + _OPENING_M * change).clamp(0.0, _OPENING_M)
         seen |= parts > 0  # wherever a hand is shown it has a place
         rgb = images[RGB].movedim(3, -1)
@@ -264,13 +262,18 @@ class VideoGenerator(Generator[VideoConfig]):
         c, rgb = self.config, batch["first_rgb"].float() / 127.5 - 1.0
         valid = batch["first_valid"][:, :, None].float() * (not c.rgb_only)
         hand = torch.zeros_like(valid)
-        hand[:, 0, 0] = batch["hand_mask"].float()
+        hand[:, 0, 0] = batch["hand_mask"] * self._sign_of_nearest_hand(batch)
         T = self._frames(batch)[0]
         points = self._points(_transform(T, batch["first_points"]), valid)
         camera = T[:, :, None, None, :3, 3]
         rays = F.normalize(_transform(T, batch["rays"]) - camera, dim=-1)
         where = (camera / c.point_scale_m).expand_as(rays)
         return torch.cat([rgb.movedim(-1, 2), points, valid, hand, rays.movedim(-1, 2), where.movedim(-1, 2)], 2)
+
+    def _sign_of_nearest_hand(self, batch: dict[str, Tensor]) -> Tensor:
+        """(B, H, W) 1 where view n's first points are nearer to the first arm's hand, -1 to the second's, as labels."""
+        off = batch["first_points"][:, 0, None] - batch["first_hand"][:, :, None, None]
+        return 1.0 - 2.0 * off.square().sum(-1).argmin(1)
 
     def _targets(self, batch: dict[str, Tensor]) -> tuple[dict[int, Tensor], Tensor]:
         """Images (B, V, T, 3, H, W) by stream, and validity (B, V, T, 1, H, W) bool."""

@@ -20,6 +20,7 @@ from odds of one to three."""
 _SIDES = (0.0, 1.0, -1.0)  # by part: hand, left and right finger
 FINGER = 0.75  # of channel 2, above which a finger is shown
 CHANGE = 0.5  # of channel 2, on a gripper that was closed in the first frame and is open
+LEAST_SHOWN = 0.1  # pixels: less of a gripper has no place and no opening
 
 
 def label_image(parts: Tensor, valid: Tensor, change: Tensor, fingers: bool) -> Tensor:
@@ -43,11 +44,27 @@ def read_labels(image: Tensor, arms: int, fingers: bool) -> tuple[Tensor, Tensor
     return torch.where(shown, 1 + len(PART_NAMES) * arm + part, 0).to(torch.uint8), valid > 0
 
 
-def read_changes(image: Tensor, parts: Tensor, arms: int) -> Tensor:
-    """(B, arms, T) changes of the openings from -1 (closed since the first frame) to 1 in images (B, V, T, 3, H, W)
-    that have these part labels (B, V, T, H, W): the mean of what all views' pixels say, by how surely each shows a
-    gripper; NaN where none does."""
-    hand, side = image[..., 1, :, :].abs(), image[..., 2, :, :]
-    shown = [parts == 1 + len(PART_NAMES) * arm for arm in range(arms)]  # fingers apart
-    sums = [torch.stack([(each * on).sum((1, 3, 4)) for each in (side, hand)]) for on in shown]
-    return torch.stack([painted / (CHANGE * sure) for painted, sure in sums], 1).clamp(-1.0, 1.0)
+def read_changes(labels: Tensor, arms: int) -> Tensor:
+    """(B, arms, T) changes of the openings from -1 (closed since the first frame) to 1 in label images
+    (B, V, T, 3, ...); NaN where no view shows the gripper."""
+    painted, surely = change_sums(labels, arms)
+    hand = _signed(labels[:, :, :, 1], arms)
+    shown = (hand > _SHOWN).flatten(4).any(4).any(2).transpose(0, 1)
+    return torch.where(shown, painted / surely, torch.nan).clamp(-1.0, 1.0)
+
+
+def change_sums(labels: Tensor, arms: int) -> tuple[Tensor, Tensor]:
+    """(B, arms, T) each: of all views' pixels of label images (B, V, T, 3, ...) the changes that they show, weighted by
+    the square of how surely each shows the arm's gripper, and the weights, summed up. What is read is their ratio.
+
+    Fingers are left out. An opening places no gripper: weights have no gradient.
+    """
+    side = labels[:, :, :, 2]
+    surely = _signed(labels[:, :, :, 1].detach(), arms).clamp(min=0.0).square() * (side.abs() < FINGER)
+    painted, weight = (each.flatten(4).sum((2, 4)).transpose(0, 1) for each in (side * surely, surely))
+    return painted / CHANGE, weight
+
+
+def _signed(hand: Tensor, arms: int) -> Tensor:
+    """(arms, B, ...) channel 1 (B, ...) as each arm's: positive where it shows that arm's gripper."""
+    return torch.stack([hand, -hand][:arms])

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from geo4d_bench.model.video.autoencoders import LABELS, POINTS
 from geo4d_bench.model.video.config import VideoConfig
-from geo4d_bench.model.video.labels import CHANGE, FINGER
+from geo4d_bench.model.video.labels import LEAST_SHOWN, change_sums
 
 _TOLERANCE = 0.02  # of contracted points: below it their errors count as squares
-_LEAST_SHOWN = 0.1  # pixels: less of a gripper has no centre
 
 
 def hand_error(c: VideoConfig, error: Tensor, z: Tensor) -> Tensor | float:
@@ -43,9 +42,9 @@ def read_error(c: VideoConfig, denoised: Tensor, z: Tensor, known: Tensor) -> Te
         placed = true * _by_pixel(known, POINTS)[:, :, :, 0]
         off = _robust(_centre(denoised, drawn) - _centre(z, placed), 3)
         total = total + c.centre_weight * (off * (placed > 0).flatten(3).any(3)).mean()
-        off = (_change(denoised, drawn) - _change(z, true)).abs()
-        total = total + c.change_weight * (off * (true > 0).transpose(1, 2).flatten(2).any(2)).mean()
-    return total
+    (of_drawn, surely), (of_true, shown) = (change_sums(_by_pixel(x, LABELS), c.arms) for x in (denoised, z))
+    off = (of_drawn / surely.clamp(min=LEAST_SHOWN) - of_true / shown.clamp(min=LEAST_SHOWN)).abs()
+    return total + c.change_weight * (off * (shown > 0)).mean((0, 2)).sum()
 
 
 def robust_points(denoised: Tensor, z: Tensor) -> Tensor:
@@ -70,13 +69,4 @@ def _centre(latents: Tensor, hand: Tensor) -> Tensor:
     (B, V, T, P, h, w) shows an arm's gripper there."""
     surely = hand.clamp(min=0.0).square()
     points = (_by_pixel(latents, POINTS) * surely[:, :, :, None]).sum((-3, -2, -1))
-    return points / surely.sum((-3, -2, -1)).clamp(min=_LEAST_SHOWN)[..., None]
-
-
-def _change(latents: Tensor, hand: Tensor) -> Tensor:
-    """(B, T) what :func:`~geo4d_bench.model.video.labels.read_changes` would read, by how surely ``hand``
-    (B, V, T, P, h, w) shows an arm's gripper."""
-    side = _by_pixel(latents, LABELS)[:, :, :, 2]
-    surely = hand.detach().clamp(min=0.0).square() * (side.abs() < FINGER)  # an opening places no gripper
-    total = surely.sum((1, 3, 4, 5)).clamp(min=_LEAST_SHOWN)
-    return (side * surely).sum((1, 3, 4, 5)) / (CHANGE * total)
+    return points / surely.sum((-3, -2, -1)).clamp(min=LEAST_SHOWN)[..., None]

@@ -17,6 +17,7 @@ from geo4d_bench.model.generators import load_generator, presets
 from geo4d_bench.model.layered.generator import LayeredGenerator
 from geo4d_bench.model.types import FirstFrames
 from geo4d_bench.model.video.autoencoders import POINTS, RGB, Autoencoders, Pixels, inpaint
+from geo4d_bench.model.video.conditioning import VALID
 from geo4d_bench.model.video.config import AutoencoderSizes, ImageEncoderSizes, VideoConfig
 from geo4d_bench.model.video.generator import VideoGenerator
 
@@ -199,6 +200,18 @@ def test_untrained_it_copies_the_first_frame_and_its_hand(config: VideoConfig) -
     assert seen.mean() > 0.5
     np.testing.assert_array_equal(video.parts[0], np.repeat(w.hand_mask[None], 3, axis=0))
     assert not video.parts[1].any()
+
+
+def test_of_two_arms_each_gripper_is_shown_as_its_own(batch: dict[str, torch.Tensor]) -> None:
+    generator = build(dataclasses.replace(DIT_DEBUG, arms=2))
+    told = fake_batch(generator.config, 2)
+    left = torch.arange(told["first_points"].shape[3]) < 10
+    for arm, there in ((0, left), (1, ~left)):
+        told["first_points"][:, 0, :, there] = told["first_hand"][:, None, None, arm]
+    labels = generator._first(told)[:, 0, VALID + 1]
+    hand = told["hand_mask"]
+    assert torch.equal(labels > 0, hand & left)
+    assert torch.equal(labels < 0, hand & ~left)
 
 
 def test_generated_video_has_shapes_units_and_nan(trained: VideoGenerator) -> None:

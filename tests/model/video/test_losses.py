@@ -10,6 +10,7 @@ import torch
 
 from geo4d_bench.model.generators import presets
 from geo4d_bench.model.video.autoencoders import LABELS, POINTS
+from geo4d_bench.model.video.labels import read_changes
 from geo4d_bench.model.video.losses import hand_error, read_error
 
 UNET_DEBUG = presets().get("unet_debug")
@@ -54,6 +55,22 @@ def test_a_grippers_opening_counts_as_it_is_read() -> None:
         placed_wrongly + 3.0 * 0.6, rel=1e-4
     )
     assert float(read_error(config, showing(0.6), showing(0.6), known)) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("arms", [1, 2])
+def test_the_loss_reads_openings_of_unsure_grippers_as_plans_do(arms: int) -> None:
+    config = dataclasses.replace(UNET_DEBUG, arms=arms, centre_weight=0.0, change_weight=3.0)
+    rng = torch.Generator().manual_seed(0)
+    made, true = 2 * torch.rand(2, 4, 2, 3, 3, UNET_DEBUG.height, UNET_DEBUG.width, generator=rng) - 1
+
+    def latents(labels: torch.Tensor) -> torch.Tensor:
+        z = torch.zeros(4, 2, 3, 3, 3, UNET_DEBUG.height, UNET_DEBUG.width)
+        z[:, :, LABELS] = labels
+        return torch.nn.functional.pixel_unshuffle(z, UNET_DEBUG.patch)
+
+    off = (read_changes(made, arms) - read_changes(true, arms)).abs().mean((0, 2)).sum()
+    found = read_error(config, latents(made), latents(true), torch.ones_like(latents(made)))
+    assert float(found) == pytest.approx(3.0 * float(off), rel=1e-4)
 
 
 def test_openings_and_points_count_more_on_a_grippers_pixels() -> None:
