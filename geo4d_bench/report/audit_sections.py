@@ -223,24 +223,19 @@ def seeds(runs: Sequence[Rows]) -> Section:
 def cameras(runs: Sequence[Rows]) -> Section:
     section = Section(
         "Overfitting of cameras",
-        "A checkpoint from its training's cameras against cameras that it never saw, on equal starts of the scene: "
-        "exact McNemar, not corrected for the number of checkpoints.",
-        ("task", "policy", "seen", "novel", "episodes", "seen - novel", "95 % interval", "p"),
+        "A checkpoint from its training's cameras against others, on equal starts of the scene: exact McNemar, not "
+        "corrected for the number of checkpoints.",
+        ("task", "policy", "views", "seen", "others", "episodes", "seen - others", "95 % interval", "p"),
     )
     alone: list[Rows] = []
     for of_one in _by_checkpoint(runs, lambda row: (*_scenes([row]), row.rig)).values():
         by_views = _by(of_one, lambda row: row.views)
-        seen, novel = by_views.get("seen", {}), by_views.get("novel", {})
-        name, task = _name(of_one[0]), _task(_scenes(of_one[0]))
-        if seen.keys() & novel.keys():
-            cells, mean, p = _from_to(seen, novel)
-            section.rows.append([task, name, *cells])
-            if p <= ALPHA and mean.value > 0:
-                section.warnings.append(f"{task}: {name} loses {mean.value:.2f} from seen to novel views (p = {p:.2g})")
-        elif not (seen and novel) and (run := seen or novel):
-            alone.append(list(run.values()))
-    other = {"seen": "novel", "novel": "seen"}
-    section.missing += _missing(alone, "from other views", lambda row: _again(row, views=other[row.views]))
+        where = [_task(_scenes(of_one[0])), _name(of_one[0])]
+        if not _compare_with(section, where, by_views, "seen", "from seen to {} views"):
+            alone.append(list(max(by_views.values(), key=len).values()))
+    section.missing += _missing(
+        alone, "from other views", lambda row: _again(row, views="novel" if row.views == "seen" else "seen")
+    )
     return section
 
 
@@ -249,27 +244,41 @@ def rooms(runs: Sequence[Rows]) -> Section:
         "Overfitting of the room",
         "A checkpoint in the fixed room against drawn ones, on equal starts of the scene and equal cameras: exact "
         "McNemar, not corrected for the number of checkpoints. The section on data says in which rooms it was trained.",
-        ("task", "views", "policy", "rooms", "fixed", "others", "episodes", "fixed - others", "95 % interval", "p"),
+        ("task", "policy", "rooms", "fixed", "others", "episodes", "fixed - others", "95 % interval", "p"),
     )
     alone: list[Rows] = []
     for of_one in _by_checkpoint(
         runs, lambda row: (row.task, row.task_version, row.split, row.views, row.rig)
     ).values():
-        row, name = of_one[0][0], _player(of_one[0])
-        by_rooms = _by(of_one, lambda row: row.rooms)
-        fixed = by_rooms.pop("fixed", {})
-        task = f"{row.task}-{row.task_version}"
-        for there, played in sorted(by_rooms.items()):
-            if fixed.keys() & played.keys():
-                cells, mean, p = _from_to(fixed, played)
-                section.rows.append([task, row.views, name, there, *cells])
-                if p <= ALPHA and mean.value > 0:
-                    lost = f"loses {mean.value:.2f} from the fixed room to {there} ones (p = {p:.2g})"
-                    section.warnings.append(f"{task}, {row.views}: {name} {lost}")
-        if fixed and "held_out" not in by_rooms:
-            alone.append(list(fixed.values()))
+        row, by_rooms = of_one[0][0], _by(of_one, lambda row: row.rooms)
+        where = [f"{row.task}-{row.task_version}, {row.views}", _player(of_one[0])]
+        if (
+            not _compare_with(section, where, by_rooms, "fixed", "from the fixed room to {} ones")
+            and "fixed" in by_rooms
+        ):
+            alone.append(list(by_rooms["fixed"].values()))
     section.missing += _missing(alone, "in held_out rooms", lambda row: _again(row, rooms="held_out"))
     return section
+
+
+def _compare_with(
+    section: Section, where: Sequence[str], runs: Mapping[str, Mapping[int, EpisodeRow]], base: str, change: str
+) -> bool:
+    """Add a row for each condition of one checkpoint that has seeds in common with ``base``, whose rows come first, and
+    a warning where it does worse; whether there is any."""
+    first, found = runs.get(base, {}), False
+    for name, others in sorted(runs.items()):
+        common = sorted(first.keys() & others.keys())
+        if name == base or not common:
+            continue
+        pair = [first[seed] for seed in common], [others[seed] for seed in common]
+        mean, p, n = _difference(*pair)
+        section.rows.append([*where, name, *(_counts(run)[0] for run in pair), str(n), *_cells(mean, p)])
+        if p <= ALPHA and mean.value > 0:
+            task, policy = where
+            section.warnings.append(f"{task}: {policy} loses {mean.value:.2f} {change.format(name)} (p = {p:.2g})")
+        found = True
+    return found
 
 
 def _by(runs: Sequence[Rows], term: Callable[[EpisodeRow], str]) -> dict[str, dict[int, EpisodeRow]]:
@@ -278,14 +287,6 @@ def _by(runs: Sequence[Rows], term: Callable[[EpisodeRow], str]) -> dict[str, di
     for row in (row for run in runs for row in run):
         found.setdefault(term(row), {}).setdefault(row.seed, row)
     return found
-
-
-def _from_to(a: Mapping[int, EpisodeRow], b: Mapping[int, EpisodeRow]) -> tuple[list[str], statistics.Mean, float]:
-    """Cells of a table for one checkpoint under two conditions, on the seeds that both have."""
-    common = sorted(a.keys() & b.keys())
-    pair = [a[seed] for seed in common], [b[seed] for seed in common]
-    mean, p, n = _difference(*pair)
-    return [*(_counts(run)[0] for run in pair), str(n), *_cells(mean, p)], mean, p
 
 
 def _missing(alone: Sequence[Rows], what: str, command: Callable[[EpisodeRow], str]) -> list[tuple[str, str]]:

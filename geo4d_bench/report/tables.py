@@ -10,7 +10,12 @@ A block begins with a comment that says what to show, and ends with ``<!-- end -
     `layered` | results/store_cereal-v1/ablations/metrics_layered.csv | results/.../rollout_layered_novel.csv
     -->
 
-A line of ``metrics`` may name a ledger too. A label that is left out is the ledger's task and policy.
+    <!-- grid seen cameras | novel cameras
+    `layered` | results/store_cereal-v1/demo/rollout_layered_seen.csv | results/.../rollout_layered_novel.csv
+    -->
+
+A line of ``metrics`` may name a ledger too; ``grid`` has a ledger's successes in each cell. A label that is left out
+is the ledger's task and policy.
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ from geo4d_bench.registry import task_name
 from geo4d_bench.rollout.leaderboard import failed_after, phase_counts
 from geo4d_bench.rollout.ledger import EpisodeRow, Ledger
 
-_BLOCK = re.compile(r"(<!-- (success|metrics [^\n]*)\n(.*?)-->\n).*?(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- (success|(?:metrics|grid) [^\n]*)\n(.*?)-->\n).*?(<!-- end -->)", re.DOTALL)
 COLUMNS = {
     "gripper_cm": ("gripper error", 2, " cm"),
     "gripper_cm_undisturbed": ("gripper error, undisturbed", 2, " cm"),
@@ -96,6 +101,11 @@ def _table(kind: str, body: str, page: Path) -> str:
     if kind == "success":
         found = [(label, path) for label, pattern in rows for path in _files(page, pattern)]
         return markdown(["", *success], [[label or _name(path), *_success(path)] for label, path in found])
+    if kind.startswith("grid "):
+        heads = [head.strip() for head in kind.removeprefix("grid ").split("|")]
+        return markdown(
+            ["", *heads], [[label, *(_cell(page, ledger) for ledger in ledgers)] for label, *ledgers in rows]
+        )
     which, _, names = kind.removeprefix("metrics ").partition(":")
     columns = names.split()
     unknown = [name for name in columns if name not in COLUMNS]
@@ -134,6 +144,11 @@ def _success(path: Path) -> list[str]:
     n, k = len(rows), sum(row.success for row in rows)
     low, high = wilson(k, n)
     return [f"{k} / {n}", f"{low:.2f} to {high:.2f}", phase_counts(failed_after(rows)) or "-"]
+
+
+def _cell(page: Path, ledger: str) -> str:
+    successes, interval, _ = _success(_files(page, ledger)[0])
+    return f"{successes} ({interval})"
 
 
 def _metrics(path: Path, which: Sequence[str], columns: Sequence[str]) -> list[str]:

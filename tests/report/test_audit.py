@@ -105,7 +105,7 @@ def test_seeds_and_cameras_that_are_fitted_are_named(tmp_path: Path, others: int
     seeds, cameras = found["Overfitting of seeds"], found["Overfitting of cameras"]
     assert [row[0] for row in seeds.rows] == ["store_cereal-v1, seen, hemisphere16, fixed"]
     assert [row[2:6] for row in seeds.rows] == [["1000", "20 / 20", "9000", f"{others} / 20"]]
-    assert [row[2:5] for row in cameras.rows] == [["20 / 20", f"{others} / 20", "20"]]
+    assert [row[2:6] for row in cameras.rows] == [["novel", "20 / 20", f"{others} / 20", "20"]]
     assert bool(seeds.warnings) == bool(cameras.warnings) == warned
     ((what, command),) = seeds.missing  # novel views have one first seed
     assert "novel views, with other seeds" in what
@@ -119,8 +119,8 @@ def test_a_room_that_is_fitted_is_named(tmp_path: Path, others: int, warned: boo
     run(tmp_path, "mine", 20, views="novel", checkpoint="c" * 64)
     run(tmp_path, "mine", 0, views="novel", checkpoint="e" * 64, rooms="held_out")  # another checkpoint
     found = audited(tmp_path)["Overfitting of the room"]
-    assert [row[:7] for row in found.rows] == [
-        ["store_cereal-v1", "seen", "mine (cccccccc)", "held_out", "20 / 20", f"{others} / 20", "20"]
+    assert [row[:6] for row in found.rows] == [
+        ["store_cereal-v1, seen", "mine (cccccccc)", "held_out", "20 / 20", f"{others} / 20", "20"]
     ]
     assert bool(found.warnings) == warned
     ((what, command),) = found.missing

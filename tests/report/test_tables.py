@@ -13,10 +13,11 @@ from geo4d_bench.report.tables import TablesConfig, run
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_benchmark_says_what_the_results_say() -> None:
-    tables = run(TablesConfig(ROOT / "BENCHMARK.md", check=True))
-    assert tables.count >= 8
-    assert not tables.stale, "geo4d-bench tables BENCHMARK.md"
+@pytest.mark.parametrize(("page", "least"), [("BENCHMARK.md", 8), ("docs/video.md", 6), ("README.md", 1)])
+def test_pages_say_what_the_results_say(page: str, least: int) -> None:
+    tables = run(TablesConfig(ROOT / page, check=True))
+    assert tables.count >= least
+    assert not tables.stale, f"geo4d-bench tables {page}"
 
 
 def test_a_table_is_made_again_and_the_rest_of_the_page_stays(tmp_path: Path) -> None:
@@ -27,6 +28,7 @@ def test_a_table_is_made_again_and_the_rest_of_the_page_stays(tmp_path: Path) ->
     page.write_text(
         "before\n<!-- success\n| rollout_*.csv\n-->\nold\n<!-- end -->\nbetween\n"
         "<!-- metrics novel generated: gripper_cm miou\nours | metrics_layered.csv | rollout_layered_novel.csv\n-->\n"
+        "<!-- end -->\n<!-- grid seen | novel\nours | rollout_layered_novel.csv | rollout_layered_novel.csv\n-->\n"
         "<!-- end -->\nafter\n"
     )
     assert run(TablesConfig(page, check=True)).exit_code == 1
@@ -34,6 +36,8 @@ def test_a_table_is_made_again_and_the_rest_of_the_page_stays(tmp_path: Path) ->
     assert run(TablesConfig(page)).exit_code == 0
     text = page.read_text()
     assert "| `store_cereal`, `layered` | 39 / 50 | 0.65 to 0.87 | reached 5, start 3, inserted 2, grasped 1 |" in text
+    assert "|  | seen | novel |" in text
+    assert "| ours | 39 / 50 (0.65 to 0.87) | 39 / 50 (0.65 to 0.87) |" in text
     assert "| ours | 0.74 cm (0.55 to 0.93) | 0.45 (0.40 to 0.49) | 39 / 50 | 0.65 to 0.87 |" in text
     assert [text.splitlines()[i] for i in (0, -1)] == ["before", "after"]
     assert not run(TablesConfig(page, check=True)).stale
