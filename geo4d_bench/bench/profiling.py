@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -17,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from geo4d_bench.bench.bench import Measurement
 from geo4d_bench.model import blocks
-from geo4d_bench.model.video.dit import Layer
+from geo4d_bench.model.video import dit
 
 OPTIMISER, COPIES, OTHERS = "optimiser", "copies between host and device", "norms and elementwise"
 FAMILIES = {
@@ -42,7 +43,7 @@ def profiled(step: Callable[[], object], modules: nn.Module, device: torch.devic
         seconds, kernels = kernel_times(step, device)
     rows = [
         Measurement(f"arithmetic of a step of {of}", 1e-12 * arithmetic.get_total_flops(), "TFLOP"),
-        Measurement(f"operations of a step of {of}, attention as on a GPU", counted.launches.total(), "operations"),
+        Measurement(f"operations of a step of {of}, as on a GPU", counted.launches.total(), "operations"),
         Measurement(f"bytes read and written by them, {of}", 1e-9 * counted.bytes.total(), "GB"),
         Measurement(f"bytes copied between host and device in a step of {of}", 1e-6 * counted.bytes[COPIES], "MB"),
     ]
@@ -102,7 +103,7 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.launches: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
         self.in_layers = self.layers = self._optimising = 0
-        self._modules, self._hooks = [m for m in modules.modules() if isinstance(m, Layer)], list[Any]()
+        self._modules, self._hooks = [m for m in modules.modules() if isinstance(m, dit.Layer)], list[Any]()
 
     def __enter__(self) -> Any:
         for layer in self._modules:
@@ -138,9 +139,17 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def as_on_a_gpu() -> Any:
-    """Within it attention is one operation, as on a GPU, and not written out as a processor has it."""
-    return patch.object(blocks, "written_out", lambda x: False)
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """Within it attention is one operation, not written out as on a processor, and a transformer's tokens have
+    autocast's dtype between layers."""
+
+    def layers_dtype(x: torch.Tensor) -> torch.dtype:
+        kind = x.device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+    with patch.object(blocks, "written_out", lambda x: False), patch.object(dit, "_layers_dtype", layers_dtype):
+        yield
 
 
 def _inside(event: Any, name: str) -> bool:

@@ -98,7 +98,7 @@ def test_a_training_step_is_measured_in_one_pass_and_in_four(monkeypatch: pytest
 def test_what_a_preset_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_model, "_PRODUCT", {"cpu": 1024})
     monkeypatch.setattr(bench_model, "STEPS", (1, 8))
-    monkeypatch.setattr(bench_model, "computes_in_bf16", lambda device: False)  # on any processor: casts are launches
+    monkeypatch.setattr(bench_model, "computes_in_bf16", lambda device: True)  # on any processor: casts are launches
     preset = "dit_debug"
     result = run(BenchConfig("preset", tmp_path, repeats=5, preset=preset, batch_size=2, profile=True))
     trained, arithmetic, memory, waiting, computing, *profiled = result.rows[:-2]

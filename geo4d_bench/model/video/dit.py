@@ -8,8 +8,9 @@ their own; after each layer of its decoder view m attends to view n in the same 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -80,12 +81,16 @@ class VideoTransformer(nn.Module):
         time = self.time(self.frequencies(level.flatten()).to(self.view.dtype)).view(batch, views, -1)
         given = time + self.proprioception(proprioception)[:, None]
         shared = self.modulation(F.silu(given)).view(batch, views, 6, -1)
-        for layer in self.trunk:
-            tokens = layer(tokens, shared)
-        n, m = (part.contiguous() for part in tokens.tensor_split([1], 2))
         decoder_n, decoder_m = (cast(Decoder, d) for d in self.decoders)
+        layers = [cast(Layer, layer) for part in (self.trunk, decoder_n.layers, decoder_m.layers) for layer in part]
+        own = torch.stack([layer.modulation for layer in layers])[:, None, None]
+        modulations = list((shared + own).to(tokens.dtype))  # of each layer (B, V, 6, D)
+        for layer, modulation in zip(self.trunk, modulations, strict=False):
+            tokens = layer(tokens, modulation)
+        n, m = (part.contiguous() for part in tokens.tensor_split([1], 2))
+        of_n, of_m = modulations[len(self.trunk) :][: len(decoder_n.layers)], modulations[-len(decoder_m.layers) :]
         for i, (layer_n, layer_m) in enumerate(zip(decoder_n.layers, decoder_m.layers, strict=True)):
-            n, m = layer_n(n, shared[:, :1]), layer_m(m, shared[:, 1:])
+            n, m = layer_n(n, of_n[i][:, :1]), layer_m(m, of_m[i][:, 1:])
             if self.cross_view:
                 m = self.cross_view[i](m, n)
         pixels = torch.cat([decoder_n.pixels(n), decoder_m.pixels(m)], 2)  # (B, T, V, 4 S, H, W)
@@ -110,25 +115,28 @@ class Layer(nn.Module):
         # Added to the shared modulation: shift, scale and gate, of attention and of the MLP.
         self.modulation = nn.Parameter(torch.tensor([0.0, 1.0, 1.0] * 2)[:, None].repeat(1, c.dim))
 
-    def forward(self, x: Tensor, shared: Tensor) -> Tensor:
-        """``shared`` (B, V, 6, D) is the modulation that all layers share."""
-        modulation = (shared + self.modulation).to(x.dtype)[:, None, :, :, None]
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.unbind(3)
-        x = torch.addcmul(x, gate, self._attention(torch.addcmul(shift, _normalised(x), scale)))
-        hidden = F.gelu(self.up(torch.addcmul(mlp_shift, _normalised(x), mlp_scale)), approximate="tanh")
-        return torch.addcmul(x, mlp_gate, self.down(hidden))
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """``modulation`` (B, V, 6, D) is what all layers share and this one's own, together."""
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation[:, None, :, :, None].unbind(3)
+        query_key_value, out, up, down = _ready(x.device, self.query_key_value, self.out, self.up, self.down)
+        attended = self._attention(torch.addcmul(shift, _normalised(x), scale), query_key_value)
+        x = torch.addcmul(x, gate, F.linear(attended, *out))
+        hidden = F.gelu(F.linear(torch.addcmul(mlp_shift, _normalised(x), mlp_scale), *up), approximate="tanh")
+        return torch.addcmul(x, mlp_gate, F.linear(hidden, *down))
 
-    def _attention(self, x: Tensor) -> Tensor:
+    def _attention(self, x: Tensor, query_key_value: tuple[Tensor, Tensor]) -> Tensor:
         batch, frames, views, cells, dim = x.shape
-        qkv, head = self.query_key_value(x), (self.heads, dim // self.heads)
+        qkv, head = F.linear(x, *query_key_value), (self.heads, dim // self.heads)
         if self.over_frames:
             qkv = qkv.movedim(1, 3).reshape(-1, frames, 3, *head)
         else:
             qkv = qkv.view(-1, cells * views if self.joint else cells, 3, *head)
-        found = attend(*qkv.permute(2, 0, 3, 1, 4)).transpose(1, 2)
+        found = attend(*qkv.permute(2, 0, 3, 1, 4))  # (N, heads, L or T, d)
         if self.over_frames:
-            found = found.reshape(batch, views, cells, frames, dim).movedim(3, 1)
-        return cast(Tensor, self.out(found.reshape(x.shape)))
+            found = found.view(batch, views, cells, self.heads, frames, -1).permute(0, 4, 1, 2, 3, 5)
+        else:
+            found = found.transpose(1, 2)
+        return found.reshape(x.shape).contiguous()
 
 
 class CrossView(nn.Module):
@@ -145,9 +153,10 @@ class CrossView(nn.Module):
         """Tokens (B, T, V, L, D) of V views and (B, T, 1, L, D) of view n -> (B, T, V, L, D)."""
         batch, frames, views, cells, dim = m.shape
         head = (self.heads, dim // self.heads)
-        q = self.query(_normalised(m)).view(batch * frames, views * cells, *head).transpose(1, 2)
-        k, v = self.key_value(_normalised(n)).view(batch * frames, cells, 2, *head).permute(2, 0, 3, 1, 4)
-        return m + cast(Tensor, self.out(attend(q, k, v).transpose(1, 2).reshape(m.shape)))
+        query, key_value, out = _ready(m.device, self.query, self.key_value, self.out)
+        q = F.linear(_normalised(m), *query).view(batch * frames, views * cells, *head).transpose(1, 2)
+        k, v = F.linear(_normalised(n), *key_value).view(batch * frames, cells, 2, *head).permute(2, 0, 3, 1, 4)
+        return m + F.linear(attend(q, k, v).transpose(1, 2).reshape(m.shape), *out)
 
 
 class Decoder(nn.Module):
@@ -180,6 +189,33 @@ class Decoder(nn.Module):
         with torch.autocast(read.device.type, enabled=False):
             pixels: Tensor = self.last(read.to(next(self.last.parameters()).dtype))
         return pixels.view(*x.shape[:3], *pixels.shape[1:])
+
+
+class _Cast(torch.autograd.Function):
+    """Tensors in another dtype, by one kernel on a GPU, where autocast launches one for each."""
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.dtype = tensors[0].dtype
+        return _in_dtype(tensors, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *_in_dtype(gradients, ctx.dtype)
+
+
+def _in_dtype(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    made = [torch.empty_like(x, dtype=dtype) for x in tensors]
+    torch._foreach_copy_(made, list(tensors))
+    return tuple(made)
+
+
+def _ready(device: torch.device, *layers: nn.Linear) -> list[tuple[Tensor, Tensor]]:
+    """Weights and biases, in the dtype that autocast computes in."""
+    tensors = tuple(x for layer in layers for x in (layer.weight, layer.bias))
+    if torch.is_autocast_enabled(device.type):
+        tensors = _Cast.apply(torch.get_autocast_dtype(device.type), *tensors)  # type: ignore[no-untyped-call]
+    return list(zip(tensors[::2], tensors[1::2], strict=True))
 
 
 def _layers_dtype(x: Tensor) -> torch.dtype:

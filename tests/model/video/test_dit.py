@@ -243,3 +243,21 @@ def test_tokens_and_gradients_in_bfloat16_are_those_of_float32_but_for_rounding(
     expected = network()(**inputs())
     assert (out - expected).square().mean().sqrt() < 0.02 * expected.std()
     assert rounded.isfinite().all()
+
+
+def test_weights_that_are_cast_together_give_what_autocast_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = network().float()
+    given = {k: v.float() for k, v in inputs().items()}
+
+    def found() -> list[torch.Tensor]:
+        made.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = made(**given)
+        out.square().mean().backward()
+        return [out.detach(), *(p.grad.clone() for p in made.parameters() if p.grad is not None)]
+
+    together = found()
+    monkeypatch.setattr(dit, "_ready", lambda device, *layers: [(layer.weight, layer.bias) for layer in layers])
+    one_by_one = found()
+    assert len(together) == len(one_by_one) > 50
+    assert all(torch.equal(a, b) for a, b in zip(together, one_by_one, strict=True))
