@@ -213,7 +213,7 @@ def _in_dtype(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ..
 def _ready(device: torch.device, *layers: nn.Linear) -> list[tuple[Tensor, Tensor]]:
     """Weights and biases, in the dtype that autocast computes in."""
     tensors = tuple(x for layer in layers for x in (layer.weight, layer.bias))
-    if torch.is_autocast_enabled(device.type):
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         tensors = _Cast.apply(torch.get_autocast_dtype(device.type), *tensors)  # type: ignore[no-untyped-call]
     return list(zip(tensors[::2], tensors[1::2], strict=True))
 
