@@ -137,7 +137,7 @@ def test_a_generator_is_trained_scored_with_a_tracker_and_played(environment: En
     assert [float(row["flicker_n"]) for row in rows if row["source"] == "copy_first_frame"] == [0.0]
     environment.bench(
         "rollout", "--task", "hurried_cereal", "--policy", "still", "--checkpoint", "still", "--episodes", 1,
-        "--workers", 1, "--out", "played",
+        "--workers", 1, "--rig", "hemisphere16", "--out", "played",
     )  # fmt: skip
     (row,) = _rows(environment.work / "played" / "episodes.csv")
     assert (row["policy"], row["generator"], row["ablation"], row["status"]) == ("still", "still", "none", "timeout")

@@ -43,5 +43,5 @@ def test_each_command_is_understood(line: str) -> None:
         name, args = f"rig {args[0]}", args[1:]
     entry = COMMANDS[name]
     config = tyro.cli(getattr(importlib.import_module(f"geo4d_bench.{entry.module}"), entry.config), args=args)
-    for views in (getattr(config, option, "") for option in ("rig", "views")):
-        assert views in ("", "all", "seen", "novel", *RIGS, *PROTOCOLS) or is_rig_file(views)
+    for views in (getattr(config, option, None) for option in ("rig", "views")):
+        assert views in (None, "all", "seen", "novel", *RIGS, *PROTOCOLS) or is_rig_file(views)
