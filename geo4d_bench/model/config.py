@@ -172,7 +172,9 @@ class GeneratorConfig:
         """The config of parsed JSON without ``generator``; ConfigError where a field is missing, unknown or wrong."""
         from pydantic import TypeAdapter, ValidationError
 
-        missing = sorted({f.name for f in dataclasses.fields(cls)} - values.keys() - {"rig"})  # which came last
+        missing = sorted(
+            {f.name for f in dataclasses.fields(cls)} - values.keys() - {"rig"}
+        )  # older checkpoints name none
         if missing:
             raise ConfigError(f"config of the generator '{cls.name}': {', '.join(missing)} missing")
         try:

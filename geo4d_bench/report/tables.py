@@ -103,6 +103,8 @@ def _table(kind: str, body: str, page: Path) -> str:
         return markdown(["", *success], [[label or _name(path), *_success(path)] for label, path in found])
     if kind.startswith("grid "):
         heads = [head.strip() for head in kind.removeprefix("grid ").split("|")]
+        if wrong := [row[0] for row in rows if len(row) != 1 + len(heads)]:
+            raise ConfigError(f"{page}: the grid's line {wrong[0]} does not name {len(heads)} ledgers")
         return markdown(
             ["", *heads], [[label, *(_cell(page, ledger) for ledger in ledgers)] for label, *ledgers in rows]
         )

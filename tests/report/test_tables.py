@@ -44,3 +44,6 @@ def test_a_table_is_made_again_and_the_rest_of_the_page_stays(tmp_path: Path) ->
     page.write_text(text.replace("metrics_layered.csv", "metrics_gone.csv"))
     with pytest.raises(ConfigError, match=r"metrics_gone\.csv is not there"):
         run(TablesConfig(page))
+    page.write_text("<!-- grid seen | novel\nours | rollout_layered_novel.csv\n-->\n<!-- end -->\n")
+    with pytest.raises(ConfigError, match="the grid's line ours does not name 2 ledgers"):
+        run(TablesConfig(page))

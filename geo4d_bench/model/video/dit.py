@@ -84,11 +84,11 @@ class VideoTransformer(nn.Module):
         decoder_n, decoder_m = (cast(Decoder, d) for d in self.decoders)
         layers = [cast(Layer, layer) for part in (self.trunk, decoder_n.layers, decoder_m.layers) for layer in part]
         own = torch.stack([layer.modulation for layer in layers])[:, None, None]
-        modulations = list((shared + own).to(tokens.dtype))  # of each layer (B, V, 6, D)
-        for layer, modulation in zip(self.trunk, modulations, strict=False):
+        each = (shared + own).to(tokens.dtype)  # (layers, B, V, 6, D)
+        of_trunk, of_n, of_m = each.split([len(self.trunk), len(decoder_n.layers), len(decoder_m.layers)])
+        for layer, modulation in zip(self.trunk, of_trunk, strict=True):
             tokens = layer(tokens, modulation)
         n, m = (part.contiguous() for part in tokens.tensor_split([1], 2))
-        of_n, of_m = modulations[len(self.trunk) :][: len(decoder_n.layers)], modulations[-len(decoder_m.layers) :]
         for i, (layer_n, layer_m) in enumerate(zip(decoder_n.layers, decoder_m.layers, strict=True)):
             n, m = layer_n(n, of_n[i][:, :1]), layer_m(m, of_m[i][:, 1:])
             if self.cross_view:

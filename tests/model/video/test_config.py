@@ -35,9 +35,13 @@ def test_contradictions_are_refused(change: dict[str, Any], message: str) -> Non
         dataclasses.replace(UNET_DEBUG, **change)
 
 
-@pytest.mark.parametrize("change", [{"width": 26}, {"heads": 3}, {"decoder_layers": 0}, {"patch": 0}])
+@pytest.mark.parametrize(
+    "change", [{"width": 26}, {"heads": 3}, {"decoder_layers": 0}, {"patch": 0}, {"diffusion": "edm"}]
+)
 def test_contradictions_of_the_transformer_are_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"divide into patches of 4|all but trunk_layers|patch must be at least 1"):
+    with pytest.raises(
+        ConfigError, match=r"divide into patches of 4|all but trunk_layers|patch must be at least 1|rectified_flow"
+    ):
         dataclasses.replace(DIT_DEBUG, **change)
 
 
