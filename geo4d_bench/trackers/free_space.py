@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 from scipy.ndimage import minimum_filter
 from scipy.spatial.transform import Rotation
 
@@ -12,21 +10,23 @@ from geo4d_bench.geometry.camera import project
 from geo4d_bench.geometry.se3 import Array, inverse, pose, transform
 from geo4d_bench.model.types import Video4D
 
-MIN_POINTS = 30
-"""A view with fewer valid points than this cannot be located."""
+MIN_PAIRS, MAX_PAIRS = 30, 2000
+"""Of pixels before and in the video: with fewer a view cannot be located, and more of them make it no more exact."""
 MAX_RESIDUAL_M = 0.1
-"""A view whose points lie further than this (median) from their pixels' rays has not been located."""
+"""A view whose pairs lie further apart than this (median) has not been located."""
+ITERATIONS, FLOOR_M = 10, 0.002
+"""Of the fit, and the smallest scale of its weights."""
 
 
 class FreeSpace:
-    """Depth of both views through a video. View m's pose is not given, so it is estimated from its points.
+    """Depth of both views through a video.
 
     Attributes:
-        T_n_m: that pose (4, 4), None where they tell none.
+        T_n_m: view m's pose (4, 4) by :func:`locate_view`. Where it is None, view n alone tells what is empty.
     """
 
     def __init__(self, video: Video4D) -> None:
-        self.T_n_m = T_n_m = locate_view(video.points[1, 0], video.K[1])
+        self.T_n_m = T_n_m = locate_view(video)
         T_cam_n = [np.eye(4)] if T_n_m is None else [np.eye(4), inverse(T_n_m)]
         self._views = []
         for T, K, points in zip(T_cam_n, video.K, video.points, strict=False):
@@ -53,21 +53,25 @@ class FreeSpace:
         return float(empty[known].mean()) if known.any() else 0.0
 
 
-def locate_view(points_n: npt.NDArray[np.float32], K: Array) -> Array | None:
-    """T_n_cam (4, 4) of the camera that sees a pointmap (H, W, 3), given in frame n, with intrinsics (3, 3).
+def locate_view(video: Video4D) -> Array | None:
+    """T_n_m (4, 4), by which what view m saw before the video lies on what it shows; None where too little does.
 
-    None where there are too few points or they fit no camera. The solver is SQPnP (Terzakis and Lourakis, ECCV 2020).
+    A pixel shows the same place in both, unless something has moved: such pairs fit no rigid motion and lose their
+    weight. Least squares with Cauchy's weights, again and again; hands are left out.
     """
-    valid = np.isfinite(points_n).all(axis=-1)
-    if int(valid.sum()) < MIN_POINTS:
+    if video.first_points is None:
         return None
-    p_n = points_n[valid].astype(np.float64)
-    pixel = np.argwhere(valid)[:, ::-1].astype(np.float64)
-    found, rotvec, translation = cv2.solvePnP(p_n, pixel, K, np.zeros(4), flags=cv2.SOLVEPNP_SQPNP)
-    if not found:
+    first, later = np.broadcast_to(video.first_points[1], video.points[1].shape), video.points[1]
+    pairs = np.flatnonzero((video.parts[1] == 0) & np.isfinite(first).all(-1) & np.isfinite(later).all(-1))
+    pairs = pairs[:: 1 + len(pairs) // MAX_PAIRS]
+    if len(pairs) < MIN_PAIRS:
         return None
-    T_cam_n = pose(Rotation.from_rotvec(rotvec[:, 0]).as_matrix(), translation[:, 0])
-    p_cam = transform(T_cam_n, p_n)
-    rays = np.column_stack([pixel, np.ones(len(pixel))]) @ np.linalg.inv(K).T
-    residual = np.linalg.norm(np.cross(rays, p_cam), axis=1) / np.linalg.norm(rays, axis=1)
-    return inverse(T_cam_n) if np.median(residual) < MAX_RESIDUAL_M and np.median(p_cam[:, 2]) > 0 else None
+    p_m, p_n = (points.reshape(-1, 3)[pairs].astype(np.float64) for points in (first, later))
+    T_n_m, weight = np.eye(4), np.ones(len(pairs))
+    for _ in range(ITERATIONS):
+        centre_m, centre_n = (np.average(p, axis=0, weights=weight) for p in (p_m, p_n))
+        turn = Rotation.align_vectors(p_n - centre_n, p_m - centre_m, weight)[0].as_matrix()
+        T_n_m = pose(turn, centre_n - turn @ centre_m)
+        residual = np.linalg.norm(transform(T_n_m, p_m) - p_n, axis=1)
+        weight = 1.0 / (1.0 + (residual / max(float(np.median(residual)), FLOOR_M)) ** 2)
+    return T_n_m if np.median(residual) < MAX_RESIDUAL_M else None

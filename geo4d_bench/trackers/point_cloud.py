@@ -20,7 +20,7 @@ from geo4d_bench.trackers.free_space import FreeSpace
 from geo4d_bench.trackers.gaps import bridge_poses, place_opening_changes
 from geo4d_bench.trackers.hand_points import HandPoints, Opening, finger_distance, hand_points
 from geo4d_bench.trackers.protocol import HandTrack, Tracker
-from geo4d_bench.trackers.registration import HandRegistration
+from geo4d_bench.trackers.registration import HandRegistration, Prior
 
 # A frame is lost with fewer hand points, a smaller explained share, more of the surface seen through, a position less
 # certain in some direction (standard deviation), or a longer way from the frame before than these.
@@ -35,6 +35,8 @@ DISPLACED_CONFIDENCE = 0.05
 """Of a hand that is moved with its points and not registered to them."""
 OPENING_CHANGE_M = 0.03
 """Standard deviation of the opening's change between two frames."""
+DISPLACED_M = 0.045
+"""How far the truth usually lies from where a hand is by how far its points have moved (standard deviation)."""
 SAME_START_M = 0.008
 """Hypotheses nearer to one another than this are one."""
 
@@ -101,7 +103,8 @@ class PointTracker(Tracker):
             opening = opening.with_measured(finger_distance(self.hand, seen, state.T[:3, :3])).with_measured(shown)
             displaced = state.displaced(seen)
             starts = self._hypotheses(state, seen, opening.mean_m, displaced)
-            found = self._registration.best(seen, starts, opening, free_space, frame)
+            prior = None if displaced is None else Prior(pose(state.T[:3, :3], displaced), DISPLACED_M)
+            found = self._registration.best(seen, starts, prior, opening, free_space, frame)
             T = nearest_symmetric(found.T_n_ee, state.T)
             velocity = T[:3, 3] - state.T[:3, 3]
             if (

@@ -28,7 +28,7 @@ COARSE_M, FINE_M = 0.06, 0.03
 """Largest distances between a point and its match, in the two passes of the registration."""
 PART_WEIGHT_M = 0.03
 """A match to another part of the hand costs as much as this distance: labels may be wrong at seams."""
-PRIOR_ROTATION_RAD, PRIOR_TRANSLATION_M = 0.09, 0.06
+PRIOR_ROTATION_RAD, START_M = 0.09, 0.06
 """How far the truth usually lies from the best start (standard deviations)."""
 HIDDEN_FINGERS_M, UNSEEN_FINGERS_M = 0.012, 0.025
 """Single fingers are used where the opening is less certain than the first; less certain than the second, it was not
@@ -39,11 +39,20 @@ BODY_SAMPLES, EMPTY_M = 150, 0.03
 """Number of surface points that are checked for free space, and how far behind one a view must see for it."""
 NOISE_FLOOR_M = 0.004
 POINTS_PER_INDEPENDENT = 12.0
-"""Errors of neighbouring pixels go together: this many points weigh as much as one independent measurement."""
+"""Errors of neighbouring pixels go together: this many points weigh as much as one independent measurement where they
+are sharp, and more in proportion to how far they scatter. A generated hand is displaced as a whole."""
 FIT_ITERATIONS = 5
 _NEXT, _LAST = [1, 2, 0], [2, 0, 1]
 _PART_CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
 """Coordinates that set the three parts one unit apart from one another."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Where a hand is expected, T_n_ee (4, 4), and the standard deviation of its position (m)."""
+
+    T_n_ee: Array
+    sigma_m: float
 
 
 @dataclass(frozen=True)
@@ -96,13 +105,20 @@ class HandRegistration:
         """Of each point's match along its normal, where the hand opens by a metre."""
 
     def best(
-        self, seen: HandPoints, starts: Sequence[Array], opening: Opening, free_space: FreeSpace, frame: int
+        self,
+        seen: HandPoints,
+        starts: Sequence[Array],
+        prior: Prior | None,
+        opening: Opening,
+        free_space: FreeSpace,
+        frame: int,
     ) -> Registered:
         """The best registration of a video frame's points among those from ``starts`` (T_n_ee each, at least one).
 
-        ``opening`` is the estimate before registration.
+        Without a ``prior`` each is held near its own start. ``opening`` is the estimate before registration.
         """
-        return max((self._from(seen, start, opening, free_space, frame) for start in starts), key=lambda r: r.score)
+        found = [self._from(seen, T, prior or Prior(T, START_M), opening, free_space, frame) for T in starts]
+        return max(found, key=lambda registered: registered.score)
 
     def visible_offset(self, T_n_ee: Array, seen: HandPoints, opening_m: float) -> Array:
         """(3,) from where view n would see the points of a hand at a pose, to where it sees them.
@@ -117,11 +133,13 @@ class HandRegistration:
         offset: Array = observed.mean(axis=0) - p[facing].mean(axis=0)
         return offset
 
-    def _from(self, seen: HandPoints, start: Array, opening: Opening, free_space: FreeSpace, frame: int) -> Registered:
+    def _from(
+        self, seen: HandPoints, start: Array, prior: Prior, opening: Opening, free_space: FreeSpace, frame: int
+    ) -> Registered:
         T = self._align(seen, start, opening.mean_m) if len(seen.points) >= MIN_ALIGN_POINTS else start
         if opening.sigma_m > HIDDEN_FINGERS_M:
             opening = opening.with_measured(single_fingers(self.hand, seen, T))
-        T, gap, sigma = self._fit(seen, T, start, opening)
+        T, gap, sigma = self._fit(seen, T, prior, opening)
         _, _, distance, _ = self._search(seen, inverse(T), gap)
         inlier = distance < INLIER_M
         rms = float(np.sqrt(np.mean(distance[inlier] ** 2))) if inlier.any() else INLIER_M
@@ -157,20 +175,21 @@ class HandRegistration:
         distance, index = model.tree.query(np.column_stack([p, PART_WEIGHT_M * _PART_CORNERS[seen.part]]))
         return p, model.points[index], np.asarray(distance), np.asarray(index)
 
-    def _fit(self, seen: HandPoints, T_n_ee: Array, T_prior: Array, opening: Opening) -> tuple[Array, float, float]:
+    def _fit(self, seen: HandPoints, T_n_ee: Array, near: Prior, opening: Opening) -> tuple[Array, float, float]:
         """Pose, opening, and the position's uncertainty (m): Gauss-Newton with Huber weights and a Gaussian prior."""
         T_ee_n, gap = inverse(T_n_ee), opening.mean_m
-        sigmas = np.array([PRIOR_ROTATION_RAD] * 3 + [PRIOR_TRANSLATION_M] * 3 + [opening.sigma_m])
+        sigmas = np.array([PRIOR_ROTATION_RAD] * 3 + [near.sigma_m] * 3 + [opening.sigma_m])
         prior = np.diag(sigmas**-2)
         for _ in range(FIT_ITERATIONS):
             p, nearest, _, index = self._search(seen, T_ee_n, gap)
             n = self.hand.normals[index]
             r = np.einsum("ij,ij->i", p - nearest, n)
             sigma = max(NOISE_FLOOR_M, 1.48 * float(np.median(np.abs(r))))
-            w = np.minimum(1.0, 1.5 * sigma / np.maximum(np.abs(r), 1e-9)) / (sigma**2 * POINTS_PER_INDEPENDENT)
+            together = POINTS_PER_INDEPENDENT * sigma / NOISE_FLOOR_M
+            w = np.minimum(1.0, 1.5 * sigma / np.maximum(np.abs(r), 1e-9)) / (sigma**2 * together)
             J = np.column_stack([_cross(p, n), n, self._moves[index]])
             # The prior's residual: the small motion, in the hand's frame, from the prior to the present estimate.
-            delta = T_ee_n @ T_prior
+            delta = T_ee_n @ near.T_n_ee
             turn = cv2.Rodrigues(delta[:3, :3])[0][:, 0]  # SciPy checks a matrix for longer than this takes
             e = np.concatenate([turn, delta[:3, 3], [gap - opening.mean_m]])
             A = (J * w[:, None]).T @ J + prior

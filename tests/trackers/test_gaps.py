@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from synthetic_hand import H, Scene, W, box_hand, downward, render
 
 from geo4d_bench.geometry.camera import look_at
 from geo4d_bench.geometry.se3 import inverse, pose, transform
+from geo4d_bench.model.types import Video4D
 from geo4d_bench.policies.video_policy import out_of_sight, waypoints_to_execute
 from geo4d_bench.trackers.free_space import FreeSpace, locate_view
 from geo4d_bench.trackers.gaps import bridge_poses, place_opening_changes
@@ -77,18 +80,30 @@ def test_of_two_hands_neither_is_out_of_sight_at_the_end_of_a_plan(one: str, oth
     assert waypoints_to_execute(lost, 4) == expected
 
 
-def test_a_view_is_located_from_its_own_points() -> None:
+def test_a_view_is_located_by_what_has_not_moved() -> None:
     rng = np.random.default_rng(0)
-    K = Scene.make().K[1]
+    frames = 4
     for _ in range(5):
         T = look_at(rng.uniform([-1, -1, 0.5], [1, 1, 2.5]), rng.uniform(-0.2, 0.2, 3))
-        depth = 1.0 + 0.3 * rng.random((H, W))
-        v, u = np.mgrid[:H, :W]
-        p = np.stack([(u - K[0, 2]) / K[0, 0] * depth, (v - K[1, 2]) / K[1, 1] * depth, depth], axis=-1)
-        found = locate_view(transform(T, p).astype(np.float32), K)
+        before = rng.uniform([-0.5, -0.5, 0.5], [0.5, 0.5, 1.5], (H, W, 3))
+        points = np.repeat(transform(T, before)[None, None], frames, axis=1).repeat(2, axis=0)
+        parts = np.zeros((2, frames, H, W), dtype=np.uint8)
+        parts[:, :, : H // 2, : W // 2] = 1  # a hand, which has gone
+        points[:, :, : H // 2, : W // 2] += [0.4, 0.0, 0.0]
+        points[:, 2:, H // 2 :, : W // 4] += [0.0, 0.3, 0.0]  # and something that it took along
+        rgb, K = np.zeros((2, frames, H, W, 3), dtype=np.uint8), np.tile(np.eye(3), (2, 1, 1))
+        first = np.stack([before, before]).astype(np.float32)
+        video = Video4D(rgb, points.astype(np.float32), parts, K, 0.4, first_points=first)
+        found = locate_view(video)
         assert found is not None
-        np.testing.assert_allclose(found, T, atol=1e-5)  # float32 points a metre away
-    assert locate_view(np.full((H, W, 3), np.nan, dtype=np.float32), K) is None
+        np.testing.assert_allclose(found, T, atol=1e-4)  # float32 points a metre away, and weights that never vanish
+        blurred = replace(video, points=video.points + rng.normal(0, 0.05, video.points.shape).astype(np.float32))
+        found = locate_view(blurred)
+        assert found is not None
+        assert np.linalg.norm(found[:3, 3] - T[:3, 3]) < 0.02
+        assert locate_view(replace(video, points=rng.permutation(video.points, axis=3))) is None
+        assert locate_view(replace(video, first_points=None)) is None
+        assert locate_view(replace(video, parts=np.ones_like(parts))) is None
 
 
 def test_what_is_seen_through_is_empty() -> None:
@@ -103,7 +118,9 @@ def test_what_is_seen_through_is_empty() -> None:
     for view in (0, 1):
         hole = video.parts[view, 0] == 0
         wall[view, 0][hole] = far[view][hole]
-    sight = FreeSpace(type(video)(video.rgb, wall, video.parts, video.K, video.dt_s))
+    before = np.stack([2.0 * rays, 2.0 * rays]).astype(np.float32)
+    sight = FreeSpace(replace(video, points=wall, first_points=before))
+    assert sight.T_n_m is not None
     T_n_world = inverse(scene.T_world_n)
     there = transform(T_n_world @ T[0], hand.at_opening(0.05))
     beside = transform(T_n_world @ downward([0.0, 0.0, 0.25]), hand.at_opening(0.05))
