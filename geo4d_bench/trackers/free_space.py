@@ -1,12 +1,15 @@
-"""Free space of a video: a place is empty where either view sees a surface behind it."""
+"""What both views of a video see: where view m stands, which points are where their pixels look, and which space is
+empty, because a view sees a surface behind it."""
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from scipy.ndimage import minimum_filter
 from scipy.spatial.transform import Rotation
 
 from geo4d_bench.geometry.camera import project
+from geo4d_bench.geometry.hand import NO_PART
 from geo4d_bench.geometry.se3 import Array, inverse, pose, transform
 from geo4d_bench.model.types import Video4D
 
@@ -14,6 +17,8 @@ MIN_PAIRS, MAX_PAIRS = 30, 2000
 """Of pixels before and in the video: with fewer a view cannot be located, and more of them make it no more exact."""
 MAX_RESIDUAL_M = 0.1
 """A view whose pairs lie further apart than this (median) has not been located."""
+MAX_AWAY_M = 0.1
+"""From the ray of the pixel that shows it, a point of a hand: as far as a hand is wide."""
 ITERATIONS, FLOOR_M = 10, 0.002
 """Of the fit, and the smallest scale of its weights."""
 
@@ -51,6 +56,24 @@ class FreeSpace:
             known[inside] |= np.isfinite(surface)
             empty[inside] |= np.isfinite(surface) & (surface - p[inside, 2] > tolerance_m)
         return float(empty[known].mean()) if known.any() else 0.0
+
+
+def seen_parts(video: Video4D, T_n_m: Array | None) -> npt.NDArray[np.uint8]:
+    """The video's part labels (V, T, H, W) without those of points that are not where their pixel looks.
+
+    A pointmap can put any point into any pixel, and a generator that was trained by points alone may tell a place by
+    pixels in a corner. View m counts as it is where its pose (4, 4) is not known.
+    """
+    parts = video.parts.copy()
+    for view, T_n_cam in enumerate([np.eye(4)] if T_n_m is None else [np.eye(4), T_n_m]):
+        frame, v, u = np.nonzero(parts[view])
+        p = transform(inverse(T_n_cam), video.points[view, frame, v, u].astype(np.float64))
+        ray = np.column_stack([u, v, np.ones(len(u))]) @ np.linalg.inv(video.K[view]).T
+        away = np.linalg.norm(np.cross(ray, p), axis=1) / np.linalg.norm(ray, axis=1)
+        behind = np.einsum("ij,ij->i", ray, p) <= 0
+        gone = (away > MAX_AWAY_M) | behind  # NaN compares false: a point that is missing is nowhere else
+        parts[view, frame[gone], v[gone], u[gone]] = NO_PART
+    return parts
 
 
 def locate_view(video: Video4D) -> Array | None:

@@ -12,7 +12,7 @@ from geo4d_bench.geometry.camera import look_at
 from geo4d_bench.geometry.se3 import inverse, pose, transform
 from geo4d_bench.model.types import Video4D
 from geo4d_bench.policies.video_policy import out_of_sight, waypoints_to_execute
-from geo4d_bench.trackers.free_space import FreeSpace, locate_view
+from geo4d_bench.trackers.free_space import FreeSpace, locate_view, seen_parts
 from geo4d_bench.trackers.gaps import bridge_poses, place_opening_changes
 
 
@@ -104,6 +104,22 @@ def test_a_view_is_located_by_what_has_not_moved() -> None:
         assert locate_view(replace(video, points=rng.permutation(video.points, axis=3))) is None
         assert locate_view(replace(video, first_points=None)) is None
         assert locate_view(replace(video, parts=np.ones_like(parts))) is None
+
+
+def test_points_elsewhere_than_their_pixel_looks_are_not_of_a_hand() -> None:
+    scene = Scene.make()
+    T = np.array([downward([0.0, 0.0, 0.0])] * 2)
+    video = render(scene, box_hand(0.002), T, np.array([0.05, 0.05]), np.random.default_rng(0))
+    T_n_m = inverse(scene.T_world_n) @ scene.T_world_m
+    np.testing.assert_array_equal(seen_parts(video, T_n_m), video.parts)
+    told = replace(video, points=video.points.copy(), parts=video.parts.copy())
+    told.parts[:, :, :2, :4], told.points[:, :, :2, :4] = 1, video.points[0, 0][video.parts[0, 0] > 0].mean(0)
+    np.testing.assert_array_equal(seen_parts(told, T_n_m), video.parts)
+    unknown = seen_parts(told, None)  # view m's pose
+    np.testing.assert_array_equal(unknown[0], video.parts[0])
+    np.testing.assert_array_equal(unknown[1], told.parts[1])
+    missing = replace(told, points=np.full_like(told.points, np.nan))
+    np.testing.assert_array_equal(seen_parts(missing, T_n_m), told.parts)
 
 
 def test_what_is_seen_through_is_empty() -> None:
