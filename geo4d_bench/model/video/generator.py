@@ -152,12 +152,14 @@ class VideoGenerator(Generator[VideoConfig]):
         )
         denoised = self._denoise(self.diffusion.add_noise(z, noise, level), level, given)
         hand_weight = self.config.hand_weight if self.config.weight_gripper else 0.0
-        weight = expand_as(self.diffusion.loss_weight(level), z) + hand_weight * self._near_hand(batch["parts"])
+        near = self._near_hand(batch["parts"])
+        weight = expand_as(self.diffusion.loss_weight(level), z) + hand_weight * near
         of_stream = [self.config.point_weight if s == POINTS else 1.0 for s in self.streams]
         weight = weight * constant(tuple(of_stream), device).view(-1, 1, 1, 1, 1)
         error = self._errors(denoised, z) * known
         summed = (weight * error).sum() + hand_error(self.config, error, z)
-        total = summed / mean_over_processes(known.sum()).clamp(min=1.0) + read_error(self.config, denoised, z, known)
+        total = summed / mean_over_processes(known.sum()).clamp(min=1.0)
+        total = total + read_error(self.config, denoised, z, known, near)
         others = (0, 1, 3, 4, 5, 6)
         errors = error.detach().mean(others) / known.mean(others).clamp(min=1e-6)
         return Loss(total=total, parts=dict(zip(("labels", "rgb", "points"), errors, strict=False)))

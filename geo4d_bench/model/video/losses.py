@@ -13,6 +13,7 @@ from geo4d_bench.model.video.config import VideoConfig
 from geo4d_bench.model.video.labels import LEAST_SHOWN, change_sums
 
 _TOLERANCE = 0.02  # of contracted points: below it their errors count as squares
+STRAY = 0.3  # what a gripper counts that is drawn away from its place alone, as a distance of contracted points
 
 
 def hand_error(c: VideoConfig, error: Tensor, z: Tensor) -> Tensor | float:
@@ -27,12 +28,15 @@ def hand_error(c: VideoConfig, error: Tensor, z: Tensor) -> Tensor | float:
     return summed + c.hand_point_weight * (hand[:, :, :, None] * _by_pixel(error, POINTS)).sum()
 
 
-def read_error(c: VideoConfig, denoised: Tensor, z: Tensor, known: Tensor) -> Tensor | float:
+def read_error(c: VideoConfig, denoised: Tensor, z: Tensor, known: Tensor, near: Tensor) -> Tensor | float:
     """How far off is what a plan is read from, weighted means: where grippers' centres are in each view (contracted
     points), and how much farther they are open than in the first frame (shares of a full opening).
 
     Errors of pixels do not say in which direction a gripper is that was drawn beside its place; its centre does, as
-    where integral regression is added to heat maps (Sun et al. 2018, https://arxiv.org/abs/1711.08229).
+    where integral regression is added to heat maps (Sun et al. 2018, https://arxiv.org/abs/1711.08229). A network that
+    does not know where in view m the gripper is could tell its place by a few pixels in a corner, whose points can be
+    anywhere: so the share of a gripper that is drawn elsewhere than ``near`` it (B, V, 1, T, 1, h, w) counts as well,
+    squared, so that a network that is unsure still does best to draw both.
     """
     if not c.pixels or not c.weight_gripper or c.rgb_only:
         return 0.0
@@ -40,7 +44,9 @@ def read_error(c: VideoConfig, denoised: Tensor, z: Tensor, known: Tensor) -> Te
     for sign in (1.0, -1.0)[: c.arms]:
         true, drawn = (sign * _by_pixel(x, LABELS)[:, :, :, 1] for x in (z, denoised))
         placed = true * _by_pixel(known, POINTS)[:, :, :, 0]
-        off = _robust(_centre(denoised, drawn) - _centre(z, placed), 3)
+        surely = drawn.clamp(min=0.0).square()
+        stray = (surely * (1.0 - near[:, :, 0])).sum((-3, -2, -1)) / surely.sum((-3, -2, -1)).clamp(min=LEAST_SHOWN)
+        off = _robust(_centre(denoised, drawn) - _centre(z, placed), 3) + STRAY * stray.square()
         total = total + c.centre_weight * (off * (placed > 0).flatten(3).any(3)).mean()
     (of_drawn, surely), (of_true, shown) = (change_sums(_by_pixel(x, LABELS), c.arms) for x in (denoised, z))
     off = (of_drawn / surely.clamp(min=LEAST_SHOWN) - of_true / shown.clamp(min=LEAST_SHOWN)).abs()
