@@ -172,9 +172,8 @@ class GeneratorConfig:
         """The config of parsed JSON without ``generator``; ConfigError where a field is missing, unknown or wrong."""
         from pydantic import TypeAdapter, ValidationError
 
-        missing = sorted(
-            {f.name for f in dataclasses.fields(cls)} - values.keys() - {"rig"}
-        )  # older checkpoints name none
+        known = {f.name for f in dataclasses.fields(cls)}
+        missing = sorted(known - values.keys() - {"rig"})  # older checkpoints name none
         if missing:
             raise ConfigError(f"config of the generator '{cls.name}': {', '.join(missing)} missing")
         try:

@@ -44,9 +44,9 @@ def read_error(c: VideoConfig, denoised: Tensor, z: Tensor, known: Tensor, near:
     for sign in (1.0, -1.0)[: c.arms]:
         true, drawn = (sign * _by_pixel(x, LABELS)[:, :, :, 1] for x in (z, denoised))
         placed = true * _by_pixel(known, POINTS)[:, :, :, 0]
-        surely = drawn.clamp(min=0.0).square()
+        surely, shown = (x.clamp(min=0.0).square() for x in (drawn, placed))
         stray = (surely * (1.0 - near[:, :, 0])).sum((-3, -2, -1)) / surely.sum((-3, -2, -1)).clamp(min=LEAST_SHOWN)
-        off = _robust(_centre(denoised, drawn) - _centre(z, placed), 3) + STRAY * stray.square()
+        off = _robust(_centre(denoised, surely) - _centre(z, shown), 3) + STRAY * stray.square()
         total = total + c.centre_weight * (off * (placed > 0).flatten(3).any(3)).mean()
     (of_drawn, surely), (of_true, shown) = (change_sums(_by_pixel(x, LABELS), c.arms) for x in (denoised, z))
     off = (of_drawn / surely.clamp(min=LEAST_SHOWN) - of_true / shown.clamp(min=LEAST_SHOWN)).abs()
@@ -70,9 +70,8 @@ def _robust(difference: Tensor, dim: int) -> Tensor:
     return (difference.square().sum(dim) + _TOLERANCE**2).sqrt() - _TOLERANCE
 
 
-def _centre(latents: Tensor, hand: Tensor) -> Tensor:
-    """(B, V, T, 3) mean of the contracted points of latents (B, V, S, T, C, h, w), by how surely ``hand``
-    (B, V, T, P, h, w) shows an arm's gripper there."""
-    surely = hand.clamp(min=0.0).square()
+def _centre(latents: Tensor, surely: Tensor) -> Tensor:
+    """(B, V, T, 3) mean of the contracted points of latents (B, V, S, T, C, h, w), weighted by how surely an arm's
+    gripper is shown there (B, V, T, P, h, w)."""
     points = (_by_pixel(latents, POINTS) * surely[:, :, :, None]).sum((-3, -2, -1))
     return points / surely.sum((-3, -2, -1)).clamp(min=LEAST_SHOWN)[..., None]
