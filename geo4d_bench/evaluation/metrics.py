@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geo4d_bench.geometry.camera import project
+from geo4d_bench.geometry.camera import project, ray_distance_m
 from geo4d_bench.geometry.se3 import transform
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -29,6 +29,8 @@ INVALID_ABS_REL = 1.0
 SAME_SURFACE_M = 0.02
 MOVED_M = 0.02
 GAP_LIMIT_M = 0.10
+OFF_RAY_M = 0.10
+"""As far as a hand is wide; less would count the blur of a hand whose depth is unsure."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,18 @@ def seen_by_both(true_n: Floats, true_m: Floats, K_n: npt.ArrayLike) -> Mask:
     """Pixels (T, H, W) of view m whose true surface camera n sees too: view n's true point at the pixel that they
     project to lies within SAME_SURFACE_M. Both pointmaps (T, H, W, 3) are in camera n's frame."""
     return np.asarray(_gaps(true_n, true_m, true_m, K_n) <= SAME_SURFACE_M, dtype=bool)  # NaN compares false
+
+
+def off_ray_share(points_cam: Floats, where: Mask, K: npt.ArrayLike) -> float:
+    """Share of the pixels ``where`` (T, H, W) whose points (T, H, W, 3), in the camera's frame, are more than OFF_RAY_M
+    from the pixel's ray or behind the camera, of those that have a point; NaN for none.
+
+    A pointmap can put any point into any pixel: video that tells a place by pixels elsewhere is not seen by depth
+    errors of true surfaces.
+    """
+    away = ray_distance_m(points_cam.astype(np.float64), K)[where]
+    away = away[~np.isnan(away)]
+    return float((away > OFF_RAY_M).mean()) if len(away) else np.nan
 
 
 def _gaps(points_n: Floats, points_m: Floats, true_m: Floats, K_n: npt.ArrayLike) -> Floats:

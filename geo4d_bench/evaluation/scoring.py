@@ -18,7 +18,7 @@ import numpy.typing as npt
 from geo4d_bench.dataset.types import Window
 from geo4d_bench.errors import PluginError
 from geo4d_bench.evaluation import metrics
-from geo4d_bench.geometry.se3 import Array, inverse, pose_error, to_camera_n
+from geo4d_bench.geometry.se3 import Array, inverse, pose_error, to_camera_n, transform
 from geo4d_bench.model.batch import true_video
 from geo4d_bench.model.types import EETrajectory, Video4D
 from geo4d_bench.registry import Registry
@@ -75,6 +75,8 @@ METRICS: dict[str, Metric] = {
     "miou": Metric(lambda s: s.miou(), "mIoU", 2),
     "view_gap_cm": Metric(lambda s: s.view_gap_cm(s.seen_by_both), "view gap, cm", 1),
     "hand_view_gap_cm": Metric(lambda s: s.view_gap_cm(s.seen_by_both & (s.truth.parts[1] > 0)), "on the hand, cm", 1),
+    "off_ray_n": Metric(lambda s: s.off_ray(0), "hand off its rays n", 2),
+    "off_ray_m": Metric(lambda s: s.off_ray(1), "hand off its rays m", 2),
 }
 """Ours, by column; docs/metrics.md says what each is."""
 
@@ -191,6 +193,12 @@ class ScoredWindow:
         """Distance of the two views' points at pixels (T, H, W) of view m."""
         (n, m), K_n = self.video.points, self.window.K[0]
         return 100.0 * metrics.view_gap_m(n, m, self.truth.points[1], where, K_n)
+
+    def off_ray(self, view: int) -> float:
+        """Share of the pixels of hands in a view's frames whose points are not where the pixel looks; NaN for none."""
+        T_cam_n = np.eye(4) if view == 0 else inverse(self.window.T_n_m)
+        points, hand = transform(T_cam_n, self.video.points[view]), self.video.parts[view] > 0
+        return metrics.off_ray_share(points, hand, self.window.K[view])
 
 
 class NoVideoError(Exception):

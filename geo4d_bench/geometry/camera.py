@@ -76,6 +76,18 @@ def project(points_cam: npt.NDArray[np.floating[Any]], K: npt.ArrayLike) -> npt.
     return np.stack([u, v], axis=-1)
 
 
+def ray_distance_m(points_cam: npt.NDArray[np.floating[Any]], K: npt.ArrayLike) -> Array:
+    """(..., H, W) metres from the points (..., H, W, 3) of a pointmap in its camera's frame to the rays of the pixels
+    that they are in; infinite behind the camera, NaN for NaN. A rendered pointmap's are 0, a generated one's can be
+    anything."""
+    x, y = ray_slopes(K, *points_cam.shape[-3:-1])
+    ray = np.stack(np.broadcast_arrays(x[None, :], y[:, None], np.float32(1.0)), axis=-1).astype(np.float64)
+    ray /= np.linalg.norm(ray, axis=-1, keepdims=True)
+    along = (points_cam * ray).sum(-1)
+    away = np.linalg.norm(points_cam - along[..., None] * ray, axis=-1)
+    return np.where(along <= 0, np.inf, away)
+
+
 @dataclass(frozen=True)
 class Lens:
     """A calibrated pinhole. Images of any size show the largest middle part of the calibrated image that has their

@@ -53,6 +53,8 @@ COLUMNS = {
     "extra_n": ("extra n", 3, ""),
     "miou": ("mIoU", 2, ""),
     "hand_view_gap_cm": ("views' gap on the gripper", 1, " cm"),
+    "off_ray_n": ("gripper off its rays n", 3, ""),
+    "off_ray_m": ("gripper off its rays m", 3, ""),
     "frechet_derivatives_n": ("Fréchet n (`derivatives`)", 2, ""),
 }
 """Of ``metrics.csv``: heading, decimals, unit."""

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from scipy.ndimage import minimum_filter
 from scipy.spatial.transform import Rotation
 
-from geo4d_bench.geometry.camera import project
+from geo4d_bench.geometry.camera import project, ray_distance_m
 from geo4d_bench.geometry.hand import NO_PART
 from geo4d_bench.geometry.se3 import Array, inverse, pose, transform
 from geo4d_bench.model.types import Video4D
@@ -66,13 +66,8 @@ def seen_parts(video: Video4D, T_n_m: Array | None) -> npt.NDArray[np.uint8]:
     """
     parts = video.parts.copy()
     for view, T_n_cam in enumerate([np.eye(4)] if T_n_m is None else [np.eye(4), T_n_m]):
-        frame, v, u = np.nonzero(parts[view])
-        p = transform(inverse(T_n_cam), video.points[view, frame, v, u].astype(np.float64))
-        ray = np.column_stack([u, v, np.ones(len(u))]) @ np.linalg.inv(video.K[view]).T
-        away = np.linalg.norm(np.cross(ray, p), axis=1) / np.linalg.norm(ray, axis=1)
-        behind = np.einsum("ij,ij->i", ray, p) <= 0
-        gone = (away > MAX_AWAY_M) | behind  # NaN compares false: a point that is missing is nowhere else
-        parts[view, frame[gone], v[gone], u[gone]] = NO_PART
+        away = ray_distance_m(transform(inverse(T_n_cam), video.points[view]), video.K[view])
+        parts[view][away > MAX_AWAY_M] = NO_PART  # NaN compares false: a point that is missing is nowhere else
     return parts
 
 

@@ -143,6 +143,7 @@ def test_known_generator_gets_its_known_scores(blind: Path, tiny_dataset: Any, t
         assert 0.0 < true.miou <= 1.0
         assert true.view_gap_cm < 2.0  # half a pixel's diagonal on surfaces up to 2 m away is below
         assert generated.view_gap_cm > true.view_gap_cm
+        assert (true.off_ray_n, true.off_ray_m, copied.off_ray_m) == (0.0, 0.0, 0.0)
         assert true.frechet_derivatives_m == pytest.approx(0.0, abs=1e-9)
         assert copied.frechet_derivatives_n > 1.0  # a film that stands still has no derivatives in time
         assert len(copied.frechet_derivatives_sha256) == 64

@@ -217,3 +217,18 @@ def test_seen_by_both_excludes_what_an_occluder_hides() -> None:
     n, m = plane(1.0), plane(1.0)
     n[0, :, :4] = plane(0.5)[0, :, :4]
     np.testing.assert_array_equal(metrics.seen_by_both(n, m, K)[0], np.arange(W)[None].repeat(H, 0) >= 4)
+
+
+def test_points_that_a_pixel_does_not_look_at_are_off_its_ray() -> None:
+    points = plane(1.0)
+    hand = np.zeros((1, H, W), dtype=bool)
+    hand[0, 0, :4] = True
+    assert metrics.off_ray_share(2.5 * points, hand, K) == 0.0  # nearer or farther is still where the pixel looks
+    moved = points.copy()
+    moved[0, 0, 0] = points[0, H // 2, W // 2]  # straight ahead
+    moved[0, 0, 1] *= -1.0  # behind the camera
+    moved[0, 0, 2] = NAN  # without a point: nowhere else
+    slope = np.linalg.norm(points[0, 0, 0, :2])
+    assert slope / np.hypot(1, slope) > metrics.OFF_RAY_M
+    assert metrics.off_ray_share(moved, hand, K) == pytest.approx(2 / 3)
+    assert np.isnan(metrics.off_ray_share(moved, np.zeros_like(hand), K))
