@@ -16,11 +16,12 @@ import numpy as np
 from geo4d_bench.geometry.hand import HandModel, part_label
 from geo4d_bench.geometry.se3 import Array, pose, rotation_angle, transform
 from geo4d_bench.model.types import Video4D
-from geo4d_bench.trackers.free_space import FreeSpace, seen_parts
+from geo4d_bench.trackers.free_space import FreeSpace
 from geo4d_bench.trackers.gaps import bridge_poses, place_opening_changes
 from geo4d_bench.trackers.hand_points import HandPoints, Opening, finger_distance, hand_points
 from geo4d_bench.trackers.protocol import HandTrack, Tracker
 from geo4d_bench.trackers.registration import HandRegistration, Prior
+from geo4d_bench.trackers.views import locate_view, seen_parts
 
 # A frame is lost with fewer hand points, a smaller explained share, more of the surface seen through, a position less
 # certain in some direction (standard deviation), or a longer way from the frame before than these.
@@ -74,10 +75,10 @@ class PointTracker(Tracker):
 
     def track(self, video: Video4D, T_n_ee_start: Array, opening_start_m: float, arm: int = 0) -> HandTrack:
         frames = video.points.shape[1]
-        free_space = FreeSpace(video)
-        parts = seen_parts(video, free_space.T_n_m)
+        T_n_m = locate_view(video)
+        free_space, parts = FreeSpace(video, T_n_m), seen_parts(video, T_n_m)
         state = _State(np.array(T_n_ee_start, dtype=np.float64), float(opening_start_m))
-        state.first, state.p_first = self._first(video, state, free_space.T_n_m), state.T[:3, 3]
+        state.first, state.p_first = self._first(video, state, T_n_m), state.T[:3, 3]
         # One longer than the video: the start stands before its first frame.
         T_n_ee, opening = np.tile(state.T, (1 + frames, 1, 1)), np.full(1 + frames, state.opening)
         confidence, measured = np.ones(1 + frames), np.ones(1 + frames, dtype=bool)
