@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from geo4d_bench.errors import PolicyError
-from geo4d_bench.geometry.se3 import Array
+from geo4d_bench.geometry.se3 import Array, inverse
 from geo4d_bench.model.types import FirstFrames, Video4D
 from geo4d_bench.policies.generated import GeneratedVideo, TrainedPolicy
 from geo4d_bench.policies.oracles import simulator_of
@@ -34,26 +34,36 @@ class TrueFirstFrames(Policy):
 
 
 class TrueCameras(TrainedPolicy):
-    """The generator is given the cameras' true poses instead of finding them; all else uses the poses as told."""
+    """The generator, and the tracker of a video, are given the cameras' true poses instead of finding them; all else
+    uses the poses as told."""
 
     def __init__(self, options: Any, generator: Any) -> None:
         super().__init__(options, generator)
         generator.cameras_given = True
 
     def first_frames(self, obs: Observation, task: TaskInfo) -> FirstFrames:
+        return replace(super().first_frames(obs, task), T_world_cam=self._true_poses())
+
+    def view_m(self, obs: Observation) -> Array:
+        """(4, 4) the true pose of view m in camera n's frame."""
+        T_world_n, T_world_m = self._true_poses()
+        return np.asarray(inverse(T_world_n) @ T_world_m)
+
+    def _true_poses(self) -> Array:
         true = simulator_of(self).true_observation(both_poses=True)
         assert true.T_world_cam_m is not None
-        return replace(super().first_frames(obs, task), T_world_cam=np.stack([true.T_world_cam_n, true.T_world_cam_m]))
+        return np.stack([true.T_world_cam_n, true.T_world_cam_m])
 
 
 class TrueParts(VideoPolicy):
-    """The tracker takes for hands what the true future frames show as hands; points and colours stay generated."""
+    """The tracker takes for hands what the true future frames show as hands; points, colours and the openings that the
+    generated labels show stay generated."""
 
     def labelled(self, video: Video4D, T_n_ee: Array, opening_m: Array) -> Video4D:
         true = simulator_of(self).expert_future(video.parts.shape[1], video.dt_s, video=True).video
         if true is None:
             raise PolicyError(f"{self.name}: the simulator's expert_future(video=True) gave no video")
-        return video.relabelled(true.parts)
+        return replace(video, parts=true.parts)
 
 
 class _TrueWaypoints(Policy):
@@ -132,7 +142,8 @@ def lacking(replacement: Replacement, factory: PolicyFactory, sees_truth: bool) 
         return "it looks at nothing"
     if replacement == "first_frames" and sees_truth:
         return "depth and the poses that are told are true already"
-    if replacement == "cameras" and not factory.finds_cameras:
+    tracker_finds = issubclass(policy, GeneratedVideo) and not policy.needs_both_poses
+    if replacement == "cameras" and not (factory.finds_cameras or tracker_finds):
         return "it searches for no cameras"
     if replacement == "cameras" and not issubclass(policy, TrainedPolicy):
         return "several generators search for them"

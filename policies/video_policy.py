@@ -68,7 +68,7 @@ class VideoPolicy(Policy):
         T_n_ee = np.stack([inverse(obs.T_world_cam_n) @ obs.T_world_ee[arm] for arm in self.task.arms])
         opening = np.array([obs.opening_m[arm] for arm in self.task.arms])
         seen = np.stack([depth_to_points(depth, K) for depth, K in zip(obs.depth, obs.K, strict=True)])
-        video = replace(self.labelled(video, T_n_ee, opening), first_points=seen)
+        video = replace(self.labelled(video, T_n_ee, opening), first_points=seen, T_n_m=self.view_m(obs))
         tracks = {
             arm: self.tracker.track(video, T_n_ee[index], float(opening[index]), index)
             for index, arm in enumerate(self.task.arms)
@@ -81,6 +81,10 @@ class VideoPolicy(Policy):
             {arm: track.opening_m[:count] for arm, track in tracks.items()},
             video.dt_s,
         )
+
+    def view_m(self, obs: Observation) -> Array | None:
+        """(4, 4) view m's pose in camera n's frame; None where the policy is not told."""
+        return None if obs.T_world_cam_m is None else inverse(obs.T_world_cam_n) @ obs.T_world_cam_m
 
     def labelled(self, video: Video4D, T_n_ee: Array, opening_m: Array) -> Video4D:
         """The video with what the tracker takes for hands: its own labels, or the segmenter's.

@@ -60,6 +60,7 @@ class Video4D:
             :mod:`geo4d_bench.model.video.labels`), NaN in frames without a hand; None where fingers alone tell.
         first_points: (V, H, W, 3) float32 metres, what the views saw dt_s before frame 0, each in its OWN camera frame,
             NaN where invalid; None where it is not known.
+        T_n_m: (4, 4) view m's pose in camera n's frame, where it is known; None where a tracker has to find it.
     """
 
     rgb: npt.NDArray[np.uint8]
@@ -69,6 +70,7 @@ class Video4D:
     dt_s: float
     opening_m: Array | None = None
     first_points: npt.NDArray[np.float32] | None = None
+    T_n_m: Array | None = None
 
     def pair(self, view: int) -> Video4D:
         """View n and another view as a video of two."""

@@ -75,7 +75,7 @@ class PointTracker(Tracker):
 
     def track(self, video: Video4D, T_n_ee_start: Array, opening_start_m: float, arm: int = 0) -> HandTrack:
         frames = video.points.shape[1]
-        T_n_m = locate_view(video)
+        T_n_m = locate_view(video) if video.T_n_m is None else video.T_n_m
         free_space, parts = FreeSpace(video, T_n_m), seen_parts(video, T_n_m)
         state = _State(np.array(T_n_ee_start, dtype=np.float64), float(opening_start_m))
         state.first, state.p_first = self._first(video, state, T_n_m), state.T[:3, 3]

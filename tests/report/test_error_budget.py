@@ -14,18 +14,18 @@ from hostile.quick_task import QuickTask
 from geo4d_bench import tasks
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.geometry.se3 import inverse, pose
-from geo4d_bench.model.types import EETrajectory
+from geo4d_bench.model.types import EETrajectory, Video4D
 from geo4d_bench.policies import POLICIES, ActionChunk, Observation, Policy, PolicyFactory, load_policy
 from geo4d_bench.policies.generated import GeneratorOptions
 from geo4d_bench.policies.oracles import OraclePose, OracleVideo
 from geo4d_bench.policies.protocol import PlanOptions
 from geo4d_bench.policies.trajectory_regression import TrajectoryRegression
-from geo4d_bench.policies.true_stages import STAGES, lacking
+from geo4d_bench.policies.true_stages import STAGES, lacking, with_truth
 from geo4d_bench.rendering import renderer
 from geo4d_bench.report import error_budget
 from geo4d_bench.rollout import assets
 from geo4d_bench.rollout.config import RolloutConfig
-from geo4d_bench.rollout.leaderboard import CHOSEN_EPISODES, files_like_ledgers, find_ledgers
+from geo4d_bench.rollout.leaderboard import CHOSEN_EPISODES, find_ledgers
 from geo4d_bench.rollout.ledger import EpisodeRow, Ledger
 from geo4d_bench.rollout.rollout import Rollout
 from geo4d_bench.tasks import TASKS
@@ -208,7 +208,7 @@ def test_lost_episodes_alone_are_played_again_and_once(tmp_path: Path) -> None:
     assert all(getattr(row, name) == getattr(before, name) for name in same)
     assert (row.title, row.privileged) == ("sometimes_open_hand, true openings", True)
     boards = [folder / "episodes.csv"]
-    assert (find_ledgers(tmp_path), files_like_ledgers(tmp_path)) == (boards, boards)
+    assert find_ledgers(tmp_path) == boards
     text, written = str(found), path.stat().st_mtime_ns
     assert str(budget(folder, SometimesOpenHand, seed=FAULTY_SEED - 1, episodes=2)) == text
     assert path.stat().st_mtime_ns == written
@@ -293,6 +293,8 @@ def test_blame(won: set[str], expected: str) -> None:
         ("layered", True, {"first_frames"}),
         ("layered", False, set()),
         ("layered_calibrated", False, {"cameras"}),
+        ("geo4d", False, set()),  # its tracker searches
+        ("geo4d_calibrated", False, {"cameras"}),
         ("trajectory_regression", False, {"parts", "noise"}),
         ("hierarchical", False, {"cameras", "parts", "noise"}),
         ("random", True, {"first_frames", "cameras", "parts", "noise"}),
@@ -306,3 +308,14 @@ def test_stages_that_a_policy_does_not_have_are_left_out(policy: str, sees_truth
         finds_cameras=policy in ("layered", "trajectory_regression", "hierarchical"),
     )
     assert {name for name in STAGES if lacking(name, factory, sees_truth)} == expected
+
+
+def test_true_parts_leave_generated_openings_as_they_are() -> None:
+    parts, points = np.zeros((2, 3, 4, 5), dtype=np.uint8), np.zeros((2, 3, 4, 5, 3), dtype=np.float32)
+    video = Video4D(points.astype(np.uint8), points, parts, np.tile(np.eye(3), (2, 1, 1)), DT_S, np.full((1, 3), 0.02))
+    policy = with_truth(OracleVideo, "parts")(OracleVideo.Options())
+    future = SimpleNamespace(video=dataclasses.replace(video, parts=parts + 1, opening_m=None))
+    policy.simulator = SimpleNamespace(expert_future=lambda *_, **__: future)  # type: ignore[attr-defined]
+    labelled = policy.labelled(video, np.eye(4)[None], np.zeros(1))  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(labelled.parts, parts + 1)
+    np.testing.assert_array_equal(labelled.opening_m, video.opening_m)

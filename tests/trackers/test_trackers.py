@@ -163,14 +163,16 @@ def test_invalid_points_are_never_used() -> None:
     assert distance.max() < 0.01
 
 
-def test_a_hand_in_pixels_that_look_elsewhere_is_not_followed() -> None:
-    """View n's whole hand, each point where it is in truth, painted into rows above it: no pixel looks there."""
+@pytest.mark.parametrize("view", [0, 1])
+def test_a_hand_in_pixels_that_look_elsewhere_is_not_followed(view: int) -> None:
+    """A view's whole hand, each point where it is in truth, painted into rows above it: no pixel looks there."""
     poses = motion()
     video = film(poses, OPEN)
     rows = -(video.parts.shape[2] // 2)
     parts, points = np.roll(video.parts, rows, axis=2), np.roll(video.points, rows, axis=2)
-    parts[1] = 0
-    assert track(replace(video, parts=parts, points=points), poses, OPEN[0]).lost.all()
+    parts[1 - view] = 0
+    painted = replace(video, parts=parts, points=points, T_n_m=T_N_WORLD @ SCENE.T_world_m)
+    assert track(painted, poses, OPEN[0]).lost.all()
 
 
 def test_arms_are_told_apart_by_their_labels() -> None:
