@@ -13,9 +13,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import ConfigError
@@ -34,6 +35,7 @@ from geo4d_bench.evaluation.window_store import SOURCES, Features, WindowStore, 
 from geo4d_bench.fingerprint import commit, fingerprint
 from geo4d_bench.geometry.camera import Camera, ViewSplit
 from geo4d_bench.geometry.rig import pair_geometry
+from geo4d_bench.geometry.se3 import inverse
 from geo4d_bench.io import held
 from geo4d_bench.model.types import Video4D
 from geo4d_bench.options import Count, Processes, listing, with_help
@@ -53,6 +55,10 @@ class EvaluateConfig(CheckpointOptions):
 
     sensor: SensorName | None = None
     """How the depth of the first frames is measured; as in the checkpoint's training where not given."""
+    calibration_deg: Annotated[float, Field(ge=0, le=90)] = 0.0
+    """Turns the cameras' poses that are told by this much, about axes drawn for each window and camera."""
+    calibration_cm: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Shifts them by this much."""
     tracker: str = "point_cloud"
     """What follows the gripper through the videos."""
     segmenter: str | None = None
@@ -128,10 +134,11 @@ def run(config: EvaluateConfig) -> Evaluation:
         if getattr(config, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {getattr(config, name)}, expected 1 or more")
     asked = any(x is not None for x in (config.checkpoint, config.steps, config.sensor))
+    asked |= bool(config.calibration_deg or config.calibration_cm)
     if config.predictions is not None and (asked or config.second_views != 1 or config.device != "cpu"):
         raise ConfigError(
-            "evaluate: --predictions with --checkpoint, --steps, --sensor, --second-views or --device, which are a "
-            "checkpoint's; give one of the two generators"
+            "evaluate: --predictions with --checkpoint, --steps, --sensor, --calibration-deg, --calibration-cm, "
+            "--second-views or --device, which are a checkpoint's; give one of the two generators"
         )
     if config.predictions is not None:
         dataset = config.open(config.allow_train_data)
@@ -173,8 +180,10 @@ def _evaluate(scorer: _Scorer, out: Path) -> pd.DataFrame:
         "name": contender.name, "task": f"{dataset.manifest.settings.task}-{dataset.manifest.settings.version}",
         "generator": contender.generator, "checkpoint": contender.sha256,
         "calibrated": contender.calibrated, "ablation": contender.ablation, "sensor": contender.sensor,
-        "steps": contender.steps, "second_views": config.second_views, "tracker": config.tracker,
-        "segmenter": config.segmenter or "", "split": dataset.manifest.settings.split, "rig": dataset.rig.name,
+        "calibration_deg": config.calibration_deg, "calibration_cm": config.calibration_cm,
+        "trained_rig": contender.rig, "steps": contender.steps, "second_views": config.second_views,
+        "tracker": config.tracker, "segmenter": config.segmenter or "",
+        "split": dataset.manifest.settings.split, "rig": dataset.rig.name,
         "rooms": dataset.manifest.settings.rooms, "commit": commit(),
     }  # fmt: skip
     for table, name in ((metrics, "metrics.csv"), (frames, "gripper_error_by_frame.csv")):
@@ -218,7 +227,7 @@ class _Scorer:
         )
         self.held_out = HeldOut(
             dataset, config.splits, config.seed, c.frames, c.dt_s, c.sensor, config.second_views,
-            calibrated=c.calibrated,
+            calibrated=c.calibrated, calibration=(config.calibration_deg, config.calibration_cm),
         )  # fmt: skip
         self.extracting = extractors(config.i3d)
         self.trackers = {arm: TRACKERS.get(config.tracker)(dataset.hand(arm)) for arm in dataset.arms}
@@ -227,7 +236,8 @@ class _Scorer:
         # Everything that decides a window's row; the number of windows doesn't.
         self.settings = {
             "checkpoint": c.sha256, "data": dataset.identity, "seed": config.seed, "steps": config.steps,
-            "sensor": c.sensor, "second_views": config.second_views, "tracker": config.tracker,
+            "sensor": c.sensor, "calibration": [config.calibration_deg, config.calibration_cm],
+            "second_views": config.second_views, "tracker": config.tracker,
             "segmenter": self.segmenter and [self.segmenter.name, self.segmenter.version(self.task)],
             "device": config.device, "features": [e.sha256 for e in self.extracting],
             "metrics": [name for name in all_metrics() if name not in METRICS], "fingerprint": fingerprint(),
@@ -263,11 +273,12 @@ class _Scorer:
 
     def _stand(self, pairs: Sequence[Window]) -> dict[str, float]:
         """Where a pass's cameras stand, see ``geometry.rig.PairGeometry``, and the largest of their angles to the
-        rig's nearest seen camera (NaN where the rig has none)."""
+        rig's nearest seen camera (NaN where the rig has none, or the checkpoint was trained on another)."""
         rig, height = self.dataset.rig, self.dataset.size[0]
         T_world_cam = [pairs[0].T_world_n, *(pair.T_world_n @ pair.T_n_m for pair in pairs)]
         K = [pairs[0].K[0], *(pair.K[1] for pair in pairs)]
-        angles = [rig.angle_to_training_deg(Camera("", T, 1.0)) for T in T_world_cam if rig.camera_names("seen")]
+        trained = self.contender.rig in (None, rig.name) and rig.camera_names("seen")
+        angles = [rig.angle_to_training_deg(Camera("", T, 1.0)) for T in T_world_cam if trained]
         return {"view_angle_deg": max(angles, default=np.nan)} | pair_geometry(
             T_world_cam, K, height, rig.target
         )._asdict()
@@ -293,15 +304,20 @@ class _Scorer:
         track_ms = np.nan
         if tracks is None:
             assert video is not None
+            told = window if source == "true_frames" else given
             if self.segmenter is not None:
-                video = video.relabelled(self.segmenter.segment(video, window.T_n_ee[:, 0], window.opening_m[:, 0]))
-            video = replace(video, first_points=(window if source == "true_frames" else given).points[:, 0])
-            # From the true first pose, which a robot knows from its joints.
+                video = video.relabelled(self.segmenter.segment(video, told.T_n_ee[:, 0], told.opening_m[:, 0]))
+            T_n_m = told.T_n_m if source == "generated" and self.contender.calibrated else None
+            video = replace(video, first_points=told.points[:, 0], T_n_m=T_n_m)
+            # From the first pose, which a robot knows from its joints and the pose of camera n that it is told.
             tracks = [
-                tracker.track(video, window.T_n_ee[arm, 0], float(window.opening_m[arm, 0]), arm)
+                tracker.track(video, told.T_n_ee[arm, 0], float(told.opening_m[arm, 0]), arm)
                 for arm, tracker in enumerate(self.trackers.values())
             ]
             track_ms = 1e3 * (time.perf_counter() - began)
+        if source == "generated":  # what is planned in the frame of camera n is carried out where that is told to be
+            T_true_told = inverse(window.T_world_n) @ given.T_world_n
+            tracks = [replace(track, T_n_ee=T_true_told @ track.T_n_ee) for track in tracks]
         scored = ScoredWindow(window, video, tracks)
         errors = scored.position_error_cm  # (arms, T)
         numbers = scored.numbers() | {"track_ms": track_ms}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +12,9 @@ import numpy as np
 from geo4d_bench.dataset.sensors import SensorName
 from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.geometry.camera import ViewSplit
+from geo4d_bench.geometry.hand import hand_mask
+from geo4d_bench.geometry.rig import off_pose
+from geo4d_bench.geometry.se3 import inverse
 from geo4d_bench.options import Count, check_ranges
 from geo4d_bench.seeding import Seed, generator
 
@@ -75,6 +78,7 @@ class HeldOut:
         frames, dt_s: predicted frames T, and the seconds between them.
         sensor: how first frames are measured.  calibrated: whether the poses of both cameras are given.
         second_views: further cameras beside the reference.
+        calibration: by how many degrees and centimetres the poses are off that are told.
 
     Raises:
         ConfigError: no window of that length fits, or the dataset lacks such cameras.
@@ -90,12 +94,15 @@ class HeldOut:
         sensor: SensorName = "perfect",
         second_views: int = 1,
         calibrated: bool = False,
+        calibration: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         from geo4d_bench.dataset.windows import Windows
 
         settings = dataset.manifest.settings
         self._key, self._seed, self._second_views = f"{settings.task}-{settings.version}", seed, second_views
         # Nothing is remembered: each window is looked at once.
+        self._off = calibration
+        self._hands = [dataset.hand(arm) for arm in dataset.arms]
         self._true, self._measured = (
             {
                 v: Windows(dataset, v, horizon=frames, dt_s=dt_s, remember_bytes=0, sensor=s, both_poses=calibrated)
@@ -119,8 +126,23 @@ class HeldOut:
         return self._pairs(self._true[views], views, index)
 
     def given(self, views: ViewSplit, index: int) -> list[Window]:
-        """The same as a sensor measures it (docs/sensors.md): its first frames are what a generator is given."""
-        return self._pairs(self._measured[views], views, index)
+        """The same as a sensor measures it (docs/sensors.md), with the poses that are told: its first frames, and the
+        hands before them, are what a generator is given."""
+        pairs = self._pairs(self._measured[views], views, index)
+        return [self._told(pair, views, index) for pair in pairs] if any(self._off) else pairs
+
+    def _told(self, window: Window, views: ViewSplit, index: int) -> Window:
+        """The window as faulty poses of its cameras make it appear: hands, which are known in the world, elsewhere in
+        camera n's frame, and view m elsewhere about view n."""
+        turn_deg, shift_cm = self._off
+        true = window.T_world_n, window.T_world_n @ window.T_n_m
+        T_world_n, T_world_m = (
+            off_pose(T, turn_deg, 0.01 * shift_cm, self._rng(f"calibration/{camera}", views, index))
+            for T, camera in zip(true, window.cameras, strict=True)
+        )
+        T_n_ee = inverse(T_world_n) @ window.T_world_n @ window.T_n_ee
+        mask = hand_mask(window.points[0, 0], list(zip(self._hands, T_n_ee[:, 0], window.opening_m[:, 0], strict=True)))
+        return replace(window, T_world_n=T_world_n, T_n_m=inverse(T_world_n) @ T_world_m, T_n_ee=T_n_ee, hand_mask=mask)
 
     def _pairs(self, windows: Windows, views: ViewSplit, index: int) -> list[Window]:
         first = windows.sample(self._rng("window", views, index))

@@ -75,6 +75,7 @@ class StoredPredictions:
     ablation, policy = "none", None
     sensor: SensorName = "perfect"
     steps: int | None = None
+    rig: str | None = None
     frames, dt_s = FRAMES, DT_S
 
     def __init__(self, folder: Path) -> None:

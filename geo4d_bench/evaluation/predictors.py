@@ -47,7 +47,7 @@ class CheckpointPredictor:
     Attributes:
         name: of the folder.  generator: its registered name.  policy: of the rollout that plays it.
         sha256: of weights and config.
-        calibrated, ablation, sensor, frames, dt_s: of its config.
+        calibrated, ablation, sensor, rig, frames, dt_s: of its config.
         steps: sampling steps; None where nothing is sampled.
 
     Raises:
@@ -75,6 +75,7 @@ class CheckpointPredictor:
             )
         self.name, self.generator, self.policy = folder.resolve().name, config.name, config.board_name
         self.calibrated, self.ablation = config.calibrated, config.ablation
+        self.rig: str | None = config.rig
         self.frames, self.dt_s, self.sensor = config.frames, config.dt_s, sensor or config.sensor
         self.steps = (steps or config.sample_steps) if config.generates_video else None
 

@@ -216,8 +216,8 @@ def _windows(paths: Sequence[Path], notes: list[str]) -> pd.DataFrame:
         heads.append(read_frame(head, ("views", "source")).iloc[0])
     if not tables:
         return pd.DataFrame()
-    known = pd.DataFrame(heads, index=range(len(heads))).reindex(columns=["name", *_OF_AN_EVALUATION])
-    known = known.fillna({"task": UNKNOWN, "rooms": "fixed"})
+    known = pd.DataFrame(heads, index=range(len(heads))).reindex(columns=["name", *_OF_AN_EVALUATION, *CALIBRATIONS])
+    known = known.fillna({"task": UNKNOWN, "rooms": "fixed"} | dict.fromkeys(CALIBRATIONS, 0.0))
     known["title"] = [
         f"{name} ({str(checkpoint)[:8]})" + (f", {rooms} rooms" if rooms != "fixed" else "")
         for name, checkpoint, rooms in zip(known["name"], known["checkpoint"], known["rooms"], strict=True)
@@ -226,7 +226,7 @@ def _windows(paths: Sequence[Path], notes: list[str]) -> pd.DataFrame:
     return _with_depth(
         pd.concat(
             [
-                table.assign(cluster=table["episode"], **known.loc[i, ["task", "contender", "sensor"]])
+                table.assign(cluster=table["episode"], **known.loc[i, ["task", "contender", "sensor", *CALIBRATIONS]])
                 for i, table in enumerate(tables)
             ],
             ignore_index=True,
@@ -261,7 +261,7 @@ def _with_depth(table: pd.DataFrame) -> pd.DataFrame:
         s.share if isinstance(s, Missing) else 0.0 if isinstance(s, Perfect) else np.nan for s in sensors
     ]
     for name in CALIBRATIONS:
-        table[name] = table.get(name, 0.0)
+        table[name] = table[name].astype(float) if name in table else 0.0
     for name in (*WORSE, *CAMERA_AXES):
         table[name] = table[name].astype(float) if name in table else np.nan
     columns = ["task", "contender", "views", "sensor", "cluster", "cameras", "camera_n", "camera_m", *WORSE, *AXES]

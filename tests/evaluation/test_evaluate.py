@@ -16,6 +16,8 @@ from geo4d_bench.dataset.windows import Windows
 from geo4d_bench.errors import CheckpointError, ConfigError, DatasetError, PluginError, RunError
 from geo4d_bench.evaluation import evaluate, scoring
 from geo4d_bench.evaluation.evaluate import EvaluateConfig
+from geo4d_bench.evaluation.held_out import HeldOut
+from geo4d_bench.evaluation.predictors import CheckpointPredictor
 from geo4d_bench.evaluation.scoring import ScoredWindow, zero_motion
 from geo4d_bench.evaluation.summary import median_window
 from geo4d_bench.evaluation.window_store import SOURCES
@@ -24,16 +26,19 @@ from geo4d_bench.model.batch import true_video
 from geo4d_bench.model.generators import load_generator
 from geo4d_bench.model.layered.config import LayeredConfig
 from geo4d_bench.model.layered.generator import LayeredGenerator
+from geo4d_bench.model.types import EETrajectory
+from geo4d_bench.trackers.protocol import tracks
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 TIMES = ["generate_ms", "track_ms", "run_id"]
 
 
 @pytest.fixture(scope="module")
-def blind(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def blind(tmp_path_factory: pytest.TempPathFactory, tiny_rig: Rig) -> Path:
     """A checkpoint with zero weights: all part labels tie, so every pixel is 0, no hand."""
     folder = tmp_path_factory.mktemp("blind")
-    generator = LayeredGenerator(LayeredConfig(height=64, width=80, dim=32, heads=2, trunk_layers=1, decoder_layers=1))
+    config = LayeredConfig(height=64, width=80, dim=32, heads=2, trunk_layers=1, decoder_layers=1, rig=tiny_rig.name)
+    generator = LayeredGenerator(config)
     with torch.no_grad():
         for parameter in generator.parameters():
             parameter.zero_()
@@ -301,3 +306,52 @@ def test_scores_measure_a_known_offset(tiny_dataset: Any) -> None:
     assert scores["opening_cm"] == pytest.approx(
         100 * float(np.abs(window.opening_m[0, 1:] - window.opening_m[0, 0]).mean())
     )
+
+
+class Still(CheckpointPredictor):
+    """Hands stay where the robot knows them to be; trained on other cameras."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.rig = "wide16"
+
+    def predict(self, given: Any, views: Any, index: int) -> Any:
+        first = given[0]
+        return tracks(EETrajectory(np.repeat(first.T_n_ee[:, :1], 10, 1), np.repeat(first.opening_m[:, :1], 10, 1)))
+
+
+class SeenByCameraN(CheckpointPredictor):
+    """The true future, in the true frame of camera n."""
+
+    truth: HeldOut
+
+    def predict(self, given: Any, views: Any, index: int) -> Any:
+        window = self.truth.window(views, index)
+        return tracks(EETrajectory(window.T_n_ee[:, 1:], window.opening_m[:, 1:]))
+
+
+def test_poses_that_are_told_wrong_move_a_plan_as_far(
+    blind: Path, tiny_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        SeenByCameraN, "truth", HeldOut(Dataset(tiny_dataset.eval), ["novel"], 0, 10, 0.4), raising=False
+    )
+    found = {}
+    for predictor in (Still, SeenByCameraN):
+        monkeypatch.setattr(evaluate, "CheckpointPredictor", predictor)
+        for cm in (0.0, 5.0):
+            out = tmp_path / f"{predictor.__name__}{cm:g}"
+            evaluate.run(settings(blind, tiny_dataset, out, views="novel", calibration_cm=cm))
+            table = pd.read_csv(out / "metrics.csv").set_index("source")
+            assert table.calibration_cm.eq(cm).all()
+            found[predictor, cm] = table.gripper_cm
+            other_rig = predictor is Still
+            assert pd.read_csv(out / "windows.csv").view_angle_deg.isna().all() == other_rig
+            assert table.trained_rig.eq("wide16").all() == other_rig
+    for source in ("copy_first_frame", "true_frames"):  # neither is told anything
+        assert len({round(table[source], 6) for table in found.values()}) == 1
+    still = found[Still, 0.0]
+    assert still.generated == pytest.approx(still.copy_first_frame)
+    assert found[Still, 5.0].generated == pytest.approx(still.generated)  # from told to told
+    assert found[SeenByCameraN, 0.0].generated == pytest.approx(0.0, abs=1e-6)
+    assert found[SeenByCameraN, 5.0].generated == pytest.approx(5.0)
