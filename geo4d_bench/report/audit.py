@@ -7,7 +7,7 @@ that makes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,28 +53,35 @@ class Audit:
 def run(config: AuditConfig) -> Audit:
     """Write the page; LedgerError where there are no episodes."""
     leaderboard.require_paths(config.results, "folders with rollouts and trainings, or ledgers")
-    files = [path for given in config.results for path in leaderboard.files_like_ledgers(given)]
+    files = [path for given in config.results for path in leaderboard.find_ledgers(given)]
     everything = leaderboard.read_all(files)
     rows = {row: path for row, path in everything.items() if row.status != "crash"}
     if not rows:
         given = ", ".join(map(str, config.results)) or "nothing"
         raise LedgerError(f"no episodes in {given}; 'geo4d-bench rollout' plays some")
-    known = trainings.find({*config.results, *trainings.folders_of(rows, rows)})
-    runs = _runs(rows)
-    found = (
-        sections.shortcuts(runs),
-        sections.differences(runs),
-        sections.seeds(runs),
-        sections.cameras(runs),
-        sections.rooms(runs),
-        sections.data(runs, known, _datasets(config)),
-    )
-    summary = f"{len(rows)} episodes, {len(runs)} runs"
+    found = diagnose(rows, config.results, config.data)
+    summary = f"{len(rows)} episodes, {len(_runs(rows))} runs"
     if crashed := len(everything) - len(rows):
         summary += f"; {crashed} crashed episodes are left out, run those rollouts again"
     head = f"# Audit of {', '.join(map(str, config.results))}\n\n{summary}."
     write_atomic(config.out, "\n\n".join([head, *(section.markdown() for section in found)]) + "\n")
     return Audit(summary, found, config.out)
+
+
+def diagnose(rows: Mapping[EpisodeRow, Path], results: Iterable[Path], data: Path) -> tuple[Section, ...]:
+    """All sections, of episodes and where they come from; trainings are looked for in ``results`` and beside the
+    episodes, datasets in ``results`` and below ``data``."""
+    results = tuple(results)
+    known = trainings.find({*results, *trainings.folders_of(rows, rows)})
+    runs = _runs(rows)
+    return (
+        sections.shortcuts(runs),
+        sections.differences(runs),
+        sections.seeds(runs),
+        sections.cameras(runs),
+        sections.rooms(runs),
+        sections.data(runs, known, _datasets((data, *results))),
+    )
 
 
 def _runs(rows: Iterable[EpisodeRow]) -> list[Rows]:
@@ -85,8 +92,8 @@ def _runs(rows: Iterable[EpisodeRow]) -> list[Rows]:
     return list(found.values())
 
 
-def _datasets(config: AuditConfig) -> dict[str, Dataset]:
-    folders = {path.parent for root in (config.data, *config.results) if root.is_dir() for path in root.rglob(MANIFEST)}
+def _datasets(roots: Iterable[Path]) -> dict[str, Dataset]:
+    folders = {path.parent for root in roots if root.is_dir() for path in root.rglob(MANIFEST)}
     found = {}
     for folder in sorted(folders):
         try:

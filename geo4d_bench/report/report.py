@@ -5,6 +5,7 @@ Nothing is invented: a part that has not been made yet is named as missing, with
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from geo4d_bench import __version__
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.io import write_atomic
 from geo4d_bench.registry import task_name
-from geo4d_bench.report import curves, rollouts, sections
+from geo4d_bench.report import audit, curves, rollouts, sections
 from geo4d_bench.report.sections import Gap, Page
 from geo4d_bench.rollout import leaderboard
 from geo4d_bench.rollout.leaderboard import Leaderboard
@@ -57,6 +58,7 @@ def run(config: ReportConfig) -> Report:
         LedgerError, DatasetError: a file that is there cannot be read.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup, escape
 
     runs = config.runs or Path("runs") / config.task
     data = config.data or Path("data") / config.task
@@ -77,10 +79,13 @@ def run(config: ReportConfig) -> Report:
     page.values["curves"] = [path.name for path in curves.draw_curves(drawn)] if drawn else []
     page.values["curve_notes"] = drawn.halving_lines if drawn else []
     page.files += [page.out / name for name in page.values["curves"]]
+    ended = {row: path for row, path in rows.items() if row.status != "crash"}
+    page.values["audit"] = audit.diagnose(ended, (runs,), data) if ended else ()
     sections.add_trainings(page, runs)
     sections.add_cameras(page, data)
     loader = PackageLoader("geo4d_bench.report", "")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters["code"] = lambda text: Markup(re.sub("`(.*?)`", r"<code>\1</code>", str(escape(text))))
     template = environment.get_template("report.html.j2")
     path = page.out / "report.html"
     write_atomic(path, template.render(task=page.task, version=__version__, absent=page.absent, **page.values))

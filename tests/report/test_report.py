@@ -145,6 +145,10 @@ def test_a_full_report(tmp_path: Path, tiny_dataset: Any) -> None:
     assert "-50 (3 lost, 0 gained of 6)" in text
     # The mean of the gripper errors 4 ... 9 cm of the generated windows.
     assert "<td>6.5<br>" in text
+    # The audit is a part of the page.
+    assert "<h3>Shortcuts</h3>" in text
+    assert "<code>blind</code> plays the average" in text
+    assert "<code>geo4d-bench rollout --task store_cereal --policy blind" in text
 
 
 def test_lacking_rungs_are_named(tmp_path: Path) -> None:
