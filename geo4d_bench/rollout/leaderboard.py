@@ -33,8 +33,8 @@ CSV_COLUMNS = (
 @dataclass(frozen=True)
 class LeaderboardConfig:
     runs: Positional[tuple[Path, ...]]
-    """Rollout folders or their episodes.csv; a folder without one is searched for rollouts below it. Further commands:
-    leaderboard compare, leaderboard plan, leaderboard verify."""
+    """Folders, searched for ledgers (episodes.csv, under whatever name), or ledgers. Further commands: leaderboard
+    compare, leaderboard plan, leaderboard verify."""
     out: Path = Path("leaderboard.csv")
     """The CSV to write."""
 
@@ -45,8 +45,8 @@ class BoardRow(RunColumns):
 
     Attributes:
         n, k: episodes and successes.  ci_low, ci_high: 95 % Wilson interval of the success rate k / n.
-        group: policies of one task, rig, choice of views and set of rooms that share a letter do not differ at 0.05
-            (exact McNemar on the seeds both have, Holm-corrected).
+        group: of policies of one task, choice of cameras and set of rooms those without a shared letter differ at
+            0.05 (exact McNemar on the seeds both have, Holm-corrected).
         rows_sha256: of the episode rows behind the line, wall times left out.
         failed_after: the last phase that episodes without success reached, and how many of them, most first. Not in
             the CSV.
@@ -149,11 +149,11 @@ class Leaderboard:
 
 def run(config: LeaderboardConfig) -> Leaderboard:
     """Read the ledgers, compute the board and write it; LedgerError where there is nothing to rank."""
-    require_paths(config.runs, "rollout folders or their episodes.csv")
+    require_paths(config.runs, "rollout folders or ledgers")
     paths = [path for given in config.runs for path in find_ledgers(given)]
     if not paths:
         given = ", ".join(map(str, config.runs)) or "nothing"
-        raise LedgerError(f"no episodes.csv in {given}; 'geo4d-bench rollout' writes one")
+        raise LedgerError(f"no episodes in {given}; 'geo4d-bench rollout' writes an episodes.csv")
     board = compute(read_all(paths), config.out)
     write(board)
     return board
@@ -166,16 +166,7 @@ def require_paths(paths: Iterable[Path], what: str) -> None:
 
 
 def find_ledgers(path: Path) -> list[Path]:
-    """The ledger that a path names: itself, the one inside a folder, or all those below."""
-    if path.is_file():
-        return [path]
-    if (path / "episodes.csv").is_file():
-        return [path / "episodes.csv"]
-    return sorted(path.rglob("episodes.csv"))
-
-
-def files_like_ledgers(path: Path) -> list[Path]:
-    """The ledgers that a path names, also those that have other names than episodes.csv: they begin alike."""
+    """The ledgers that a path names: itself, or all tables of episodes in and below a folder, which begin alike."""
     if path.is_file():
         return [path]
     head, found = ",".join(COLUMNS[:3]).encode(), []
@@ -316,12 +307,17 @@ def _unfinished(rows: dict[EpisodeRow, Path]) -> Iterator[str]:
 
 def comparable(row: EpisodeRow) -> tuple[str, ...]:
     """What runs must share for their seeds to be the same episodes."""
-    return row.task, row.task_version, row.split, row.views, row.rig, row.rooms
+    return row.task, row.task_version, row.split, *_cameras(row), row.rooms
 
 
 def _place(row: RunColumns) -> tuple[str, ...]:
     """Where runs of the board stand together."""
-    return row.task, row.task_version, row.views, row.rig, row.rooms
+    return row.task, row.task_version, *_cameras(row), row.rooms
+
+
+def _cameras(row: RunColumns) -> tuple[str, str]:
+    """Views, and the rig where they are its seen or novel cameras: others stand where they do for every rig."""
+    return row.views, row.rig if row.views in ("seen", "novel") else ""
 
 
 def _letters(ranked: dict[str, list[EpisodeRow]]) -> dict[str, str]:
