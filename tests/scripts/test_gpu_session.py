@@ -85,7 +85,7 @@ def test_a_session_with_nothing_but_the_bundle(archive: Path, scored: bool, node
     out, work = tmp_path / "out", tmp_path / "work"
     done = _run(
         SESSION, archive, "--preset", "dit_debug", "--seconds", 2, "--windows", 1, "--out", out, "--work", work,
-        "--bench", "nonsense:3", "--", "--val-windows", "1", "--n-validations", "1", "--batch-size", "2",
+        "--bench", "dit_debug:2 nonsense:3", "--", "--val-windows", "1", "--n-validations", "1", "--batch-size", "2",
         PYTHON=node, OMP_NUM_THREADS=1,
     )  # fmt: skip
     with tarfile.open(out / "session.tar.gz") as packed:
@@ -96,14 +96,18 @@ def test_a_session_with_nothing_but_the_bundle(archive: Path, scored: bool, node
         ends = {row["stage"]: int(row["exit"]) for row in csv.DictReader(file)}
     expected = {"opengl": 0, "render-store_cereal": 0, "train": 0}
     expected |= {"render-store_cereal_eval": 0, "evaluate": 0} if scored else {}
-    assert ends == expected | {"weights": 0, "bench-nonsense": 2}, done.stdout + done.stderr + said
+    assert ends == expected | {"weights": 0, "bench-dit_debug": 0, "bench-nonsense": 2}, (
+        done.stdout + done.stderr + said
+    )
     assert logged
+    with (out / "bench.csv").open() as file:
+        assert "dit_debug" in file.read()
     assert done.returncode == 1  # a stage failed, and the others' results are there
     assert "there is no preset 'nonsense'" in said
     if scored:
         with (out / "metrics.csv").open() as file:
             assert {row["views"] for row in csv.DictReader(file)} == {"seen", "novel"}
-    assert 3 + scored <= len(list(out.iterdir())) <= 8
+    assert 4 + scored <= len(list(out.iterdir())) <= 8
     assert all(path.is_file() and path.stat().st_size <= 16 * 2**20 for path in out.iterdir())
     shards = sorted(map(str, out.glob("model-*-of-*.safetensors")))
     assert main(["checkpoint", "join", *shards, "--out", str(tmp_path / "joined")]) == 0
