@@ -54,6 +54,8 @@ class TrainedPolicy(Policy):
     Options: ClassVar[type] = TrainedOptions
     preset: ClassVar[str]
     """What its default checkpoint is trained with."""
+    rig: ClassVar[str | None] = None
+    """What its default checkpoint is trained on; None: the rig that datagen has by default."""
     ablation: ClassVar[str] = "none"
 
     def __init__(self, options: Any, generator: Generator[Any]) -> None:
@@ -104,12 +106,16 @@ class TrainedPolicy(Policy):
     def train_command(cls, task: str, out: Path | None) -> str:
         calibrated = " --calibrated" if cls.needs_both_poses else ""
         ablation = "" if cls.ablation == "none" else f" --ablation {cls.ablation}"
-        where = "" if out is None or out == cls.default_checkpoint(task) else f" --out {out}"
         preset = presets().get(cls.preset) if cls.preset in presets() else None  # another package's may have none
         size = "" if preset is None else f" --height {preset.height} --width {preset.width}"
+        data, default = f"data/{task}", cls.default_checkpoint(task)
+        if cls.rig is not None:
+            # A folder of its own, which is not where the folder's name would put the checkpoint.
+            data, size, out = f"{data}_{cls.rig}", f"{size} --rig {cls.rig} --out {data}_{cls.rig}", out or default
+        where = "" if out is None or (out == default and cls.rig is None) else f" --out {out}"
         return (
             f"'geo4d-bench datagen --task {task}{size}' and then "
-            f"'geo4d-bench train --data data/{task} --preset {cls.preset}{calibrated}{ablation}{where}'"
+            f"'geo4d-bench train --data {data} --preset {cls.preset}{calibrated}{ablation}{where}'"
         )
 
     def first_frames(self, obs: Observation, task: TaskInfo) -> FirstFrames:
@@ -167,7 +173,7 @@ class Geo4D(GeneratedVideo):
     """The method of arXiv 2507.01099: the plan is tracked in generated 4D video, and comes from nowhere else."""
 
     name = "geo4d"
-    preset = "dit_nano"
+    preset, rig = "dit_nano", "wide16"
     rank = 30.0
 
 

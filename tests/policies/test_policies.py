@@ -113,11 +113,19 @@ def test_a_misspelt_policy_gets_a_suggestion() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "preset", "size"),
-    [("layered", "layered_nano", "--height 64 --width 80"), ("geo4d", "dit_nano", "--height 32 --width 40")],
-)
-def test_a_policy_without_a_checkpoint_says_how_to_make_one(tmp_path: Path, name: str, preset: str, size: str) -> None:
-    datagen, train = f"datagen --task store_cereal {size}'", f"train --data data/store_cereal --preset {preset}"
+    ("name", "preset", "made", "data"),
+    [
+        ("layered", "layered_nano", "--height 64 --width 80", "data/store_cereal"),
+        (
+            "geo4d", "dit_nano", "--height 32 --width 40 --rig wide16 --out data/store_cereal_wide16",
+            "data/store_cereal_wide16",
+        ),
+    ],
+)  # fmt: skip
+def test_a_policy_without_a_checkpoint_says_how_to_make_one(
+    tmp_path: Path, name: str, preset: str, made: str, data: str
+) -> None:
+    datagen, train = f"datagen --task store_cereal {made}'", f"train --data {data} --preset {preset}"
     with pytest.raises(CheckpointError, match=f"{datagen} and then 'geo4d-bench {train}"):
         policies.load_policy(name, "store_cereal", GeneratorOptions(checkpoint=tmp_path / "nothing"))
 

@@ -76,6 +76,7 @@ class VideoConfig(GeneratorConfig):
         paint_fingers: whether labels tell the fingers apart. Where they are less than a pixel wide they cannot be.
         point_mean_m, point_scale_m: points p are seen as (p - mean) / scale; by default -1 to 2 m become -1 to 1.
         patch: side in pixels of a cell, whose pixels are its latents; with an autoencoder not used.
+        sample_steps: as in every generator; one step of the rectified flow would give the mean of what could happen.
     """
 
     generator = "geo4d_bench.model.video.generator:VideoGenerator"
@@ -95,6 +96,7 @@ class VideoConfig(GeneratorConfig):
     point_mean_m: tuple[float, float, float] = (0.5, 0.5, 0.5)
     point_scale_m: float = 1.5
     patch: int = 8
+    sample_steps: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -227,7 +229,6 @@ class DiTConfig(VideoConfig):
         dim: width of a token.  heads: of attention.
         trunk_layers: shared by the views.  decoder_layers: that each view has to itself.
         loss_frames: how many of the video's frames a training step denoises, drawn anew for each.
-        sample_steps: as in every generator; one step would give the mean of what could happen.
     """
 
     name = "dit"
@@ -237,7 +238,6 @@ class DiTConfig(VideoConfig):
     trunk_layers: int
     decoder_layers: int
     loss_frames: int = 10
-    sample_steps: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
