@@ -1,6 +1,6 @@
 # setup  a .venv with exact versions          demo   the whole benchmark, small and real, with its report
 # test   the test suite                       lint   format, lint, types and import layers
-# bench  speed, as ratios against references  clean  everything that the targets above made
+# bench  speed, as ratios against references  clean  removes what the other targets made, and all of data/ and runs/
 # test-exhaustive  every case of what the suite tries on samples
 # test-pythons  the wheel alone, installed and tried with every Python of this machine
 # test-exports  what 'geo4d-bench export' writes, opened and trained on by robomimic and LeRobot themselves
