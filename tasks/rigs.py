@@ -68,6 +68,24 @@ ORBIT = Ring(azimuth_deg=(-130, 130), step_deg=10, elevation_deg=12.0, radius_m=
 # The same closed: behind the robot the arm hides the hand, and cameras are up to 54 degrees from hemisphere16's.
 RING_360 = ORBIT.model_copy(update={"azimuth_deg": (-180, 170)})
 
+# Fields of view of a pair at the ring's front, where nothing else changes: from a long lens, in which the workspace
+# fills the image, to a wide one.
+ZOOM_FOVY_DEG = range(24, 85, 5)
+
+
+def _zoom(target: Point) -> Rig:
+    cameras = tuple(
+        Camera(
+            f"{side}{fovy_deg}",
+            on_sphere(target, azimuth, ORBIT.elevation_deg, ORBIT.radius_m),
+            float(np.radians(fovy_deg)),
+            "novel",
+        )
+        for side, azimuth in (("left", ORBIT.pair_deg / 2), ("right", -ORBIT.pair_deg / 2))
+        for fovy_deg in ZOOM_FOVY_DEG
+    )
+    return Rig("zoom", cameras, target, ring_offset=len(ZOOM_FOVY_DEG))
+
 
 def _hemisphere16(target: Point) -> Rig:
     fovy_rad = float(np.radians(FOVY_DEG))
@@ -86,6 +104,7 @@ for _number in (16, 32, 64):
     RIGS.register(f"wide{_number}", functools.partial(DrawnRig, f"wide{_number}", WIDE, seen=_number - 4, novel=4))
 RIGS.register("orbit", lambda target: ORBIT.place("orbit", target, FOVY_DEG))
 RIGS.register("ring_360", lambda target: RING_360.place("ring_360", target, FOVY_DEG))
+RIGS.register("zoom", _zoom)
 
 
 def is_rig_file(name: str) -> bool:

@@ -25,6 +25,7 @@ from geo4d_bench.rollout.rollout import Rollout, run
 from geo4d_bench.rollout.simulator import Simulator
 from geo4d_bench.rollout.views import resolve
 from geo4d_bench.tasks import TASKS
+from geo4d_bench.tasks.protocols import PROTOCOLS
 from geo4d_bench.tasks.rigs import make_rig
 from geo4d_bench.tasks.store_cereal import StoreCereal
 
@@ -116,9 +117,13 @@ def test_a_rollout_goes_on_in_a_ledger_that_other_programs_wrote(
     assert ledger.read_text().count(",timeout,,") == 3
 
 
-# A sample; every protocol was played once on every task by hand.
+PLAYED = {("apple_to_bin", "robocasa"), ("hang_mug", "ring_360"), ("store_cereal", "libero_plus_5")}
+PUBLISHED = sorted({(task, views) for task in TASKS for views in (*PROTOCOLS, "ring_360", "zoom")})
+
+
 @pytest.mark.parametrize(
-    ("task", "views"), [("apple_to_bin", "robocasa"), ("hang_mug", "ring_360"), ("store_cereal", "libero_plus_5")]
+    ("task", "views"),
+    [pytest.param(*case, marks=() if case in PLAYED else pytest.mark.exhaustive) for case in PUBLISHED],
 )
 def test_published_protocols_are_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, views: str) -> None:
     spec = TASKS.get(task).spec
@@ -133,7 +138,7 @@ def test_published_protocols_are_played(tmp_path: Path, monkeypatch: pytest.Monk
     up = [np.arcsin((p[2] - spec.workspace[2]) / r) for p, r in zip(at, away, strict=True)]
     assert (row.camera_n, row.camera_m) == (n.name, m.name)
     found = (row.elevation_deg, row.distance_m, row.fovy_deg, row.baseline_m)
-    expected = (np.degrees(np.mean(up)), np.mean(away), 48.0, np.linalg.norm(at[0] - at[1]))
+    expected = (np.degrees(np.mean(up)), np.mean(away), np.degrees(n.fovy_rad), np.linalg.norm(at[0] - at[1]))
     assert found == pytest.approx(expected, abs=6e-4)
     assert [line.views for line in result.board.rows] == [views]
 

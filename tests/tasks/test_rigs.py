@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -12,6 +14,7 @@ from geo4d_bench.geometry.rig import DrawnRig, Rig
 from geo4d_bench.geometry.se3 import inverse, transform
 from geo4d_bench.rendering.renderer import Renderer
 from geo4d_bench.rendering.scene import load_scene
+from geo4d_bench.rollout.views import resolve
 from geo4d_bench.tasks.assets import packed_assets
 from geo4d_bench.tasks.rig_file import Ring
 from geo4d_bench.tasks.rigs import RIGS, make_rig
@@ -84,7 +87,7 @@ def test_every_camera_sees_the_gripper_in_most_frames_of_a_demonstration(
 
 
 def test_a_misspelt_rig_gets_a_suggestion() -> None:
-    assert list(RIGS) == ["hemisphere16", "orbit", "random16", "ring_360", "wide16", "wide32", "wide64"]
+    assert list(RIGS) == ["hemisphere16", "orbit", "random16", "ring_360", "wide16", "wide32", "wide64", "zoom"]
     with pytest.raises(UnknownNameError, match="hemisphere16"):
         make_rig("hemisfere16", WORKSPACE)
 
@@ -129,6 +132,17 @@ def test_the_orbit_is_a_level_ring_of_novel_cameras_that_face_the_workspace() ->
         assert int(camera.name.removeprefix("az")) == round(azimuth)
         middle = pixel(camera, WORKSPACE)
         np.testing.assert_allclose(middle, [(WIDTH - 1) / 2, (HEIGHT - 1) / 2], atol=1e-6)
+
+
+def test_the_zoom_changes_the_field_of_view_alone() -> None:
+    views = resolve("zoom", make_rig("hemisphere16", WORKSPACE))
+    pairs = [views.pair("store_cereal-v1", "eval", seed) for seed in range(26)]
+    places = np.array([[spherical(c) for c in pair] for pair in pairs])
+    np.testing.assert_allclose(np.abs(places[..., 0]), 45.0, atol=1e-6)
+    np.testing.assert_allclose(places[:, 0, 0], -places[:, 1, 0], atol=1e-6)
+    assert np.ptp(places[..., 1:], axis=(0, 1)).max() < 1e-6
+    degrees = [tuple(np.degrees([c.fovy_rad for c in pair]).round(6)) for pair in pairs]
+    assert Counter(degrees) == {(f, f): 2 for f in range(24, 85, 5)}
 
 
 @pytest.mark.parametrize("pair_deg", [15, 140])
