@@ -185,15 +185,22 @@ def test_two_futures_are_sampled_apart_and_not_between_and_both_views_show_the_s
         generator.loss(batch, rng).total.backward()
         optimizer.step()
         schedule.step()
-    videos = generator.eval().generate([frames_of_window(windows[0])] * 24, range(24), 8, batch=24)
-    # How bright the square is at the left and at the right of each view, 0 to 1, in each sample.
-    red = np.stack([(v.rgb[:, 0, 1:3, :, 0].mean(1) - 60.0) / 160.0 for v in videos])
-    left, right = red[..., 1:3].mean(-1), red[..., 9:11].mean(-1)
+    generator.eval()
+    first = frames_of_window(windows[0])
+    for steps in (1, c.sample_steps, 8):
+        videos = generator.generate([first] * 24, range(24), steps, batch=24)
+        # How bright the square is at the left and at the right of each view, 0 to 1, in each sample.
+        red = np.stack([(v.rgb[:, 0, 1:3, :, 0].mean(1) - 60.0) / 160.0 for v in videos])
+        left, right = red[..., 1:3].mean(-1), red[..., 9:11].mean(-1)
+        if steps == 1:  # the mean of both
+            assert np.abs(left - right).max() < 0.2
+            continue
+        goes_left = left > right
+        assert 6 <= goes_left[:, 0].sum() <= 18
+        assert (goes_left[:, 0] == goes_left[:, 1]).mean() > 0.9
+        assert (np.abs(left - right).mean(0) > 0.5).all()
     alone = (np.maximum(left, right) > 0.8) & (np.minimum(left, right) < 0.2)
     assert (alone.mean(0) > 0.8).all()
-    goes_left = left > right
-    assert 6 <= goes_left[:, 0].sum() <= 18
-    assert (goes_left[:, 0] == goes_left[:, 1]).mean() > 0.9
     # The gripper that a policy would follow is where the square is.
     moved = [np.median(v.points[0, 0][v.parts[0, 0] > 0][:, 0]) for v in np.array(videos, dtype=object)[alone[:, 0]]]
     assert (np.sign(moved) == np.where(goes_left, -1, 1)[alone[:, 0], 0]).all()
