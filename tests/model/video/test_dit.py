@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import shutil
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch._inductor.utils import run_fw_bw_and_get_code
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from geo4d_bench.dataset.types import Window
@@ -133,6 +136,30 @@ def test_a_layer_launches_at_most_fifteen_kernels(monkeypatch: pytest.MonkeyPatc
             made(**given)
         counts.append(kernels.count)
     assert counts[2] - counts[1] == counts[1] - counts[0] <= 3 * 15
+
+
+@pytest.mark.filterwarnings("ignore")  # compilers warn of what is theirs
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for a processor with g++")
+def test_a_compiled_layer_launches_at_most_fifteen_kernels_in_either_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inductor's code for a processor, which merges what its code for a GPU merges."""
+    monkeypatch.setattr(dit, "attend", torch.nn.functional.scaled_dot_product_attention)  # as on a GPU
+    layer = dit.Layer(DEBUG, 0)
+    layer.compile(dynamic=False, fullgraph=True)
+    x, modulation = torch.randn(2, 3, 2, 24, DEBUG.dim), torch.randn(2, 2, 6, DEBUG.dim)
+
+    def forward() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return layer(x.requires_grad_(), modulation.requires_grad_())
+
+    _, passes = run_fw_bw_and_get_code(forward)
+    assert len(passes) == 2
+    for code in passes:
+        calls = re.findall(
+            r"^\s+cpp_fused\w*\(|extern_kernels\.\w+\(|torch\.ops\.aten\.[\w.]+\(",
+            code[code.rindex("def call(") :],
+            re.M,
+        )
+        assert 8 <= len(calls) <= 15
 
 
 def test_muon_trains_the_matrices_inside_layers() -> None:
