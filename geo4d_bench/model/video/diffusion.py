@@ -79,6 +79,9 @@ class RectifiedFlow:
 
     data_std = 0.5
     """Of latents z, taken to be the same for all streams."""
+    last_level = 0.5
+    """Of the last of several steps, which leaps to z. At lower ones the network, which has seen few of them, blurs what
+    it has decided (docs/experiments/geo4d.md)."""
 
     def __init__(self, pure_noise_share: float = 0.7) -> None:
         """``pure_noise_share`` of the training samples are at t = 1, where one-step generation works; the others'
@@ -107,8 +110,10 @@ class RectifiedFlow:
         return torch.ones_like(level)
 
     def sampling_levels(self, steps: int) -> Tensor:
-        of_n = torch.linspace(1, 0, steps + 1)
-        of_m = torch.cat([torch.ones(1), torch.linspace(1, 0, steps)]) if steps > 1 else of_n
+        falling = torch.linspace(1, self.last_level, steps)  # one step: 1
+        end = torch.zeros(1)
+        of_n = torch.cat([falling, end])
+        of_m = torch.cat([torch.ones(1), falling[:-1], end]) if steps > 1 else of_n
         return torch.stack([of_n, of_m])
 
     def start(self, noise: Tensor, level: Tensor) -> Tensor:

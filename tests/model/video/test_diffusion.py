@@ -53,9 +53,10 @@ def test_edm_samples_as_diffusers_does_step_by_step(steps: int) -> None:
 def test_rectified_flow_samples_each_view_as_diffusers_does_and_further_views_a_step_later(steps: int) -> None:
     flow, noise = RectifiedFlow(), normal(3, 3, 50)
     mine = sample(flow, lambda x, level: stand_in(*flow.network_input(x, level)), noise, steps)
-    for view, own in enumerate([steps, *[max(steps - 1, 1)] * 2]):
+    falling = torch.linspace(1, flow.last_level, steps).tolist()
+    for view, own in enumerate([falling, *[falling[: max(steps - 1, 1)]] * 2]):
         scheduler = FlowMatchEulerDiscreteScheduler()
-        scheduler.set_timesteps(sigmas=torch.linspace(1, 0, own + 1)[:-1].tolist())
+        scheduler.set_timesteps(sigmas=own)
         x = noise[:, view]
         for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
             seen = flow.network_input(x[:, None], sigma.expand(3, 1))[0][:, 0]
