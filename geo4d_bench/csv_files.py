@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RESTORE = "mend it, or put the file back as it was"
 NAMES = frozenset(
     ["run_id", "views", "source", "episode", "camera_n", "camera_m", "name", "generator", "checkpoint", "ablation"]
-).union(["sensor", "tracker", "segmenter", "split", "rig", "rooms", "commit", "task"])
+).union(["sensor", "tracker", "segmenter", "split", "rig", "rooms", "commit", "task", "trained_rig"])
 """Columns of texts; those of other names in ``windows.csv``, ``metrics.csv`` and the like hold numbers."""
 _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _CONFLICT = re.compile(r"(<{7}|={7}|>{7}|\|{7})( |$)")

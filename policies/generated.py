@@ -109,10 +109,11 @@ class TrainedPolicy(Policy):
         preset = presets().get(cls.preset) if cls.preset in presets() else None  # another package's may have none
         size = "" if preset is None else f" --height {preset.height} --width {preset.width}"
         data, default = f"data/{task}", cls.default_checkpoint(task)
-        if cls.rig is not None:
-            # A folder of its own, which is not where the folder's name would put the checkpoint.
-            data, size, out = f"{data}_{cls.rig}", f"{size} --rig {cls.rig} --out {data}_{cls.rig}", out or default
-        where = "" if out is None or (out == default and cls.rig is None) else f" --out {out}"
+        out = out or default
+        if cls.rig is not None:  # a folder of its own, whose name would put the checkpoint elsewhere
+            data = f"{data}_{cls.rig}"
+            size += f" --rig {cls.rig} --out {data}"
+        where = "" if out == default and cls.rig is None else f" --out {out}"
         return (
             f"'geo4d-bench datagen --task {task}{size}' and then "
             f"'geo4d-bench train --data {data} --preset {cls.preset}{calibrated}{ablation}{where}'"

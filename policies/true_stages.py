@@ -143,10 +143,11 @@ def lacking(replacement: Replacement, factory: PolicyFactory, sees_truth: bool) 
     if replacement == "first_frames" and sees_truth:
         return "depth and the poses that are told are true already"
     tracker_finds = issubclass(policy, GeneratedVideo) and not policy.needs_both_poses
+    several = policy.needs_checkpoint and policy.needs_images and not issubclass(policy, TrainedPolicy)
+    if replacement == "cameras" and several:
+        return "several generators search for them"
     if replacement == "cameras" and not (factory.finds_cameras or tracker_finds):
         return "it searches for no cameras"
-    if replacement == "cameras" and not issubclass(policy, TrainedPolicy):
-        return "several generators search for them"
     if replacement == "parts" and not issubclass(policy, VideoPolicy):
         return "it makes no video"
     if replacement == "noise" and not issubclass(policy, GeneratedVideo):

@@ -9,8 +9,8 @@
 # --work     everything else; default $TMPDIR/geo4d_session
 # --rig      cameras to train on; default those that the dataset names. What is scored keeps its own.
 # --windows  held-out windows that are scored, of seen and of novel cameras each; default 64
-# --bench    presets that 'bench preset' measures, with a batch size; default all of them on a GPU, else the one that is
-#            trained. svd takes transformers and torchao.
+# --bench    presets that 'bench preset' measures, with a batch size; default all of them on a GPU (svd where transformers and
+#            torchao are there), else the one that is trained
 #
 # A stage that takes longer than its limit (seconds: RENDER_S, EVALUATE_S, BENCH_S, and N and half of it and TRAIN_S) is
 # ended. One that fails leaves the others their results. Exit status: 0 all is well, 1 a stage failed, 2 nothing was begun.
@@ -18,7 +18,7 @@ set -uo pipefail
 export LC_ALL=C
 RENDER_S=${RENDER_S:-900} TRAIN_S=${TRAIN_S:-300} EVALUATE_S=${EVALUATE_S:-600} BENCH_S=${BENCH_S:-180}
 MOST_MIB=16 MOST_SHARDS=4
-ALL_PRESETS="dit_nano:64 dit:64 dit_large:16 layered_nano:64 layered_small:16 unet_nano:16 svd:1"
+ALL_PRESETS="dit_nano:64 dit:64 dit_large:16 layered_nano:64 layered_small:16 unet_nano:16"
 # What the machine itself has to have, module=package.
 NODE="torch numpy h5py scipy pandas PIL=pillow cv2=opencv-python-headless skimage=scikit-image joblib psutil yaml=PyYAML
   safetensors matplotlib accelerate tqdm"
@@ -159,7 +159,11 @@ if [ -f "$checkpoint/model.safetensors" ]; then
     fi
   fi
 fi
-[ "$device" = cuda ] && measured=$ALL_PRESETS || measured=$preset
+measured=$preset
+if [ "$device" = cuda ]; then
+  [[ " $ALL_PRESETS" == *" $preset:"* ]] && measured=$ALL_PRESETS || measured="$preset $ALL_PRESETS"
+  "$python" -c 'import torchao, transformers' 2>/dev/null && measured="$measured svd:1"
+fi
 for item in ${bench:-$measured}; do
   [[ $item == *:* ]] && batch=(--batch-size "${item##*:}") || batch=()
   stage "bench-$(basename "${item%%:*}" .json)" "$BENCH_S" "${geo4d[@]}" bench preset --preset "${item%%:*}" --device "$device" \

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from geo4d_bench.dataset.sensors import SensorName
+from geo4d_bench.dataset.sensors import SENSORS, SensorName
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.evaluation.held_out import HeldOut
 from geo4d_bench.evaluation.predictions import StoredPredictions, check
@@ -225,6 +225,11 @@ class _Scorer:
             if config.predictions is not None
             else CheckpointPredictor(config.folder(self.task), config.seed, config.steps, config.sensor, config.device)
         )
+        if (config.calibration_deg or config.calibration_cm) and not SENSORS.get(c.sensor).metric:
+            raise ConfigError(
+                f"evaluate: {c.sensor} depth is scaled by the hands, where the true poses put them; --calibration-deg "
+                "and --calibration-cm take a sensor that measures metres"
+            )
         self.held_out = HeldOut(
             dataset, config.splits, config.seed, c.frames, c.dt_s, c.sensor, config.second_views,
             calibrated=c.calibrated, calibration=(config.calibration_deg, config.calibration_cm),
@@ -295,7 +300,8 @@ class _Scorer:
         if source == "true_frames":
             video = true_video(window)
         elif source == "copy_first_frame":
-            video, tracks = copied_first_frame(given), zero_motion(window)
+            # The floor is told nothing wrong: view m's first points lie where they are in truth.
+            video, tracks = copied_first_frame(replace(given, T_n_m=window.T_n_m)), zero_motion(window)
         elif isinstance(predicted, Video4D):
             video = predicted.pair(view)
         else:
@@ -307,7 +313,7 @@ class _Scorer:
             told = window if source == "true_frames" else given
             if self.segmenter is not None:
                 video = video.relabelled(self.segmenter.segment(video, told.T_n_ee[:, 0], told.opening_m[:, 0]))
-            T_n_m = told.T_n_m if source == "generated" and self.contender.calibrated else None
+            T_n_m = told.T_n_m if self.contender.calibrated else None
             video = replace(video, first_points=told.points[:, 0], T_n_m=T_n_m)
             # From the first pose, which a robot knows from its joints and the pose of camera n that it is told.
             tracks = [

@@ -165,7 +165,7 @@ def anytime_difference(only_a: int, only_b: int, n: int, alpha: float = 0.05) ->
 
 
 def significance_groups(outcomes: Mapping[str, Mapping[int, bool]]) -> dict[str, str]:
-    """Group letters of policies: two that share a letter do not differ at the 5 % level.
+    """Group letters of policies: two without a shared letter differ at the 5 % level.
 
     Every pair is tested with :func:`mcnemar_exact` on the seeds that both have, and the p-values are corrected
     together with Holm's method. A pair without common seeds cannot be told apart, so it does not differ.

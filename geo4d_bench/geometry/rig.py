@@ -24,7 +24,7 @@ class Rig:
 
     Attributes:
         target: (3,) the point of the world that view angles are measured about, metres.
-        ring_offset: 0, or how many cameras view m stands from view n where the cameras form a ring in their order.
+        ring_offset: 0, or how many cameras view m stands from view n in their order, as round a ring.
     """
 
     name: str

@@ -53,7 +53,7 @@ class Audit:
 def run(config: AuditConfig) -> Audit:
     """Write the page; LedgerError where there are no episodes."""
     leaderboard.require_paths(config.results, "folders with rollouts and trainings, or ledgers")
-    files = [path for given in config.results for path in leaderboard.find_ledgers(given)]
+    files = [path for given in config.results for path in leaderboard.files_like_ledgers(given)]
     everything = leaderboard.read_all(files)
     rows = {row: path for row, path in everything.items() if row.status != "crash"}
     if not rows:

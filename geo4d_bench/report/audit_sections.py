@@ -163,7 +163,7 @@ def differences(runs: Sequence[Rows]) -> Section:
         best, *others = sorted(rivals, key=lambda run: (-_rate(run), _name(run)))
         if not others:
             continue
-        board = ", ".join([f"{terms[0]}-{terms[1]}", *terms[3:]])
+        board = ", ".join(filter(None, [f"{terms[0]}-{terms[1]}", *terms[3:]]))
         every = [(other, *_difference(best, other)) for other in others]
         found = [each for each in every if each[3]]
         open_ones = [f"{_name(other)} (no seed in common)" for other, *_, n in every if not n]
@@ -200,7 +200,7 @@ def seeds(runs: Sequence[Rows]) -> Section:
         by_start: dict[int, dict[int, bool]] = {}
         for row in (row for run in of_one for row in run):
             by_start.setdefault(row.seed - row.episode, {})[row.seed] = row.success
-        board, name = ", ".join([f"{terms[0]}-{terms[1]}", *terms[3:-2]]), _name(of_one[0])
+        board, name = ", ".join(filter(None, [f"{terms[0]}-{terms[1]}", *terms[3:-2]])), _name(of_one[0])
         first, *others = sorted(by_start)
         if not others:
             alone.append(of_one[0])
@@ -247,9 +247,7 @@ def rooms(runs: Sequence[Rows]) -> Section:
         ("task", "policy", "rooms", "fixed", "others", "episodes", "fixed - others", "95 % interval", "p"),
     )
     alone: list[Rows] = []
-    for of_one in _by_checkpoint(
-        runs, lambda row: (row.task, row.task_version, row.split, row.views, row.rig)
-    ).values():
+    for of_one in _by_checkpoint(runs, lambda row: leaderboard.comparable(replace(row, rooms=""))).values():
         row, by_rooms = of_one[0][0], _by(of_one, lambda row: row.rooms)
         where = [f"{row.task}-{row.task_version}, {row.views}", _player(of_one[0])]
         if (

@@ -80,7 +80,7 @@ def run(config: ReportConfig) -> Report:
     page.values["curve_notes"] = drawn.halving_lines if drawn else []
     page.files += [page.out / name for name in page.values["curves"]]
     ended = {row: path for row, path in rows.items() if row.status != "crash"}
-    page.values["audit"] = audit.diagnose(ended, (runs,), data) if ended else ()
+    page.values["audit"] = audit.diagnose(ended, (runs,), data.parent) if ended else ()
     sections.add_trainings(page, runs)
     sections.add_cameras(page, data)
     loader = PackageLoader("geo4d_bench.report", "")

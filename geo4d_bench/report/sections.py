@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 _OF_WHAT = {
     "camera poses given": "calibrated", "ablation": "ablation", "sensor": "sensor", "tracker": "tracker",
     "segmenter": "segmenter", "sampling steps": "steps",
-    "second views": "second_views", "rig": "rig", "rooms": "rooms", "weights": "checkpoint",
+    "calibration error, degrees": "calibration_deg", "calibration error, cm": "calibration_cm",
+    "second views": "second_views", "rig": "rig", "trained on": "trained_rig",
+    "rooms": "rooms", "weights": "checkpoint",
 }  # fmt: skip
-_USUAL = ("none", "perfect", "fixed", "point_cloud", "nan", "")
+_USUAL = ("none", "perfect", "fixed", "point_cloud", "nan", "0.0", "")
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def run(config: BoardCheckConfig) -> BoardCheck:
         checked.update(path.resolve() for path in ledgers)
     for path in sorted(checked):
         _check_ledger(path, faults)
-    below = (path for given in config.boards if given.is_dir() for path in leaderboard.find_ledgers(given))
+    below = (path for given in config.boards if given.is_dir() for path in leaderboard.files_like_ledgers(given))
     unranked = sorted({path.resolve() for path in below} - checked)
     for path in unranked:
         _check_ledger(path, faults)
@@ -97,10 +97,10 @@ def _sums(board: Path, faults: list[str]) -> tuple[list[Path], bool]:
     try:
         lines = leaderboard.sums_path(board).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        return leaderboard.find_ledgers(board.parent), False
+        return leaderboard.files_like_ledgers(board.parent), False
     except ValueError as error:
         faults.append(f"{leaderboard.sums_path(board)}: is not text ({error})")
-        return leaderboard.find_ledgers(board.parent), False
+        return leaderboard.files_like_ledgers(board.parent), False
     paths = []
     for line in lines:
         sha256, _, name = line.partition("  ")

@@ -120,11 +120,11 @@ def _rows(given: str, runs: Path) -> dict[EpisodeRow, Path]:
     """The rows that an argument names."""
     path = Path(given)
     if path.exists():
-        rows = leaderboard.read_all(leaderboard.find_ledgers(path))
+        rows = leaderboard.read_all(leaderboard.files_like_ledgers(path))
         if not rows:
             raise LedgerError(f"{path}: no episodes.csv with an episode in it; 'geo4d-bench rollout' writes one")
         return rows
-    everything = leaderboard.read_all(leaderboard.find_ledgers(runs))
+    everything = leaderboard.read_all(leaderboard.files_like_ledgers(runs))
     rows = {row: path for row, path in everything.items() if given in (row.policy, row.title)}
     if not rows and len(given) >= 6:
         rows = {row: path for row, path in everything.items() if row.checkpoint.startswith(given)}
@@ -191,7 +191,7 @@ def _pairs(a: Side, b: Side, given: tuple[str, str]) -> tuple[list[Pair], list[s
 
 def _words(terms: tuple[str, ...]) -> str:
     task, version, _, views, rig, *more = terms
-    return ", ".join([f"{task}-{version}", f"{views} views", rig, *more])
+    return ", ".join(filter(None, [f"{task}-{version}", f"{views} views", rig, *more]))
 
 
 def _outcomes(checkpoints: Mapping[str, Mapping[int, EpisodeRow]]) -> list[dict[int, bool]]:

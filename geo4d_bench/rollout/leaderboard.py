@@ -33,8 +33,8 @@ CSV_COLUMNS = (
 @dataclass(frozen=True)
 class LeaderboardConfig:
     runs: Positional[tuple[Path, ...]]
-    """Folders, searched for ledgers (episodes.csv, under whatever name), or ledgers. Further commands: leaderboard
-    compare, leaderboard plan, leaderboard verify."""
+    """Rollout folders or ledgers; a folder without episodes.csv is searched for rollouts below it, and where there are
+    none for ledgers of other names. Further commands: leaderboard compare, leaderboard plan, leaderboard verify."""
     out: Path = Path("leaderboard.csv")
     """The CSV to write."""
 
@@ -150,7 +150,7 @@ class Leaderboard:
 def run(config: LeaderboardConfig) -> Leaderboard:
     """Read the ledgers, compute the board and write it; LedgerError where there is nothing to rank."""
     require_paths(config.runs, "rollout folders or ledgers")
-    paths = [path for given in config.runs for path in find_ledgers(given)]
+    paths = [path for given in config.runs for path in find_ledgers(given) or files_like_ledgers(given)]
     if not paths:
         given = ", ".join(map(str, config.runs)) or "nothing"
         raise LedgerError(f"no episodes in {given}; 'geo4d-bench rollout' writes an episodes.csv")
@@ -166,11 +166,20 @@ def require_paths(paths: Iterable[Path], what: str) -> None:
 
 
 def find_ledgers(path: Path) -> list[Path]:
-    """The ledgers that a path names: itself, or all tables of episodes in and below a folder, which begin alike."""
+    """The ledger that a path names: itself, the one inside a folder, or all those below."""
+    if path.is_file():
+        return [path]
+    if (path / "episodes.csv").is_file():
+        return [path / "episodes.csv"]
+    return sorted(path.rglob("episodes.csv"))
+
+
+def files_like_ledgers(path: Path) -> list[Path]:
+    """The ledgers that a path names, also those that have other names than episodes.csv: they begin alike."""
     if path.is_file():
         return [path]
     head, found = ",".join(COLUMNS[:3]).encode(), []
-    for each in sorted(each for each in path.rglob("*.csv") if each.name != CHOSEN_EPISODES):
+    for each in sorted(each for each in path.rglob("*.csv") if each.name != CHOSEN_EPISODES and each.is_file()):
         with each.open("rb") as file:
             if file.read(len(head)) == head:
                 found.append(each)

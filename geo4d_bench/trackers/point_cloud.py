@@ -130,7 +130,7 @@ class PointTracker(Tracker):
         return 0.0
 
     def _first(self, video: Video4D, state: _State, T_n_m: Array | None) -> HandPoints | None:
-        """The hand's points in the frame before the video; view m's where its own points tell where it stands."""
+        """The hand's points in the frame before the video; view m's where it is known where that stands."""
         if video.first_points is None:
             return None
         points = video.first_points.copy()

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from geo4d_bench.csv_files import read_frame
 from geo4d_bench.dataset.reader import Dataset
 from geo4d_bench.dataset.windows import Windows
 from geo4d_bench.errors import CheckpointError, ConfigError, DatasetError, PluginError, RunError
@@ -21,7 +22,9 @@ from geo4d_bench.evaluation.predictors import CheckpointPredictor
 from geo4d_bench.evaluation.scoring import ScoredWindow, zero_motion
 from geo4d_bench.evaluation.summary import median_window
 from geo4d_bench.evaluation.window_store import SOURCES
+from geo4d_bench.geometry.hand import hand_mask
 from geo4d_bench.geometry.rig import Rig
+from geo4d_bench.geometry.se3 import pose_error
 from geo4d_bench.model.batch import true_video
 from geo4d_bench.model.generators import load_generator
 from geo4d_bench.model.layered.config import LayeredConfig
@@ -155,6 +158,7 @@ def test_known_generator_gets_its_known_scores(blind: Path, tiny_dataset: Any, t
         assert generated.generate_ms > 0
         assert np.isnan(true.generate_ms)
 
+    assert read_frame(tmp_path / "metrics.csv", ("views", "source")).trained_rig.notna().all()  # as a report reads it
     first_cells = re.findall(r"^\| (`.*?) \|", DOCUMENT.read_text(), flags=re.M)
     documented = {name for cell in first_cells for name in re.findall("`(.*?)`", cell)}
     assert len(documented) > 20
@@ -344,14 +348,34 @@ def test_poses_that_are_told_wrong_move_a_plan_as_far(
             evaluate.run(settings(blind, tiny_dataset, out, views="novel", calibration_cm=cm))
             table = pd.read_csv(out / "metrics.csv").set_index("source")
             assert table.calibration_cm.eq(cm).all()
-            found[predictor, cm] = table.gripper_cm
+            found[predictor, cm] = table
             other_rig = predictor is Still
             assert pd.read_csv(out / "windows.csv").view_angle_deg.isna().all() == other_rig
             assert table.trained_rig.eq("wide16").all() == other_rig
     for source in ("copy_first_frame", "true_frames"):  # neither is told anything
-        assert len({round(table[source], 6) for table in found.values()}) == 1
-    still = found[Still, 0.0]
-    assert still.generated == pytest.approx(still.copy_first_frame)
-    assert found[Still, 5.0].generated == pytest.approx(still.generated)  # from told to told
-    assert found[SeenByCameraN, 0.0].generated == pytest.approx(0.0, abs=1e-6)
-    assert found[SeenByCameraN, 5.0].generated == pytest.approx(5.0)
+        assert len({(round(t.gripper_cm[source], 6), round(t.abs_rel_m[source], 6)) for t in found.values()}) == 1
+    generated = {key: table.gripper_cm.generated for key, table in found.items()}
+    assert generated[Still, 0.0] == pytest.approx(found[Still, 0.0].gripper_cm.copy_first_frame)
+    assert generated[Still, 5.0] == pytest.approx(generated[Still, 0.0])  # from told to told
+    assert generated[SeenByCameraN, 0.0] == pytest.approx(0.0, abs=1e-6)
+    assert generated[SeenByCameraN, 5.0] == pytest.approx(5.0)
+    with pytest.raises(ConfigError, match="estimated depth is scaled by the hands"):
+        evaluate.run(settings(blind, tiny_dataset, tmp_path / "e", sensor="estimated", calibration_deg=1.0))
+
+
+def test_what_is_given_under_an_error_of_calibration(tiny_dataset: Any) -> None:
+    dataset = Dataset(tiny_dataset.eval)
+    held_out = HeldOut(dataset, ["novel"], 0, 10, 0.4, calibration=(3.0, 4.0))
+    for index in range(3):
+        true, (told,) = held_out.window("novel", index), held_out.given("novel", index)
+        for T_true, T_told in (
+            (true.T_world_n, told.T_world_n),
+            (true.T_world_n @ true.T_n_m, told.T_world_n @ told.T_n_m),
+        ):
+            distance, angle = pose_error(T_told, T_true)
+            assert (distance, np.degrees(angle)) == pytest.approx((0.04, 3.0))
+        np.testing.assert_allclose(told.T_world_n @ told.T_n_ee, true.T_world_n @ true.T_n_ee, atol=1e-12)
+        hand = dataset.hand(dataset.arms[0]), told.T_n_ee[0, 0], told.opening_m[0, 0]
+        np.testing.assert_array_equal(told.hand_mask, hand_mask(true.points[0, 0], [hand]))
+        assert (told.hand_mask != true.hand_mask).any()
+        np.testing.assert_array_equal(told.points, true.points)

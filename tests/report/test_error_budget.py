@@ -25,7 +25,7 @@ from geo4d_bench.rendering import renderer
 from geo4d_bench.report import error_budget
 from geo4d_bench.rollout import assets
 from geo4d_bench.rollout.config import RolloutConfig
-from geo4d_bench.rollout.leaderboard import CHOSEN_EPISODES, find_ledgers
+from geo4d_bench.rollout.leaderboard import CHOSEN_EPISODES, files_like_ledgers, find_ledgers
 from geo4d_bench.rollout.ledger import EpisodeRow, Ledger
 from geo4d_bench.rollout.rollout import Rollout
 from geo4d_bench.tasks import TASKS
@@ -208,7 +208,7 @@ def test_lost_episodes_alone_are_played_again_and_once(tmp_path: Path) -> None:
     assert all(getattr(row, name) == getattr(before, name) for name in same)
     assert (row.title, row.privileged) == ("sometimes_open_hand, true openings", True)
     boards = [folder / "episodes.csv"]
-    assert find_ledgers(tmp_path) == boards
+    assert (find_ledgers(tmp_path), files_like_ledgers(tmp_path)) == (boards, boards)
     text, written = str(found), path.stat().st_mtime_ns
     assert str(budget(folder, SometimesOpenHand, seed=FAULTY_SEED - 1, episodes=2)) == text
     assert path.stat().st_mtime_ns == written

@@ -138,8 +138,30 @@ def test_a_run_that_was_stopped_is_said_to_be_incomplete(tmp_path: Path) -> None
         assert ("lacks 30 of 50 episodes" in str(board)) == noted
 
 
+def test_ledgers_of_other_names_are_found_where_there_is_no_run(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    for policy, k in (("mine", 12), ("expert", 20)):
+        (ledger(tmp_path / "runs", policy, k) / "episodes.csv").rename(results / f"rollout_{policy}.csv")
+    board = run(LeaderboardConfig((results,), results / "leaderboard.csv"))
+    again = run(LeaderboardConfig((results,), results / "leaderboard.csv"))  # a board is no ledger
+    assert [(row.policy, row.k) for row in board.rows] == [(row.policy, row.k) for row in again.rows]
+    assert [row.policy for row in board.rows] == ["expert", "mine"]
+
+
+@pytest.mark.parametrize(("views", "groups"), [("ring_360", ["a", "b"]), ("novel", ["a", "a"])])
+def test_runs_are_compared_where_their_cameras_are_the_same(tmp_path: Path, views: str, groups: list[str]) -> None:
+    """A rig's seen and novel cameras are its own; other views do not hang on the rig that was trained on."""
+    runs = (
+        ledger(tmp_path, "good", 20, views=views, rig="wide16"),
+        ledger(tmp_path, "bad", 5, views=views, rig="hemisphere16"),
+    )
+    board = run(LeaderboardConfig(runs, tmp_path / "board.csv"))
+    assert sorted(row.group for row in board.rows) == groups
+
+
 def test_nothing_to_rank_is_said(tmp_path: Path) -> None:
-    with pytest.raises(LedgerError, match=r"no episodes\.csv in"):
+    with pytest.raises(LedgerError, match="no episodes in"):
         run(LeaderboardConfig((tmp_path,), tmp_path / "b.csv"))
 
 
