@@ -87,11 +87,15 @@ def _datagen(task: str, rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> T
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root  # the processes of a run share it
     made = TinyDataset(root / task, root / f"{task}_eval")
-    with (root / f"{task}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds it made
+    with (root / f"{task}.lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.seek(0)
+        if lock.read():  # another process made it, and its tests may hold the folders
+            return made
         for folder, split, episodes in ((made.train, "train", 2), (made.eval, "eval", 1)):
             config = DatagenConfig(task=task, split=split, disturbed_share=0.5)  # type: ignore[arg-type]
             make_dataset(folder, dataclasses.replace(settings_of(config), rig=rig), episodes)
+        lock.write("made")
     return made
 
 

@@ -148,6 +148,7 @@ def test_a_checkpoints_own_videos_score_as_the_checkpoint(tiny_dataset: Any, sho
         "generator",
         "checkpoint",
         "steps",
+        "trained_rig",
         *(c for c in a.metrics if c.startswith(("generate_ms", "track_ms"))),
     }
     pd.testing.assert_frame_equal(a.metrics.drop(columns=differ), b.metrics.drop(columns=differ))
