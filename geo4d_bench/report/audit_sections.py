@@ -107,7 +107,7 @@ def shortcuts(runs: Sequence[Rows]) -> Section:
         "Policies that see nothing: `blind` plays the average of the training demonstrations, `replay` one of them, "
         "`proprioception` goes on as the demonstrations did where the hand was as it is. A task on which one of them "
         f"succeeds in more than {SHORTCUT:g} of the episodes can be passed without looking.",
-        ("task", "policy", "successes", "95 % interval", "best that looks", "", "verdict"),
+        ("task", "policy", "views", "successes", "95 % interval", "best that looks", "", "verdict"),
     )
     for scenes in sorted({_scenes(run) for run in runs}):
         here = [run for run in runs if _scenes(run) == scenes]
@@ -127,7 +127,7 @@ def shortcuts(runs: Sequence[Rows]) -> Section:
             else:
                 verdict = "excluded"
             other = [_name(best), _counts(best)[0]] if best else ["", ""]
-            section.rows.append([task, _name(run), *_counts(run), *other, verdict])
+            section.rows.append([task, _name(run), run[0].views, *_counts(run), *other, verdict])
         there = {run[0].policy for run in here}
         rooms = _rooms_option(here[0][0].rooms)
         section.missing += [
