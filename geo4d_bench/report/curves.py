@@ -166,10 +166,13 @@ def draw_curves(curves: Curves) -> Iterator[Path]:
 
 
 def draw_pairs(curves: Curves) -> Iterator[Path]:
-    """A matrix of success by camera pair for each contender and set of cameras."""
-    for (task, contender, cameras), table in curves.pairs.groupby(["task", "contender", "cameras"], sort=False):
-        path = curves.out / f"pairs_{_file_name(f'{task} {contender} {cameras}')}.png"
-        _pair_picture(table, f"{task}: {contender}, cameras of {cameras}", path)
+    """For each task and set of cameras the contenders' matrices of success by camera pair, side by side; none of a
+    ring, whose cameras n have one camera m each."""
+    for (task, cameras), table in curves.pairs.groupby(["task", "cameras"], sort=False):
+        if (table.groupby("camera_n")["camera_m"].nunique() < 2).all():
+            continue
+        path = curves.out / f"pairs_{_file_name(f'{task} {cameras}')}.png"
+        _pair_picture(table, f"{task}, cameras of {cameras}", path)
         yield path
 
 
@@ -363,19 +366,22 @@ def _pair_picture(table: pd.DataFrame, title: str, path: Path) -> None:
     import matplotlib
 
     names = sorted({*table["camera_n"], *table["camera_m"]}, key=_in_order)
-    rate = np.full((len(names), len(names)), np.nan)
-    side = 1.6 + 0.42 * len(names)
-    with figure(side + 1.2, side, path) as fig:
-        ax = fig.subplots()
-        for n, m, number, k in table[["camera_n", "camera_m", "n", "k"]].itertuples(index=False):
-            i, j = names.index(n), names.index(m)
-            rate[i, j] = k / number
-            ax.text(j, i, f"{k}/{number}", ha="center", va="center", fontsize=6.5, color=INK)
-        colours = matplotlib.colormaps["RdYlBu"].with_extremes(bad="#F2F3F5")
-        shown = ax.imshow(rate, vmin=0, vmax=1, cmap=colours, alpha=0.8)
-        ax.set_xticks(range(len(names)), names, rotation=90, fontsize=7.5)
-        ax.set_yticks(range(len(names)), names, fontsize=7.5)
-        ax.set_xlabel("camera m")
-        ax.set_ylabel("camera n (reference)")
-        ax.set_title(title, fontsize=9)
-        fig.colorbar(shown, ax=ax, shrink=0.7, label="success rate")
+    contenders = list(table.groupby("contender", sort=False))
+    colours = matplotlib.colormaps["RdYlBu"].with_extremes(bad="#F2F3F5")
+    side = 2.2 + 0.42 * len(names)
+    with figure(side * len(contenders) + 1.2, side + 0.4, path) as fig:
+        axes = fig.subplots(1, len(contenders), sharey=True, squeeze=False)[0]
+        for ax, (contender, rows) in zip(axes, contenders, strict=True):
+            rate = np.full((len(names), len(names)), np.nan)
+            for n, m, number, k in rows[["camera_n", "camera_m", "n", "k"]].itertuples(index=False):
+                i, j = names.index(n), names.index(m)
+                rate[i, j] = k / number
+                ax.text(j, i, f"{k}/{number}", ha="center", va="center", fontsize=6.5, color=INK)
+            shown = ax.imshow(rate, vmin=0, vmax=1, cmap=colours, alpha=0.6)
+            ax.set_xticks(range(len(names)), names, rotation=90, fontsize=7.5)
+            ax.set_yticks(range(len(names)), names, fontsize=7.5)
+            ax.set_xlabel("camera m")
+            ax.set_title(str(contender), fontsize=9)
+        axes[0].set_ylabel("camera n (reference)")
+        fig.suptitle(title, fontsize=10)
+        fig.colorbar(shown, ax=axes, shrink=0.7, label="success rate")
