@@ -65,7 +65,7 @@ WIDE = Shell(azimuth_deg=(-130.0, 130.0), elevation_deg=(5.0, 75.0), radius_m=(0
 # Low enough that a shelf's upper board hides the hand from no camera for long, high enough to look into a bowl.
 ORBIT = Ring(azimuth_deg=(-130, 130), step_deg=10, elevation_deg=12.0, radius_m=0.95, pair_deg=90)
 
-# The same closed: behind the robot the arm hides the hand, and cameras are up to 54 degrees from hemisphere16's.
+# The same closed: behind the robot the arm hides the hand, and cameras are up to 52 degrees from hemisphere16's.
 RING_360 = ORBIT.model_copy(update={"azimuth_deg": (-180, 170)})
 
 # Fields of view of a pair at the ring's front, where nothing else changes: from a long lens, in which the workspace
