@@ -13,7 +13,7 @@ from geo4d_bench.errors import ConfigError
 from geo4d_bench.registry import Registry
 from geo4d_bench.tasks.apple_to_bin import AppleToBin, AppleToBinV2
 from geo4d_bench.tasks.base import Command, Expert, TaskSpec
-from geo4d_bench.tasks.can_in_drawer import CanInDrawer
+from geo4d_bench.tasks.can_in_drawer import CanInDrawer, CanInDrawerV2
 from geo4d_bench.tasks.hang_mug import HangMug
 from geo4d_bench.tasks.robosuite_task import RobosuiteTask as Task
 from geo4d_bench.tasks.spatula_on_table import SpatulaOnTable, SpatulaOnTableV2
@@ -86,7 +86,7 @@ def task_class(id: str) -> type[Task]:
 
 
 for _each in (
-    AppleToBin, AppleToBinV2, CanInDrawer, StoreCereal, StoreCerealV2, HangMug, SpatulaOnTable, SpatulaOnTableV2,
-    StackBlocks,
+    AppleToBin, AppleToBinV2, CanInDrawer, CanInDrawerV2, StoreCereal, StoreCerealV2, HangMug, SpatulaOnTable,
+    SpatulaOnTableV2, StackBlocks,
 ):  # fmt: skip
     register(_each)

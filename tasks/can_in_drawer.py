@@ -139,6 +139,12 @@ class CanInDrawer(RobosuiteTask):
         return ()
 
 
+class CanInDrawerV2(CanInDrawer):
+    """The same from starts so wide that hardly any motion that is played without looking takes the can."""
+
+    spec = SPEC.widened("v2", can={"x_m": (-0.20, 0.07), "y_m": (-0.30, -0.08)})
+
+
 # ---------------------------------------------------------------- the expert
 
 FLOOR_M = float(CABINET_M[2] + INSIDE_LOW_M[2])  # height of the drawer's floor
