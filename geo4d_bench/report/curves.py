@@ -166,8 +166,8 @@ def draw_curves(curves: Curves) -> Iterator[Path]:
 
 
 def draw_pairs(curves: Curves) -> Iterator[Path]:
-    """For each task and set of cameras the contenders' matrices of success by camera pair, side by side; none of a
-    ring, whose cameras n have one camera m each."""
+    """For each task and set of cameras the contenders' matrices of success by camera pair, side by side; none
+    where each camera n has one camera m alone, as on a ring."""
     for (task, cameras), table in curves.pairs.groupby(["task", "cameras"], sort=False):
         if (table.groupby("camera_n")["camera_m"].nunique() < 2).all():
             continue
