@@ -1,4 +1,4 @@
-"""What is fitted to response curves: monotone curves, and where success halves, with cluster-bootstrap intervals."""
+"""What is fitted to response curves: isotonic curves, and where success halves, with cluster-bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ Floats = npt.NDArray[np.float64]
 NEAR_DEG = 5.0
 """Success "at a training camera" is known where something was played within this angle of one."""
 RESAMPLES = 500
-_BINS = 40
+_BINS, _FEWEST_BINS, _PER_BIN = 40, 8, 15
+"""More places than one for every 15 values, within 8 and 40, are pooled: of few values the fit follows the extremes."""
 
 
 class Fit(NamedTuple):
-    """A monotone curve at x (B,), with a 95 % band, and the number and mean of what lies there."""
+    """An isotonic curve at x (B,), with a 95 % band, and the number and mean of what lies there."""
 
     x: Floats
     n: Floats
@@ -36,29 +37,36 @@ class Halving(NamedTuple):
     high: float
 
 
-def monotone(
+def isotonic(
     x: Floats,
     y: Floats,
     clusters: Sequence[Any],
-    sign: int | None,
+    worse: int,
     rng: np.random.Generator,
+    best_place: bool = False,
     resamples: int = RESAMPLES,
 ) -> Fit:
-    """Isotonic regression of y (N,) on x (N,), with a band from drawing whole clusters anew.
+    """Least-squares fit of y (N,) on x (N,) that gets worse along x, with a band from drawing whole clusters anew.
 
     Args:
         clusters: (N,) what is drawn together, such as the seed that several rows share.
-        sign: 1: rises, -1: falls, None: the direction that is nearer to the data, in each draw anew.
+        worse: 1 where larger y is worse, -1 where smaller y is.
+        best_place: gets better up to one x, and worse from there on (unimodal regression, Stout 2008); that x is the
+            one whose fit is nearest to the data, in each draw anew.
     """
     from scipy.optimize import isotonic_regression
 
     at, counts, sums = _binned(x, y, clusters)
-    directions = (False, True) if sign is None else (sign > 0,)
 
     def fitted(n: Floats, s: Floats) -> Floats:
         there = n > 0
         n, mean = n[there], s[there] / n[there]
-        fits = [isotonic_regression(mean, weights=n, increasing=rises).x for rises in directions]
+
+        def with_best(k: int) -> Floats:
+            parts = ((slice(k), worse < 0), (slice(k, None), worse > 0))
+            return np.concatenate([isotonic_regression(mean[p], weights=n[p], increasing=up).x for p, up in parts])
+
+        fits = map(with_best, range(len(mean) if best_place else 1))
         return np.asarray(np.interp(at, at[there], min(fits, key=lambda fit: n @ (fit - mean) ** 2)))
 
     drawn = [fitted(w @ counts, w @ sums) for w in _weights(len(counts), resamples, rng)]
@@ -114,8 +122,9 @@ def halves(
 def _binned(x: Floats, y: Floats, clusters: Sequence[Any]) -> tuple[Floats, Floats, Floats]:
     """Places (B,), and for each cluster the number (C, B) and the sum (C, B) of what lies there."""
     places, place = np.unique(x, return_inverse=True)
-    if len(places) > _BINS:
-        edges = np.unique(np.quantile(x, np.linspace(0, 1, _BINS + 1)[1:-1]))
+    bins = int(np.clip(len(x) // _PER_BIN, _FEWEST_BINS, _BINS))
+    if len(places) > bins:
+        edges = np.unique(np.quantile(x, np.linspace(0, 1, bins + 1)[1:-1]))
         _, place = np.unique(np.searchsorted(edges, x, side="right"), return_inverse=True)
         places = np.bincount(place, x) / np.bincount(place)
     _, cluster = np.unique(np.asarray(clusters), return_inverse=True)

@@ -20,7 +20,7 @@ from geo4d_bench.drawing import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, caption,
 from geo4d_bench.errors import LedgerError
 from geo4d_bench.geometry.rig import Rig
 from geo4d_bench.io import write_atomic
-from geo4d_bench.report.curve_fits import NEAR_DEG, halves, monotone
+from geo4d_bench.report.curve_fits import NEAR_DEG, halves, isotonic
 from geo4d_bench.rollout import leaderboard
 from geo4d_bench.rollout.ledger import RunColumns
 from geo4d_bench.seeding import generator
@@ -53,7 +53,7 @@ DISTURBANCES = {
 CALIBRATIONS = ("calibration_deg", "calibration_cm")
 AXES = CAMERA_AXES | DISTURBANCES
 HARMFUL = ("view_angle_deg", *DISTURBANCES)
-"""Axes along which a measure can only get worse; along others it rises or falls, whichever is nearer to the data."""
+"""Axes along which a measure can only get worse; along others it gets better up to one place, and worse beyond it."""
 CURVES = ("task", "contender", "measure", "axis", "x", "n", "mean", "fit", "low", "high")
 HALVING = ("task", "contender", "n", "success_at_0", "halving_deg", "low", "high", "largest_deg")
 UNKNOWN = "unknown task"
@@ -142,7 +142,7 @@ def compute(paths: Sequence[Path], out: Path, task: str | None = None) -> Curves
             if rows[axis].nunique() < 2:
                 continue
             x, y, clusters = rows[axis].to_numpy(), rows[measure].to_numpy(), rows["cluster"].tolist()
-            fit = monotone(x, y, clusters, sign if axis in HARMFUL else None, _rng(*key, measure, axis))
+            fit = isotonic(x, y, clusters, sign, _rng(*key, measure, axis), best_place=axis not in HARMFUL)
             curves.append(pd.DataFrame(dict(zip(CURVES, (*key, measure, axis, *fit), strict=True))))
             if (measure, axis) == ("success", "view_angle_deg"):
                 halving.append((*key, len(rows), *halves(x, y, clusters, _rng(*key, "halving")), x.max()))

@@ -1,4 +1,4 @@
-"""``geo4d-bench tables``: the tables of a Markdown page, made from the CSV files that the page names beside them.
+"""``geo4d-bench tables``: the tables of Markdown pages, made from the CSV files that each page names beside them.
 
 A block begins with a comment that says what to show, and ends with ``<!-- end -->``; what stands between is replaced::
 
@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -62,39 +63,54 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class TablesConfig:
-    page: Positional[Path]
-    """Markdown page whose tables are made again; paths in it are relative to it."""
+    pages: Positional[tuple[Path, ...]]
+    """Markdown pages whose tables are made again; paths in a page are relative to it."""
     check: bool = False
-    """Change nothing; exit 1 where the page's tables are not what the files say."""
+    """Change nothing; exit 1 where tables are not what the files say."""
 
 
 @dataclass(frozen=True)
 class Tables:
-    """How many tables the page has, and whether they were out of date; exit code 1 where they still are."""
+    """How many tables each page has, and which pages were out of date; exit code 1 where they still are."""
 
-    page: Path
-    count: int
-    stale: bool
+    counts: dict[Path, int]
+    stale: tuple[Path, ...]
     exit_code: int
 
     def __str__(self) -> str:
-        state = "are up to date" if not self.stale else "are out of date" if self.exit_code else "were made again"
-        return f"{self.page}: {self.count} tables {state}"
+        made = "are out of date" if self.exit_code else "were made again"
+        return "\n".join(
+            f"{page}: {count} tables {made if page in self.stale else 'are up to date'}"
+            for page, count in self.counts.items()
+        )
 
 
 def run(config: TablesConfig) -> Tables:
-    """Make a page's tables; ConfigError where a file or a column is missing."""
-    if not config.page.is_file():
-        raise ConfigError(f"{config.page}: no such page")
+    """Make the pages' tables; ConfigError where there is no page, or a page, a file or a column is missing."""
+    if not config.pages:
+        raise ConfigError("name the pages whose tables to make, such as BENCHMARK.md")
+    counts, stale = {}, []
+    for page in config.pages:
+        before = _read(page)
+        after, counts[page] = _BLOCK.subn(partial(_made_again, page), before)
+        if before != after:
+            stale.append(page)
+            if not config.check:
+                write_atomic(page, after)
+    return Tables(counts, tuple(stale), int(bool(stale) and config.check))
+
+
+def _made_again(page: Path, block: re.Match[str]) -> str:
+    return f"{block[1]}{_table(block[2], block[3], page)}\n{block[4]}"
+
+
+def _read(page: Path) -> str:
+    if not page.is_file():
+        raise ConfigError(f"{page}: no such page")
     try:
-        before = config.page.read_text(encoding="utf-8")
+        return page.read_text(encoding="utf-8")
     except ValueError as error:
-        raise ConfigError(f"{config.page}: not a page of UTF-8 ({error})") from None
-    after, count = _BLOCK.subn(lambda block: f"{block[1]}{_table(block[2], block[3], config.page)}\n{block[4]}", before)
-    stale = before != after
-    if stale and not config.check:
-        write_atomic(config.page, after)
-    return Tables(config.page, count, stale, int(stale and config.check))
+        raise ConfigError(f"{page}: not a page of UTF-8 ({error})") from None
 
 
 def _table(kind: str, body: str, page: Path) -> str:

@@ -150,7 +150,7 @@ class Leaderboard:
 def run(config: LeaderboardConfig) -> Leaderboard:
     """Read the ledgers, compute the board and write it; LedgerError where there is nothing to rank."""
     require_paths(config.runs, "rollout folders or ledgers")
-    paths = [path for given in config.runs for path in find_ledgers(given) or files_like_ledgers(given)]
+    paths = [path for given in config.runs for path in find_ledgers(given)]
     if not paths:
         given = ", ".join(map(str, config.runs)) or "nothing"
         raise LedgerError(f"no episodes in {given}; 'geo4d-bench rollout' writes an episodes.csv")
@@ -166,12 +166,13 @@ def require_paths(paths: Iterable[Path], what: str) -> None:
 
 
 def find_ledgers(path: Path) -> list[Path]:
-    """The ledger that a path names: itself, the one inside a folder, or all those below."""
+    """The ledger that a path names: itself, the one inside a folder, or all those below; of other names than
+    episodes.csv where none is called so."""
     if path.is_file():
         return [path]
     if (path / "episodes.csv").is_file():
         return [path / "episodes.csv"]
-    return sorted(path.rglob("episodes.csv"))
+    return sorted(path.rglob("episodes.csv")) or files_like_ledgers(path)
 
 
 def files_like_ledgers(path: Path) -> list[Path]:

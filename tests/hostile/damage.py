@@ -402,7 +402,7 @@ def read_report(folder: Path) -> str:
 def read_tables(folder: Path) -> str:
     from geo4d_bench.report.tables import TablesConfig, run
 
-    run(TablesConfig(folder / "page.md"))
+    run(TablesConfig((folder / "page.md",)))
     return (folder / "page.md").read_text()
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from geo4d_bench import cli
-from geo4d_bench.report.curve_fits import halves, monotone
+from geo4d_bench.report.curve_fits import halves, isotonic
 from geo4d_bench.report.curves import compute
 from geo4d_bench.rollout.ledger import COLUMNS, LATER, EpisodeRow
 
@@ -76,17 +76,30 @@ def test_isotonic_fits_are_monotone_within_their_band_and_hold_the_truth() -> No
     truth = 1 + 0.3 * x
     y = truth + rng.standard_normal(600)
     clusters = list(range(600))
-    fit = monotone(x, y, clusters, 1, np.random.default_rng(0), resamples=200)
+    fit = isotonic(x, y, clusters, 1, np.random.default_rng(0), resamples=200)
     assert (np.diff(fit.fit) >= 0).all()
     assert len(fit.x) == 40
     assert fit.n.sum() == 600
     inside = (fit.low <= 1 + 0.3 * fit.x) & (1 + 0.3 * fit.x <= fit.high)
     assert inside.mean() > 0.85
-    free = monotone(x, y, clusters, None, np.random.default_rng(0), resamples=50)
-    np.testing.assert_array_equal(free.fit, fit.fit)
-    falling = monotone(x, y, clusters, -1, np.random.default_rng(0), resamples=50)
+    falling = isotonic(x, y, clusters, -1, np.random.default_rng(0), resamples=50)
     np.testing.assert_allclose(falling.fit, y.mean())  # what rises has a level falling fit
-    assert (np.diff(monotone(x, -y, clusters, None, np.random.default_rng(0), 50).fit) <= 0).all()
+
+
+@pytest.mark.parametrize("worse", [1, -1])
+@pytest.mark.parametrize("best", [0.0, 4.0, 10.0])
+def test_a_best_place_is_found_wherever_it_is(best: float, worse: int) -> None:
+    rng = np.random.default_rng(2)
+    x = rng.uniform(0, 10, 600)
+    truth = 1 + worse * 0.3 * np.abs(x - best)
+    y = truth + 0.5 * rng.standard_normal(600)
+    fit = isotonic(x, y, list(range(600)), worse, np.random.default_rng(0), best_place=True, resamples=100)
+    peak = np.argmin(worse * fit.fit)
+    assert fit.x[peak] == pytest.approx(best, abs=1.5)
+    assert (worse * np.diff(fit.fit[peak:]) >= 0).all()
+    assert (worse * np.diff(fit.fit[: peak + 1]) <= 0).all()
+    expected = 1 + worse * 0.3 * np.abs(fit.x - best)
+    assert ((fit.low <= expected) & (expected <= fit.high)).mean() > 0.85
 
 
 def test_between_two_angles_nothing_is_known() -> None:
@@ -102,9 +115,10 @@ def test_where_nothing_rises_or_falls_the_band_is_level() -> None:
     for seed in range(8):
         rng = np.random.default_rng(seed)
         y = (rng.random(150) < 0.5).astype(float)
-        fit = monotone(rng.uniform(0, 10, 150), y, list(range(150)), None, rng, resamples=60)
+        x = rng.uniform(0, 10, 150)
+        fit = isotonic(x, y, list(range(150)), -1, rng, best_place=True, resamples=60)
         ends += [fit.low[end] <= 0.5 <= fit.high[end] for end in (0, -1)]
-    assert sum(ends) >= 12  # of 16; 5 where all draws had the direction of the data
+    assert sum(ends) >= 12  # of 16; 10 where up to 40 places are told apart
 
 
 def save(path: Path, rows: list[EpisodeRow], drop: tuple[str, ...] = ()) -> None:
