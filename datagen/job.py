@@ -46,8 +46,8 @@ class DatagenConfig:
     split: Literal["train", "eval"] = "train"
     """Seeds of the two splits never meet."""
     rig: str = "hemisphere16"
-    """Cameras: hemisphere16, random16, wide16, wide32, wide64 (drawn anew for every episode), orbit or a rig's file
-    (docs/rigs.md)."""
+    """Cameras: hemisphere16, random16, wide16, wide32, wide64 (drawn anew for every episode), orbit, ring_360, zoom or
+    a rig's file (docs/rigs.md)."""
     rooms: RoomsName = "fixed"
     """Rooms about the work: fixed, or drawn anew for every episode, varied (to train) or held_out (docs/rooms.md)."""
     height: Pixels = 64

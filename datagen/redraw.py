@@ -32,8 +32,8 @@ class RenderConfig:
     out: Path
     """Folder of the new dataset, whole in itself."""
     rig: str | None = None
-    """Cameras: hemisphere16, random16, wide16, wide32, wide64 (drawn anew for every episode), orbit or a rig's file
-    (docs/rigs.md); default those of the dataset."""
+    """Cameras: hemisphere16, random16, wide16, wide32, wide64 (drawn anew for every episode), orbit, ring_360, zoom or
+    a rig's file (docs/rigs.md); default those of the dataset."""
     rooms: RoomsName | None = None
     """Rooms: fixed, varied or held_out (docs/rooms.md); default those of the dataset."""
     height: Pixels | None = None

@@ -302,5 +302,8 @@ def _camera_names(datasets: Sequence[Dataset], cameras: ViewSplit | Sequence[str
     else:
         raise ConfigError(f"cameras='{cameras}': give 'seen', 'novel' or a list of camera names")
     if len(names) < 2:
-        raise ConfigError(f"windows need two cameras, but '{cameras}' of rig '{rig.name}' has {len(names)}")
+        other: ViewSplit = "novel" if cameras == "seen" else "seen"
+        there = len(rig.camera_names(other)) if isinstance(cameras, str) else 0
+        instead = f"; take '{other}', which has {there}" if there > 1 else ""
+        raise ConfigError(f"windows need two cameras, but '{cameras}' of rig '{rig.name}' has {len(names)}{instead}")
     return names

@@ -45,7 +45,9 @@ from geo4d_bench.runs import claim, run_id
 if TYPE_CHECKING:
     import pandas as pd
 
+    from geo4d_bench.dataset.reader import Dataset
     from geo4d_bench.dataset.types import Window
+    from geo4d_bench.geometry.rig import AnyRig
     from geo4d_bench.trackers.protocol import HandTrack
 
 
@@ -209,6 +211,19 @@ def _score(job: tuple[EvaluateConfig, str, ViewSplit, int]) -> tuple[list[dict[s
         return _SCORERS[run].score(views, index)
 
 
+def _trained_rig(name: str | None, dataset: Dataset) -> AnyRig | None:
+    """The rig that a generator was trained on: ``dataset``'s where none is named (predictions), None where its cameras
+    are not known (a user's file) or none of them are trained on."""
+    from geo4d_bench.tasks.rigs import RIGS, make_rig
+
+    rig = dataset.rig
+    if name not in (None, rig.name):
+        if name not in RIGS:
+            return None
+        rig = make_rig(name, rig.target)
+    return rig if rig.camera_names("seen") else None
+
+
 class _Scorer:
     """Turns a window into three rows, one a source, and the features of their videos."""
 
@@ -234,6 +249,7 @@ class _Scorer:
             dataset, config.splits, config.seed, c.frames, c.dt_s, c.sensor, config.second_views,
             calibrated=c.calibrated, calibration=(config.calibration_deg, config.calibration_cm),
         )  # fmt: skip
+        self.trained_rig = _trained_rig(c.rig, dataset)
         self.extracting = extractors(config.i3d)
         self.trackers = {arm: TRACKERS.get(config.tracker)(dataset.hand(arm)) for arm in dataset.arms}
         hand = dataset.hand(dataset.arms[0])
@@ -278,12 +294,12 @@ class _Scorer:
 
     def _stand(self, pairs: Sequence[Window]) -> dict[str, float]:
         """Where a pass's cameras stand, see ``geometry.rig.PairGeometry``, and the largest of their angles to the
-        rig's nearest seen camera (NaN where the rig has none, or the checkpoint was trained on another)."""
+        nearest camera that was trained on (NaN where the rig of that training is not known, or has none)."""
         rig, height = self.dataset.rig, self.dataset.size[0]
         T_world_cam = [pairs[0].T_world_n, *(pair.T_world_n @ pair.T_n_m for pair in pairs)]
         K = [pairs[0].K[0], *(pair.K[1] for pair in pairs)]
-        trained = self.contender.rig in (None, rig.name) and rig.camera_names("seen")
-        angles = [rig.angle_to_training_deg(Camera("", T, 1.0)) for T in T_world_cam if trained]
+        trained = self.trained_rig
+        angles = [trained.angle_to_training_deg(Camera("", T, 1.0)) for T in T_world_cam if trained is not None]
         return {"view_angle_deg": max(angles, default=np.nan)} | pair_geometry(
             T_world_cam, K, height, rig.target
         )._asdict()

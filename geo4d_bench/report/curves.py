@@ -55,10 +55,13 @@ AXES = CAMERA_AXES | DISTURBANCES
 HARMFUL = ("view_angle_deg", *DISTURBANCES)
 """Axes along which a measure can only get worse; along others it gets better up to one place, and worse beyond it."""
 CURVES = ("task", "contender", "measure", "axis", "x", "n", "mean", "fit", "low", "high")
-HALVING = ("task", "contender", "n", "success_at_0", "halving_deg", "low", "high", "largest_deg")
+HALVING = ("task", "contender", "n", "n_beyond", "success_at_0", "halving_deg", "low", "high", "largest_deg")
 UNKNOWN = "unknown task"
 """Of evaluations whose ``metrics.csv``, of an older version, does not name their task."""
 _COLOURS = (PURPLE, BLUE, ORANGE, GREEN, INK, GREY)
+_STYLES = ("-", "--", ":", "-.")
+_SAME_PLACE = 2e-3
+"""Degrees and metres by which ledgers may round where a camera stands."""
 _NO_PART_OF_A_NAME = (
     "task", "task_version", "policy", "generator", "ablation", "tracker", "segmenter", "views", "sensor", "settings",
     "privileged", "fingerprint", "calibration_deg", "calibration_cm",
@@ -145,7 +148,8 @@ def compute(paths: Sequence[Path], out: Path, task: str | None = None) -> Curves
             fit = isotonic(x, y, clusters, sign, _rng(*key, measure, axis), best_place=axis not in HARMFUL)
             curves.append(pd.DataFrame(dict(zip(CURVES, (*key, measure, axis, *fit), strict=True))))
             if (measure, axis) == ("success", "view_angle_deg"):
-                halving.append((*key, len(rows), *halves(x, y, clusters, _rng(*key, "halving")), x.max()))
+                beyond = int((x > NEAR_DEG).sum())
+                halving.append((*key, len(rows), beyond, *halves(x, y, clusters, _rng(*key, "halving")), x.max()))
     empty = pd.DataFrame(columns=list(CURVES))
     return Curves(
         pd.concat(curves, ignore_index=True) if curves else empty,
@@ -272,7 +276,8 @@ def _with_depth(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _groups(table: pd.DataFrame, notes: list[str]) -> Iterator[tuple[tuple[str, str], str, pd.DataFrame]]:
-    """What each curve is made of: (task, contender), axis, and the rows in which only that was varied on purpose."""
+    """What each curve is made of: (task, contender), axis, and the rows in which only that was varied on purpose: with
+    the commonest field of view, and near a training camera, except along these axes themselves."""
     left_out: dict[str, list[str]] = {}
     told_right = (table["calibration_deg"] == 0) & (table["calibration_cm"] == 0)
     for (task, contender, sensor), rows in table[told_right].groupby(["task", "contender", "sensor"], sort=False):
@@ -285,8 +290,11 @@ def _groups(table: pd.DataFrame, notes: list[str]) -> Iterator[tuple[tuple[str, 
             )
         if constant := ", ".join(axis for axis in CAMERA_AXES if rows[axis].nunique() == 1):
             left_out.setdefault(f"{task}: one {constant} in all rows of {{}}: no curve", []).append(name)
+        zoomed = rows["fovy_deg"].notna() & (rows["fovy_deg"] != rows["fovy_deg"].mode().min())
+        far = rows["view_angle_deg"] > NEAR_DEG
         for axis in CAMERA_AXES:
-            yield (str(task), name), axis, rows
+            aside = zoomed & (axis != "fovy_deg") | far & (axis != "view_angle_deg")
+            yield (str(task), name), axis, rows[~aside]
     notes += [sentence.format("; ".join(names)) for sentence, names in left_out.items()]
     for axis in DISTURBANCES:
         others = [name for name in CALIBRATIONS if name != axis]
@@ -299,9 +307,14 @@ def _groups(table: pd.DataFrame, notes: list[str]) -> Iterator[tuple[tuple[str, 
 
 def _pairs(table: pd.DataFrame) -> pd.DataFrame:
     """Successes of each pair of cameras that stand where they stand in every episode."""
-    moving = [name for name in (*RIGS, *PROTOCOLS) if not isinstance(played_rig(name, (0.0, 0.0, 1.0)), Rig)]
-    fixed = (table["calibration_deg"] == 0) & (table["calibration_cm"] == 0) & (table["sensor"] == "perfect")
-    rows = table[fixed & ~table["cameras"].isin(moving)].dropna(subset=["success", "cameras"])
+    moving = {name for name in (*RIGS, *PROTOCOLS) if not isinstance(played_rig(name, (0.0, 0.0, 1.0)), Rig)}
+    right = (table["calibration_deg"] == 0) & (table["calibration_cm"] == 0) & (table["sensor"] == "perfect")
+    rows = table[right].dropna(subset=["success", "cameras"])
+    stand = ["elevation_deg", "distance_m", "baseline_m"]
+    places = rows.groupby(["task", "cameras", "camera_n", "camera_m"])[stand]
+    moved = places.max() - places.min() > _SAME_PLACE
+    moving |= set(moved[moved.any(axis=1)].index.get_level_values("cameras"))
+    rows = rows[~rows["cameras"].isin(moving)]
     grouped = rows.groupby(["task", "contender", "cameras", "camera_n", "camera_m"])["success"]
     return grouped.agg(n="size", k="sum").astype(int).reset_index()
 
@@ -311,7 +324,8 @@ def _rng(*names: str) -> np.random.Generator:
 
 
 def _halves(row: pd.Series[Any]) -> str:
-    n, end = f"{row['n']} episodes", f"{row['largest_deg']:.0f} degrees"
+    n = f"{row['n']} episodes, {row['n_beyond']} of them farther than {NEAR_DEG:g} degrees"
+    end = f"{row['largest_deg']:.0f} degrees"
     if np.isnan(row["success_at_0"]):
         return f"nothing played within {NEAR_DEG:g} degrees of a training camera: play seen views, too"
     if np.isnan(row["halving_deg"]):
@@ -338,15 +352,15 @@ def _curve_picture(table: pd.DataFrame, task: str, measure: str, halving: pd.Dat
     columns = min(3, len(axes_there))
     rows = -(-len(axes_there) // columns)
     contenders = list(dict.fromkeys(table["contender"]))
-    colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(contenders)}
+    looks = _looks(list(map(str, contenders)))
     with figure(4.2 * columns, 3.4 * rows + 0.3 * len(contenders) + 0.4, path) as fig:
         panels = np.atleast_1d(fig.subplots(rows, columns, sharey=True)).ravel()
         handles = {}
         for ax, axis in zip(panels, axes_there, strict=False):
             for name, curve in table[table["axis"] == axis].groupby("contender", sort=False):
-                colour = colours[str(name)]
+                colour, style = looks[str(name)]
                 ax.fill_between(curve["x"], curve["low"], curve["high"], color=colour, alpha=0.16, lw=0)
-                (handles[name],) = ax.plot(curve["x"], curve["fit"], color=colour)
+                (handles[name],) = ax.plot(curve["x"], curve["fit"], color=colour, ls=style)
                 ax.scatter(curve["x"], curve["mean"], s=6 + 2 * np.sqrt(curve["n"]), color=colour, alpha=0.35, lw=0)
                 at = halving[(halving["task"] == task) & (halving["contender"] == name)]["halving_deg"]
                 if (measure, axis) == ("success", "view_angle_deg") and np.isfinite(at).any():
@@ -360,6 +374,20 @@ def _curve_picture(table: pd.DataFrame, task: str, measure: str, halving: pd.Dat
         fig.suptitle(task, x=0.01, ha="left", fontsize=11, weight="bold")
         fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=2, fontsize=8.5)
         caption(fig, "Isotonic fits, 95 % bootstrap bands. Dots: means. Dotted: where success halves.")
+
+
+def _looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Colour and line style of each curve: one colour a contender, whose curves on single views, with disturbances or
+    depth differ in style; beyond the palette colours come again in other styles."""
+    looks: dict[str, tuple[str, str]] = {}
+    used: dict[str, int] = {}
+    colours: dict[str, str] = {}
+    for name in names:
+        of = min((other for other in names if f"{name}, ".startswith(f"{other}, ")), key=len)
+        colour = colours.setdefault(of, _COLOURS[len(colours) % len(_COLOURS)])
+        looks[name] = colour, _STYLES[used.setdefault(colour, 0) % len(_STYLES)]
+        used[colour] += 1
+    return looks
 
 
 def _pair_picture(table: pd.DataFrame, title: str, path: Path) -> None:

@@ -350,7 +350,9 @@ def test_poses_that_are_told_wrong_move_a_plan_as_far(
             assert table.calibration_cm.eq(cm).all()
             found[predictor, cm] = table
             other_rig = predictor is Still
-            assert pd.read_csv(out / "windows.csv").view_angle_deg.isna().all() == other_rig
+            angles = pd.read_csv(out / "windows.csv").view_angle_deg
+            # hemisphere16's novel cameras lie inside the space of wide16, and between its own seen ones.
+            assert angles.eq(0).all() if other_rig else angles.gt(5).all()
             assert table.trained_rig.eq("wide16").all() == other_rig
     for source in ("copy_first_frame", "true_frames"):  # neither is told anything
         assert len({(round(t.gripper_cm[source], 6), round(t.abs_rel_m[source], 6)) for t in found.values()}) == 1

@@ -13,7 +13,7 @@ import pytest
 
 from geo4d_bench import cli
 from geo4d_bench.report.curve_fits import halves, isotonic
-from geo4d_bench.report.curves import compute
+from geo4d_bench.report.curves import _looks, compute
 from geo4d_bench.rollout.ledger import COLUMNS, LATER, EpisodeRow
 
 ROW = EpisodeRow(
@@ -140,12 +140,33 @@ def runs(tmp_path: Path) -> Path:
     x, success, _ = played(5, 120)
     ring = [
         dataclasses.replace(
-            ROW, seed=1000 + i, episode=i, view_angle_deg=x[i], camera_n=f"az{i % 36:+04d}", elevation_deg=5.0 + i % 7,
-            **outcome(bool(success[i])),
+            ROW, seed=1000 + i, episode=i, view_angle_deg=x[i], camera_n=f"az{i % 36:+04d}",
+            elevation_deg=5.0 + i % 36 % 7, **outcome(bool(success[i])),
         )
         for i in range(120)
     ]  # fmt: skip
     save(folder / "ring" / "episodes.csv", ring)
+    zoom = [
+        dataclasses.replace(
+            ROW, run_id="e" * 16, views="zoom", seed=1000 + i, episode=i, fovy_deg=fovy, camera_n=f"z{fovy:.0f}",
+            **outcome(False),
+        )
+        for i, fovy in enumerate((24.0, 84.0) * 20)
+    ]  # fmt: skip
+    save(folder / "zoom" / "episodes.csv", zoom)
+    moving = [
+        dataclasses.replace(
+            ROW,
+            run_id="c" * 16,
+            views="shell",
+            seed=1000 + i,
+            episode=i,
+            camera_n=f"cam{i % 2}",
+            distance_m=0.9 + i / 50,
+        )
+        for i in range(4)
+    ]
+    save(folder / "shell" / "episodes.csv", moving)
     disturbed: list[tuple[str, dict[str, object]]] = [
         *((f"off{degrees}", {"calibration_deg": float(degrees)}) for degrees in (0, 1, 2, 5)),
         *((name, {"sensor": name}) for name in ("stereo", "stereo4", "missing10", "missing50")),
@@ -197,6 +218,8 @@ def test_curves_of_a_folder_of_runs(runs: Path, tmp_path: Path, capsys: pytest.C
     assert got == {
         ("mine", "success", "view_angle_deg"),
         ("mine", "success", "elevation_deg"),
+        ("mine", "success", "distance_m"),
+        ("mine", "success", "fovy_deg"),
         ("mine, novel views", "success", "calibration_deg"),
         ("mine, novel views", "success", "depth_noise_mm"),
         ("mine, novel views", "success", "depth_missing"),
@@ -215,13 +238,21 @@ def test_curves_of_a_folder_of_runs(runs: Path, tmp_path: Path, capsys: pytest.C
     np.testing.assert_allclose(error["fit"], 1.0 + 0.1 * error["x"], atol=1e-9)
     mine = halving.set_index("contender").loc["mine"]
     assert mine["low"] <= 30 <= mine["high"]
-    assert mine["n"] == 140  # the ring, and the run whose calibration is right
+    # The ring, the shell, and the run whose calibration is right; not what has another field of view.
+    assert mine["n"] == 144
+    assert mine["n_beyond"] == (played(5, 120)[0] > 5).sum()
+    assert mine["success_at_0"] > 0.7
+    fovy = curves[curves["axis"] == "fovy_deg"]
+    assert fovy["x"].tolist() == [24, 48, 84]
+    assert fovy["n"].tolist() == [20, 24 + (played(5, 120)[0] <= 5).sum(), 20]
+    assert fovy["mean"].iloc[[0, 2]].tolist() == [0, 0]
     assert halving.set_index("contender").loc["old", "halving_deg"] == np.inf
+    assert "shell" not in set(pairs["cameras"])  # its cameras stand elsewhere in each episode
     az = pairs[pairs["cameras"] == "ring_360"]
     assert az[az["contender"] == "mine"]["n"].sum() == 120
     assert az[az["contender"] == "mine"]["k"].sum() == played(5, 120)[1].sum()
     assert "no elevation_deg, distance_m, fovy_deg, baseline_m in rows of old (10 of 10), which are left out" in said
-    assert "one distance_m, fovy_deg, baseline_m in all rows of mine" in said
+    assert "one baseline_m in all rows of mine" in said
     assert "1 episodes crashed and are left out" in said
     assert "old: success 1.00 at a training camera, not halved within 45 degrees" in said
     assert re.search(r"mine: success 0\.\d\d at a training camera, half of it \d\d degrees from the nearest one", said)
@@ -231,6 +262,14 @@ def test_curves_of_a_folder_of_runs(runs: Path, tmp_path: Path, capsys: pytest.C
     ]
     # On the ring each camera n has one camera m.
     assert [name for name in pictures if name.startswith("pairs")] == ["pairs_store_cereal-v1_hemisphere16.png"]
+
+
+def test_a_contender_keeps_its_colour_and_no_two_curves_look_alike() -> None:
+    names = [f"policy {i}" for i in range(8)]
+    looks = _looks([*names, "policy 0, novel views", "policy 0, novel views, stereo depth"])
+    assert len(set(looks.values())) == len(looks)
+    assert {look[0] for name, look in looks.items() if f"{name},".startswith("policy 0,")} == {looks["policy 0"][0]}
+    assert len({looks[name][0] for name in names[:6]}) == 6
 
 
 def test_what_is_not_alike_is_not_pooled(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from geo4d_bench import cli
 from geo4d_bench.errors import ConfigError
 from geo4d_bench.geometry.camera import Camera, project
-from geo4d_bench.geometry.rig import PerturbedRig, Rig
+from geo4d_bench.geometry.rig import Perturbation, PerturbedRig, Rig
 from geo4d_bench.geometry.se3 import inverse, rotation_angle, transform
 from geo4d_bench.rollout.views import resolve
 from geo4d_bench.tasks import names, spec
@@ -53,6 +53,33 @@ def moves(name: str, number: int = 100) -> tuple[Floats, Floats]:
     return np.array(shifts), np.array(turns)
 
 
+SOURCES = {
+    "libero_plus": (
+        "sylvestf/LIBERO-plus/blob/4976dc30028e805ff8094b55501d532c48fec182/libero/libero/benchmark/"
+        "task_classification.json",
+        "front",
+    ),
+    "vista_small": (
+        "s-tian/VISTA/blob/82ed7055702af35cceffe0ae850d81e7f290cb2b/vipl/vipl/utils/camera_pose_sampler.py",
+        "trained",
+    ),
+    "vista_arc90": (
+        "s-tian/VISTA/blob/82ed7055702af35cceffe0ae850d81e7f290cb2b/vipl/vipl/utils/camera_pose_sampler.py",
+        "front",
+    ),
+    "colosseum": (
+        "robot-colosseum/robot-colosseum/blob/098a910ae1d490524adb49b8d50735b00a1a62de/colosseum/assets/configs/"
+        "close_box.yaml",
+        "trained",
+    ),
+    "robocasa": (
+        "robocasa/robocasa/blob/be22d659b02db8f6d7f3a3c3edc742934fdcbaae/robocasa/utils/camera_utils.py",
+        "trained",
+    ),
+}
+"""Where the numbers stand, at a commit, and which cameras are moved."""
+
+
 def test_the_numbers_are_those_of_the_sources() -> None:
     numbers = {name: protocol.perturbation for name, protocol in PROTOCOLS.items()}
     libero = numbers["libero_plus_5"]
@@ -63,15 +90,20 @@ def test_the_numbers_are_those_of_the_sources() -> None:
     small = numbers["vista_small"]
     assert (small.position_m, small.turn_deg, small.normal) == (0.03, pytest.approx(np.degrees(0.075)), True)
     arc = numbers["vista_arc90"]
-    assert (arc.azimuth_deg, arc.radius_m) == (45, 0.05)
+    assert arc == Perturbation(azimuth_deg=45, radius_m=0.05)
+    assert (small.angles_deg, small.azimuth_deg, small.elevation_deg, small.distance) == ((0, 0, 0), 0, 0, 1)
     colosseum = numbers["colosseum"]
     assert (colosseum.position_m, colosseum.normal) == (0.1, False)
     assert np.radians(colosseum.angles_deg) == pytest.approx([0.05] * 3)
     robocasa = numbers["robocasa"]
     assert (robocasa.position_m, robocasa.angles_deg, robocasa.normal) == (0.1, (6, 6, 6), True)
     assert sorted(PROTOCOLS) == ["colosseum", *LEVELS, "robocasa", "vista_arc90", "vista_small"]
-    for protocol in PROTOCOLS.values():  # a file at a commit, which does not change
-        assert re.fullmatch(r"https://github\.com/[\w-]+/[\w-]+/blob/[0-9a-f]{40}/[\w./]+", protocol.source)
+    for name, protocol in PROTOCOLS.items():
+        source, base = SOURCES[re.sub(r"_\d$", "", name)]
+        assert (protocol.source, protocol.base) == (f"https://github.com/{source}", base)
+    for level, name in enumerate(LEVELS, 1):
+        assert numbers[name] == libero.scaled(level / 5)
+        assert (numbers[name].azimuth_deg, numbers[name].elevation_deg) == (15 * level, 3 * level)
 
 
 def test_normal_protocols_have_their_standard_deviations() -> None:
