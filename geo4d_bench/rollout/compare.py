@@ -41,7 +41,7 @@ class Comparison:
     Attributes:
         terms: what both were played on.
         k, n: successes and episodes of A and of B that were compared.
-        checkpoints: how many each of them has.
+        checkpoints: those of each of them.
         difference: A's success rate minus B's, with its 95 % interval.  interval: what the interval is.
         p, test: and the test that it is of.  p_holm: corrected for all comparisons made at once.
         notes: what a reader must know.
@@ -50,7 +50,7 @@ class Comparison:
     terms: str
     k: tuple[int, int]
     n: tuple[int, int]
-    checkpoints: tuple[int, int]
+    checkpoints: tuple[tuple[str, ...], tuple[str, ...]]
     difference: Mean
     interval: str
     p: float
@@ -61,7 +61,9 @@ class Comparison:
     def lines(self, several: bool) -> list[str]:
         """The comparison as text."""
         rates = [
-            f"{name} {k} of {n} ({k / n:.2f}{f', {c} training seeds' if c > 1 else ''})"
+            f"{name} {k} of {n} ({k / n:.2f}, {f'{len(c)} training seeds' if len(c) > 1 else c[0][:8]})".replace(
+                ", )", ")"
+            )
             for name, k, n, c in zip("AB", self.k, self.n, self.checkpoints, strict=True)
         ]
         low, high = self.difference[1:]
@@ -103,7 +105,7 @@ def run(config: CompareConfig) -> Compared:
             f"A ({config.a}) and B ({config.b}) have {shared} episodes in common; name two runs that share none"
         )
     pairs, notes = _pairs(sides[0], sides[1], (config.a, config.b))
-    notes += _method_notes(sides, found, config.runs)
+    notes += _method_notes(pairs, found, config.runs)
     codes = {row.fingerprint for rows in found for row in rows}
     if len(codes) > 1:
         notes.append(f"the episodes are of different code or packages: fingerprints {', '.join(sorted(codes))}")
@@ -148,8 +150,16 @@ def _side(given: str, rows: Mapping[EpisodeRow, Path]) -> Side:
             "and run the same rollout again"
         )
     side: Side = {}
+    options: dict[tuple[str, ...], EpisodeRow] = {}
     for row, path in rows.items():
-        seeds = side.setdefault(leaderboard.comparable(row), {}).setdefault(row.checkpoint, {})
+        terms = leaderboard.comparable(row)
+        seeds = side.setdefault(terms, {}).setdefault(row.checkpoint, {})
+        first = options.setdefault((*terms, row.checkpoint), row)
+        if first.settings != row.settings:
+            raise LedgerError(
+                f"'{given}' holds episodes of one checkpoint that were played with other options or by other code, in "
+                f"{rows[first]} and {path}; name the folder of one of them"
+            )
         other = seeds.setdefault(row.seed, row)
         if other is not row:
             raise LedgerError(
@@ -166,7 +176,9 @@ def _name(given: str, rows: Mapping[EpisodeRow, Path]) -> str:
     return f"{row.title}{which}, {given}"
 
 
-Pair = tuple[str, Sequence[Mapping[int, bool]], Sequence[Mapping[int, bool]]]
+Checkpoints = dict[str, dict[int, bool]]
+"""Success by checkpoint and episode's seed."""
+Pair = tuple[str, Checkpoints, Checkpoints]
 
 
 def _pairs(a: Side, b: Side, given: tuple[str, str]) -> tuple[list[Pair], list[str]]:
@@ -194,43 +206,51 @@ def _words(terms: tuple[str, ...]) -> str:
     return ", ".join(filter(None, [f"{task}-{version}", f"{views} views", rig, *more]))
 
 
-def _outcomes(checkpoints: Mapping[str, Mapping[int, EpisodeRow]]) -> list[dict[int, bool]]:
-    return [{seed: row.success for seed, row in sorted(rows.items())} for _, rows in sorted(checkpoints.items())]
+def _outcomes(checkpoints: Mapping[str, Mapping[int, EpisodeRow]]) -> Checkpoints:
+    return {
+        name: {seed: row.success for seed, row in sorted(rows.items())} for name, rows in sorted(checkpoints.items())
+    }
 
 
-def _method_notes(sides: Sequence[Side], found: Sequence[Mapping[EpisodeRow, Path]], runs: Path) -> list[str]:
-    notes = []
-    for name, side, rows in zip("AB", sides, found, strict=True):
-        checkpoints = {checkpoint for terms in side.values() for checkpoint in terms}
-        if len(checkpoints) > 1:
-            known = trainings.find({runs, *trainings.folders_of(rows, rows)})
-            if why := trainings.doubt(checkpoints, known):
-                notes.append(f"{name}'s checkpoints are taken for training seeds of one method, but {why}")
-    return notes
+def _method_notes(pairs: Sequence[Pair], found: Sequence[Mapping[EpisodeRow, Path]], runs: Path) -> list[str]:
+    notes: dict[str, None] = {}
+    for name, sides, rows in zip("AB", zip(*(pair[1:] for pair in pairs), strict=True), found, strict=True):
+        for checkpoints in sides:
+            if len(checkpoints) > 1:
+                known = trainings.find({runs, *trainings.folders_of(rows, rows)})
+                if why := trainings.doubt(checkpoints, known):
+                    notes[f"{name}'s checkpoints are taken for training seeds of one method, but {why}"] = None
+    return list(notes)
 
 
-def _compare(
-    terms: str, a: Sequence[Mapping[int, bool]], b: Sequence[Mapping[int, bool]], sequential: bool, alpha: float
-) -> Comparison:
+def _compare(terms: str, a: Checkpoints, b: Checkpoints, sequential: bool, alpha: float) -> Comparison:
     if len(a) > 1 or len(b) > 1:
         return _compare_methods(terms, a, b, sequential)
-    seeds = sorted(a[0].keys() & b[0].keys())
+    checkpoints = (tuple(a), tuple(b))
+    (of_a,), (of_b,) = a.values(), b.values()
+    seeds = sorted(of_a.keys() & of_b.keys())
     if not seeds:
-        return _compare_unpaired(terms, a[0], b[0], sequential)
-    x, y = (np.array([side[0][seed] for seed in seeds]) for side in (a, b))
+        return _compare_unpaired(terms, checkpoints, of_a, of_b, sequential)
+    x, y = (np.array([side[seed] for seed in seeds]) for side in (of_a, of_b))
     only_a, only_b, n = int((x & ~y).sum()), int((~x & y).sum()), len(seeds)
     notes = [f"A alone solved {only_a} of the {n} episodes, B alone {only_b}"]
-    if left := len(a[0].keys() ^ b[0].keys()):
+    if left := len(of_a.keys() ^ of_b.keys()):
         notes.append(f"{left} episodes whose seed only one of them has are left out")
     if sequential:
         notes += _sequential(x, y, alpha)
     return Comparison(
-        terms, (int(x.sum()), int(y.sum())), (n, n), (1, 1), statistics.paired_difference(only_a, only_b, n),
+        terms, (int(x.sum()), int(y.sum())), (n, n), checkpoints, statistics.paired_difference(only_a, only_b, n),
         "score, paired", statistics.mcnemar_exact(x, y), f"exact McNemar on {n} equal seeds", tuple(notes),
     )  # fmt: skip
 
 
-def _compare_unpaired(terms: str, a: Mapping[int, bool], b: Mapping[int, bool], sequential: bool) -> Comparison:
+def _compare_unpaired(
+    terms: str,
+    checkpoints: tuple[tuple[str, ...], tuple[str, ...]],
+    a: Mapping[int, bool],
+    b: Mapping[int, bool],
+    sequential: bool,
+) -> Comparison:
     if sequential:
         raise LedgerError(
             f"{terms}: A and B have no seed in common, and --sequential needs paired episodes; play both from the same "
@@ -238,17 +258,23 @@ def _compare_unpaired(terms: str, a: Mapping[int, bool], b: Mapping[int, bool], 
         )
     k, n = (sum(a.values()), sum(b.values())), (len(a), len(b))
     return Comparison(
-        terms, k, n, (1, 1), statistics.unpaired_difference(k, n), "Newcombe, not paired",
+        terms, k, n, checkpoints, statistics.unpaired_difference(k, n), "Newcombe, not paired",
         statistics.fisher_exact(k, n), "Fisher's exact test, not paired",
         ("no seed in common, so nothing is paired: the same --seed for both would tell smaller differences",),
     )  # fmt: skip
 
 
-def _compare_methods(
-    terms: str, a: Sequence[Mapping[int, bool]], b: Sequence[Mapping[int, bool]], sequential: bool
-) -> Comparison:
+def _compare_methods(terms: str, of_a: Checkpoints, of_b: Checkpoints, sequential: bool) -> Comparison:
     if sequential:
         raise LedgerError(f"{terms}: --sequential compares checkpoints by episodes; name one checkpoint a side")
+    every = [*of_a.values(), *of_b.values()]
+    seeds = sorted(set.intersection(*map(set, every)))
+    if not seeds:
+        raise LedgerError(
+            f"{terms}: no seed was played by all checkpoints of A and B, and methods are compared on equal episodes; "
+            "play them from the same --seed"
+        )
+    a, b = ([{seed: each[seed] for seed in seeds} for each in side.values()] for side in (of_a, of_b))
     k, n = ([sum(sum(each.values()) for each in side) for side in (a, b)], [sum(map(len, side)) for side in (a, b)])
     rates = [[float(np.mean(list(each.values()))) for each in side] for side in (a, b)]
     least = min(1.0, 2.0 / comb(len(a) + len(b), len(a)))
@@ -259,10 +285,12 @@ def _compare_methods(
         f"{low:.2f} to {high:.2f} over episodes alone (Wilson); seeds: {', '.join(f'{r:.2f}' for r in sorted(each))}"
         for name, mean, (low, high), each in zip("AB", over, wilson, rates, strict=True)
     ]
+    if left := sum(len(each.keys() - set(seeds)) for each in every):
+        notes.append(f"{left} episodes whose seed not all checkpoints have are left out")
     if least > ALPHA:
         notes.append(f"{len(a)} and {len(b)} training seeds cannot reach a p below {least:.2g}; 4 and 4 can")
     return Comparison(
-        terms, (k[0], k[1]), (n[0], n[1]), (len(a), len(b)), statistics.hierarchical_difference(a, b),
+        terms, (k[0], k[1]), (n[0], n[1]), (tuple(of_a), tuple(of_b)), statistics.hierarchical_difference(a, b),
         "hierarchical bootstrap", statistics.training_seeds_p(*rates), "exact permutation of training seeds",
         tuple(notes),
     )  # fmt: skip

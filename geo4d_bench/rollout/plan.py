@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ PAIRED_SHARE = 0.6
 """Episodes that one policy alone solves, against what chance would give: .56 in the mean of 192 pairs of runs with
 20 equal seeds or more in ``results/`` whose rates are between .5 and .97."""
 EPISODES = (20, 50, 100, 200, 500)
+_TEETH, _FLAT = 30, 5000
+"""The power of exact tests is a saw, whose teeth no longer matter from that many episodes on."""
+_CERTAIN = 5.0
+"""Standard deviations that 4 training seeds always tell."""
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -43,6 +48,12 @@ class PlanConfig:
             raise ConfigError(
                 f"--discordant is {self.discordant}, expected at least --detect ({self.detect}): the policies "
                 "differ on no other episodes"
+            )
+        most = min(2 * self.success + self.detect, 2.0 - 2 * self.success - self.detect)
+        if self.discordant is not None and self.discordant > most + 1e-9:
+            raise ConfigError(
+                f"--discordant is {self.discordant}, expected at most {most:.4g}: no more can be solved by one alone "
+                f"where {self.success} and {self.success + self.detect:.4g} of all are solved"
             )
         if self.detect < 0.005:
             raise ConfigError(
@@ -76,14 +87,13 @@ class Plan:
             f"to find a difference of {c.detect:g} ({c.success:g} against {c.success + c.detect:g}) with a probability "
             f"of {c.power:g}, at an error rate of {ALPHA:g}, two-sided:",
             f"two checkpoints, equal seeds (exact McNemar): {self.paired} episodes each",
-            f"two checkpoints, other seeds (not paired): {self.unpaired} episodes each",
+            f"two checkpoints, other seeds (Fisher's exact test): {self.unpaired} episodes each",
             "two methods, training seeds of each (the checkpoints of a method are its sample):",
             f"{'episodes a checkpoint':>22} {'equal seeds':>22} {'not paired':>22}",
             *rows,
             f"assumed: {self.discordant:.3f} of equal seeds are solved by one of the two alone (--discordant); success "
-            f"rates of one method's training seeds scatter by {c.seed_sd:g} (--seed-sd); training seeds by the t-test's"
-            " power, at least 4, with which the permutation test can reach 0.05. One comparison: Holm's correction for "
-            "several takes more.",
+            f"rates of one method's training seeds scatter by {c.seed_sd:g} (--seed-sd); at least 4 training seeds, "
+            "with which the permutation test can reach 0.05. One comparison: Holm's correction for several takes more.",
         ]
         return "\n".join(lines)
 
@@ -95,9 +105,11 @@ def run(config: PlanConfig) -> Plan:
     low, high = config.success, config.success + config.detect
     by_chance = low * (1.0 - high) + high * (1.0 - low)
     discordant = config.discordant or max(PAIRED_SHARE * by_chance, config.detect)
-    unpaired = float(
+    normal = float(
         samplesize_proportions_2indep_onetail(config.detect, low, config.power, alpha=ALPHA, alternative="two-sided")
     )
+    # What Fisher's exact test takes, by the continuity correction of Fleiss, Tytun and Ury (1980).
+    unpaired = max(normal, 1.0) / 4.0 * (1.0 + math.sqrt(1.0 + 4.0 / (max(normal, 1.0) * config.detect))) ** 2
     # Variance of one checkpoint's rate that its episodes make, in a difference of two.
     noise = {
         True: max(discordant - config.detect**2, 0.0) / 2.0,
@@ -112,18 +124,25 @@ def run(config: PlanConfig) -> Plan:
 
 
 def _paired(config: PlanConfig, discordant: float) -> int:
-    """The fewest paired episodes with which the exact test has the power, to the tooth of its saw."""
+    """The fewest paired episodes from which on the exact test has the power."""
     return _fewest(1, lambda n: statistics.mcnemar_power(n, config.detect, discordant, ALPHA) >= config.power)
 
 
 def _training_seeds(config: PlanConfig, sd: float) -> int:
-    from statsmodels.stats.power import TTestIndPower
+    effect = min(config.detect / max(sd, 1e-9), _CERTAIN)
+    enough = functools.cache(lambda n: statistics.training_seeds_power(n, effect, ALPHA) >= config.power)
+    return _fewest(4, enough, teeth=3)
 
-    return _fewest(4, lambda n: sd == 0 or TTestIndPower().power(config.detect / sd, n, ALPHA) >= config.power)
+
+def _fewest(least: int, enough: Callable[[int], bool], teeth: int = _TEETH) -> int:
+    """The smallest number from ``least`` on that is enough, as are the ``teeth`` larger ones."""
+    found = _about(least, enough)
+    while found < _FLAT and (short := [n for n in range(found, found + teeth + 1) if not enough(n)]):
+        found = short[-1] + 1
+    return found
 
 
-def _fewest(least: int, enough: Callable[[int], bool]) -> int:
-    """The smallest number from ``least`` on that is enough, where every larger one is, too."""
+def _about(least: int, enough: Callable[[int], bool]) -> int:
     low, high = least - 1, least
     while not enough(high):
         low, high = high, 2 * high

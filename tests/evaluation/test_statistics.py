@@ -4,8 +4,9 @@ import itertools
 import math
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-from scipy.special import xlogy
+from scipy.special import ndtri, xlogy
 from scipy.stats import binom
 
 from geo4d_bench.evaluation.statistics import (
@@ -21,6 +22,7 @@ from geo4d_bench.evaluation.statistics import (
     paired_difference,
     significance_groups,
     training_seeds_p,
+    training_seeds_power,
     unpaired_difference,
     wilson,
 )
@@ -196,11 +198,58 @@ def test_training_seeds_are_the_unit_of_a_method() -> None:
     assert math.isnan(hierarchical_mean(method[:1]).low)
 
 
+def scattered(
+    rng: np.random.Generator, seeds: int, episodes: int, sd: float, hard: npt.NDArray[np.float64]
+) -> list[dict[int, bool]]:
+    """A method's outcomes: rates of its training seeds are .7 with that deviation, episodes are alike hard for all."""
+    rates = np.clip(0.7 + sd * rng.standard_normal(seeds), 0, 1)
+    latent = (hard + rng.standard_normal((seeds, episodes))) / 2**0.5
+    return [dict(enumerate((row < ndtri(rate)).tolist())) for row, rate in zip(latent, rates, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "episodes", "sd"),
+    [
+        (3, 300, 0.1),
+        *(
+            pytest.param(*cell, marks=pytest.mark.exhaustive)
+            for cell in itertools.product((2, 3, 5, 10), (100, 500), (0.0, 0.05, 0.1, 0.15))
+        ),
+    ],
+)
+def test_the_hierarchical_bootstrap_covers_methods_and_their_differences(seeds: int, episodes: int, sd: float) -> None:
+    rng = np.random.default_rng(0)
+    held, equal, runs = 0, 0, 100
+    for _ in range(runs):
+        hard = rng.standard_normal(episodes)
+        a, b = (scattered(rng, seeds, episodes, sd, hard) for _ in range(2))
+        mean, difference = hierarchical_mean(a), hierarchical_difference(a, b)
+        held += mean.low <= 0.7 <= mean.high
+        equal += difference.low <= 0 <= difference.high
+    assert held >= 0.9 * runs
+    assert equal >= 0.9 * runs
+
+
+def test_power_of_training_seeds_is_that_of_the_permutation_test() -> None:
+    rng = np.random.default_rng(1)
+    for seeds, effect in ((4, 3.2), (6, 2.0)):
+        found = [
+            training_seeds_p(
+                0.5 + 0.01 * (rng.standard_normal(seeds) + effect), 0.5 + 0.01 * rng.standard_normal(seeds)
+            )
+            for _ in range(200)
+        ]
+        assert np.mean(np.array(found) <= 0.05) == pytest.approx(training_seeds_power(seeds, effect), abs=0.07)
+
+
 @pytest.mark.parametrize("seeds", [3, 4, 5])
 def test_training_seeds_that_do_not_overlap_have_the_smallest_p_there_is(seeds: int) -> None:
     p = training_seeds_p(0.8 + 0.01 * np.arange(seeds), 0.5 + 0.01 * np.arange(seeds))
     assert p == pytest.approx(2 / math.comb(2 * seeds, seeds))
     assert training_seeds_p([0.5, 0.7], [0.7, 0.5]) == 1.0
+    assert training_seeds_p([0.9], 0.5 + 0.01 * np.arange(seeds)) == pytest.approx(2 / (seeds + 1))
+    assert training_seeds_p(0.5 + 0.01 * np.arange(seeds), [0.9]) == pytest.approx(2 / (seeds + 1))
+    assert training_seeds_p([0.5], [0.5] * seeds) == 1.0
 
 
 def test_power_is_the_chance_of_the_exact_test() -> None:

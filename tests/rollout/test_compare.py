@@ -11,7 +11,7 @@ from episode_rows import ledger
 
 from geo4d_bench import cli
 from geo4d_bench.errors import ConfigError, LedgerError
-from geo4d_bench.evaluation.statistics import fisher_exact, mcnemar_exact, paired_difference
+from geo4d_bench.evaluation.statistics import fisher_exact, mcnemar_exact, mcnemar_power, paired_difference
 from geo4d_bench.model.checkpoint import checkpoint_sha256
 from geo4d_bench.rollout import compare, leaderboard, plan
 from geo4d_bench.rollout.compare import CompareConfig
@@ -26,7 +26,7 @@ def compared(a: Path | str, b: Path | str, runs: Path = Path("nowhere"), sequent
 def test_two_runs_are_compared_on_equal_seeds(tmp_path: Path) -> None:
     a, b = ledger(tmp_path, "good", 15), ledger(tmp_path, "bad", 5)
     (found,) = compared(a, b).comparisons
-    assert (found.k, found.n, found.checkpoints) == ((15, 5), (20, 20), (1, 1))
+    assert (found.k, found.n) == ((15, 5), (20, 20))
     assert found.difference == paired_difference(10, 0, 20)
     assert found.p == mcnemar_exact([True] * 10, [False] * 10)
     text = str(compared(a, b))
@@ -144,7 +144,7 @@ def test_several_checkpoints_are_training_seeds(tmp_path: Path) -> None:
     methods(tmp_path)
     found = compared("good", "bad", tmp_path)
     (made,) = found.comparisons
-    assert made.checkpoints == (4, 4)
+    assert list(map(len, made.checkpoints)) == [4, 4]
     assert made.p == pytest.approx(2 / 70)
     assert made.difference.value == pytest.approx(0.3)
     assert made.difference.low < 0.3 < made.difference.high
@@ -155,6 +155,44 @@ def test_several_checkpoints_are_training_seeds(tmp_path: Path) -> None:
     assert any(line.startswith("good as a method on novel views: 0.77") for line in board.notes())
     with pytest.raises(LedgerError, match="name one checkpoint a side"):
         compared("good", "bad", tmp_path, sequential=True)
+
+
+def test_several_checkpoints_are_compared_with_one_policy_that_is_not_trained(tmp_path: Path) -> None:
+    methods(tmp_path)
+    (made,) = compared("good", ledger(tmp_path / "other", "random", 2), tmp_path).comparisons
+    assert list(map(len, made.checkpoints)) == [4, 1]
+    assert made.p == pytest.approx(0.4)
+    assert np.isnan(made.difference.low)
+    assert "4 and 1 training seeds cannot reach a p below 0.4" in "".join(made.notes)
+
+
+def test_methods_are_compared_on_the_episodes_that_all_checkpoints_played(tmp_path: Path) -> None:
+    methods(tmp_path)
+    late = ledger(tmp_path / "late", "late", 20, first=1010)
+    found = compared("good", late, tmp_path)
+    assert found.comparisons[0].n == (40, 10)
+    assert "50 episodes whose seed not all checkpoints have are left out" in str(found)
+    with pytest.raises(LedgerError, match="no seed was played by all checkpoints of A and B"):
+        compared("good", ledger(tmp_path / "far", "far", 20, first=9000), tmp_path)
+
+
+def test_notes_are_of_the_boards_that_are_compared(tmp_path: Path) -> None:
+    for views in ("seen", "novel"):  # a checkpoint each, so no training seeds
+        ledger(tmp_path / views, "mine", 12, views=views, run_id=views.ljust(16), checkpoint=views.ljust(64, "0"))
+        ledger(tmp_path / views, "other", 6, views=views, run_id=f"o{views}".ljust(16))
+    text = str(compared("mine", "other", tmp_path))
+    assert "training seeds" not in text
+    assert "A 12 of 20 (0.60, novel000), B 6 of 20 (0.30)" in text
+    assert "A 12 of 20 (0.60, seen0000), B 6 of 20 (0.30)" in text
+
+
+def test_episodes_of_other_options_are_not_pooled(tmp_path: Path) -> None:
+    ledger(tmp_path / "a", "mine", 20, settings="1" * 16)
+    ledger(tmp_path / "b", "mine", 0, settings="2" * 16, run_id="2" * 16, first=2000)
+    with pytest.raises(
+        LedgerError, match="'mine' holds episodes of one checkpoint that were played with other options"
+    ):
+        compared("mine", ledger(tmp_path / "c", "other", 5), tmp_path)
 
 
 def test_trainings_that_differ_in_more_than_their_seed_are_no_method(tmp_path: Path) -> None:
@@ -182,13 +220,18 @@ def test_a_plan_has_the_power_that_was_asked_for() -> None:
     assert detected == pytest.approx(0.8, abs=0.03)
     assert found.paired < found.unpaired
     assert found.training_seeds[500, True] <= found.training_seeds[20, True] <= found.training_seeds[20, False]
-    # The textbook's: n = ((1.96 sqrt(2 p q) + 0.84 sqrt(p1 q1 + p2 q2)) / d)^2.
-    p = 0.6
-    textbook = ((1.96 * (2 * p * (1 - p)) ** 0.5 + 0.8416 * (0.25 + 0.21) ** 0.5) / 0.2) ** 2
-    assert found.unpaired == pytest.approx(textbook, abs=2)
+    n = found.unpaired
+    wins = zip(*(rng.binomial(n, rate, size=2000).tolist() for rate in (0.5, 0.7)), strict=True)
+    assert np.mean([fisher_exact(k, (n, n)) <= 0.05 for k in wins]) == pytest.approx(0.81, abs=0.025)
     text = str(found)
     assert f"{found.paired} episodes each" in text
     assert "assumed: 0.400 of equal seeds" in text
+
+
+def test_a_plan_holds_for_larger_numbers_too() -> None:
+    found = plan.run(PlanConfig(detect=0.2, success=0.4, discordant=1.0))
+    powers = [mcnemar_power(n, 0.2, 1.0) for n in range(found.paired - 1, found.paired + 100)]
+    assert powers[0] < 0.8 <= min(powers[1:])
 
 
 @pytest.mark.parametrize(
@@ -197,6 +240,7 @@ def test_a_plan_has_the_power_that_was_asked_for() -> None:
         ({"detect": 0.5, "success": 0.7}, "expected at most 1 together"),
         ({"detect": 0.2, "discordant": 0.1}, "expected at least --detect"),
         ({"detect": 0.001}, "expected at least 0.005"),
+        ({"detect": 0.1, "success": 0.9, "discordant": 0.9}, r"expected at most 0\.1: no more can be solved by one"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(options: dict[str, float], sentence: str) -> None:
