@@ -90,12 +90,19 @@ class Hierarchical(Policy):
                 f"policy '{cls.name}' needs a trained checkpoint of {TrajectoryRegression.name}, and {there}; name one "
                 "with --fast-checkpoint ('geo4d-bench train --ablation trajectory_regression' makes it)"
             )
-        board_name = find_config(str(existing(options.checkpoint, CONFIG_NAME))).board_name or ""
+        config = find_config(str(existing(options.checkpoint, CONFIG_NAME)))
+        board_name = config.board_name or ""
         planner = policy_class(board_name) if board_name else Policy
         if not issubclass(planner, GeneratedVideo) or planner.needs_both_poses:
             raise ConfigError(
                 f"{options.checkpoint} was trained for '{board_name}', expected a policy that plans by video and is "
                 "not calibrated, such as layered or geo4d; name another one with --checkpoint"
+            )
+        plan_s = min(options.execute, config.frames) * config.dt_s
+        if options.slow_latency >= plan_s - _SLACK_S:
+            raise ConfigError(
+                f"--slow-latency is {options.slow_latency:g} s, and a video plan lasts {plan_s:g} s (--execute "
+                f"{options.execute}): it is past when it comes, and would never be used; expected less"
             )
         slow = planner.load(options)
         fast = TrajectoryRegression.load(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 import numpy as np
 
 from geo4d_bench.dataset.reader import Dataset
 from geo4d_bench.evaluation import statistics
+from geo4d_bench.policies.video_policy import VideoOptions
 from geo4d_bench.registry import task_name
 from geo4d_bench.report.tables import markdown
 from geo4d_bench.rollout import leaderboard, trainings
@@ -152,7 +154,8 @@ def differences(runs: Sequence[Rows]) -> Section:
     section = Section(
         "Differences",
         "The best policy of every board against each of the others, on equal seeds: exact McNemar, Holm's correction "
-        "over the board. Oracles and policies that see nothing are left out.",
+        "over all pairs of the board, because the best was chosen by its rate. Oracles and policies that see nothing "
+        "are left out.",
         ("board", "best", "against", "episodes", "difference", "95 % interval", "p", "p, Holm"),
     )
     boards: dict[tuple[str, ...], list[Rows]] = {}
@@ -167,7 +170,9 @@ def differences(runs: Sequence[Rows]) -> Section:
         every = [(other, *_difference(best, other)) for other in others]
         found = [each for each in every if each[3]]
         open_ones = [f"{_name(other)} (no seed in common)" for other, *_, n in every if not n]
-        corrected = multipletests([p for _, _, p, _ in found], method="holm")[1] if found else ()
+        among_others = (_difference(a, b) for a, b in combinations(others, 2))
+        p_values = [p for _, _, p, _ in found] + [p for _, p, n in among_others if n]
+        corrected = multipletests(p_values, method="holm")[1][: len(found)] if found else ()
         for (other, mean, p, n), holm in zip(found, corrected, strict=True):
             section.rows.append([board, _name(best), _name(other), str(n), *_cells(mean, p), f"{holm:.2g}"])
             open_ones += [_name(other)] if holm > ALPHA or mean.value <= 0 else []
@@ -196,11 +201,11 @@ def seeds(runs: Sequence[Rows]) -> Section:
         ("board", "policy", "seeds from", "successes", "others from", "successes", "difference", "95 % interval", "p"),
     )
     alone: list[Rows] = []
-    for terms, of_one in _by_checkpoint(runs, leaderboard.comparable).items():
+    for terms, of_one in _by_checkpoint(runs, lambda row: (*leaderboard.comparable(row), row.settings)).items():
         by_start: dict[int, dict[int, bool]] = {}
         for row in (row for run in of_one for row in run):
             by_start.setdefault(row.seed - row.episode, {})[row.seed] = row.success
-        board, name = ", ".join(filter(None, [f"{terms[0]}-{terms[1]}", *terms[3:-2]])), _name(of_one[0])
+        board, name = ", ".join(filter(None, [f"{terms[0]}-{terms[1]}", *terms[3:-3]])), _name(of_one[0])
         first, *others = sorted(by_start)
         if not others:
             alone.append(of_one[0])
@@ -216,15 +221,17 @@ def seeds(runs: Sequence[Rows]) -> Section:
         section.rows.append([board, name, str(first), counts[0], starts, counts[1], *_cells(mean, p)])
         if p <= ALPHA and mean.value > 0:
             section.warnings.append(f"{board}: {name} does better on seeds from {first} than on others (p = {p:.2g})")
-    section.missing += _missing(alone, "with other seeds", lambda row: _again(row, seed=row.seed - row.episode + 4000))
+    section.missing += _missing(
+        alone, "with other seeds", lambda run: _again(run, seed=run[0].seed - run[0].episode + 4000)
+    )
     return section
 
 
 def cameras(runs: Sequence[Rows]) -> Section:
     section = Section(
         "Overfitting of cameras",
-        "A checkpoint from its training's cameras against others, on equal starts of the scene: exact McNemar, not "
-        "corrected for the number of checkpoints.",
+        "A checkpoint from the seen cameras of its rows' rig against others, on equal starts of the scene: exact "
+        "McNemar, not corrected for the number of checkpoints. The section on data says whether it was trained on it.",
         ("task", "policy", "views", "seen", "others", "episodes", "seen - others", "95 % interval", "p"),
     )
     alone: list[Rows] = []
@@ -234,7 +241,7 @@ def cameras(runs: Sequence[Rows]) -> Section:
         if not _compare_with(section, where, by_views, "seen", "from seen to {} views"):
             alone.append(list(max(by_views.values(), key=len).values()))
     section.missing += _missing(
-        alone, "from other views", lambda row: _again(row, views="novel" if row.views == "seen" else "seen")
+        alone, "from other views", lambda run: _again(run, views="novel" if run[0].views == "seen" else "seen")
     )
     return section
 
@@ -255,7 +262,7 @@ def rooms(runs: Sequence[Rows]) -> Section:
             and "fixed" in by_rooms
         ):
             alone.append(list(by_rooms["fixed"].values()))
-    section.missing += _missing(alone, "in held_out rooms", lambda row: _again(row, rooms="held_out"))
+    section.missing += _missing(alone, "in held_out rooms", lambda run: _again(run, rooms="held_out"))
     return section
 
 
@@ -280,14 +287,14 @@ def _compare_with(
 
 
 def _by(runs: Sequence[Rows], term: Callable[[EpisodeRow], str]) -> dict[str, dict[int, EpisodeRow]]:
-    """The first row of each seed, by what differs."""
-    found: dict[str, dict[int, EpisodeRow]] = {}
+    """The rows of each seed, by what differs; of runs with other options those with the most episodes alone."""
+    by_settings: dict[str, dict[str, dict[int, EpisodeRow]]] = {}
     for row in (row for run in runs for row in run):
-        found.setdefault(term(row), {}).setdefault(row.seed, row)
-    return found
+        by_settings.setdefault(term(row), {}).setdefault(row.settings, {})[row.seed] = row
+    return {name: max(each.values(), key=len) for name, each in by_settings.items()}
 
 
-def _missing(alone: Sequence[Rows], what: str, command: Callable[[EpisodeRow], str]) -> list[tuple[str, str]]:
+def _missing(alone: Sequence[Rows], what: str, command: Callable[[Rows], str]) -> list[tuple[str, str]]:
     """What lacks for runs of checkpoints: of each task and choice of views the best run, and how many more."""
     by_board: dict[tuple[str, ...], list[Rows]] = {}
     for run in alone:
@@ -297,7 +304,7 @@ def _missing(alone: Sequence[Rows], what: str, command: Callable[[EpisodeRow], s
     for terms, lacking in by_board.items():
         best = max(lacking, key=_rate)
         more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
-        found.append((f"{_name(best)}{more}, {terms[0]}-{terms[1]}, {terms[3]} views, {what}", command(best[0])))
+        found.append((f"{_name(best)}{more}, {terms[0]}-{terms[1]}, {terms[3]} views, {what}", command(best)))
     return found
 
 
@@ -305,13 +312,26 @@ def _rooms_option(rooms: str) -> str:
     return "" if rooms == "fixed" else f" --rooms {rooms}"
 
 
-def _again(row: EpisodeRow, *, seed: int | None = None, views: str = "", rooms: str = "") -> str:
-    sensor = "" if row.sensor == "perfect" else f" --sensor {row.sensor}"
-    steps = f" --steps {row.steps}" if row.steps else ""
+def _again(run: Rows, *, seed: int | None = None, views: str = "", rooms: str = "") -> str:
+    """The command that plays a run again under another condition; what rows do not say (``--execute``, ``--weight``)
+    has to be added."""
+    row = run[0]
+    first = row.seed - row.episode if seed is None else seed
+    options = {
+        "--sensor": row.sensor if row.sensor != "perfect" else "",
+        "--steps": row.steps or "",
+        "--tracker": row.tracker if row.tracker != VideoOptions.tracker else "",
+        "--segmenter": row.segmenter,
+        "--calibration-deg": f"{row.calibration_deg:g}" if row.calibration_deg else "",
+        "--calibration-cm": f"{row.calibration_cm:g}" if row.calibration_cm else "",
+        "--realtime": f"{row.latency_s:g}" if row.latency_s else "",
+    }
     return (
         f"geo4d-bench rollout --task {task_name(row.task, row.task_version)} --policy {row.policy} "
         f"--views {views or row.views} --rig {row.rig}{_rooms_option(rooms or row.rooms)} "
-        f"--seed {row.seed if seed is None else seed}{sensor}{steps} --checkpoint FOLDER --out FOLDER"
+        f"--seed {first} --episodes {len(run)}"
+        + "".join(f" {name} {value}" for name, value in options.items() if value)
+        + " --checkpoint FOLDER --out FOLDER"
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from geo4d_bench.drawing import BLUE, GREY, caption, figure
 from geo4d_bench.errors import ConfigError
-from geo4d_bench.evaluation.statistics import wilson
+from geo4d_bench.evaluation.statistics import mcnemar_exact, wilson
 from geo4d_bench.io import held, write_atomic
 from geo4d_bench.policies.true_stages import STAGES, Replacement, lacking
 from geo4d_bench.rollout import rollout
@@ -30,7 +30,7 @@ __all__ = ["ErrorBudget", "RolloutConfig", "blame", "config_type", "run"]
 TOGETHER, NOT_THE_PLAN, UNKNOWN = "several stages together", "not the plan", "unknown"
 REPLACEMENTS = ("seed", "replacement", "status", "success")
 BLAME = ("seed", "phase", "blame", "won_with_other_noise")
-SHARES = ("replacement", "n", "won", "share", "low", "high", "won_alone")
+SHARES = ("replacement", "n", "won", "share", "low", "high", "won_alone", "p")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class ErrorBudget:
         replacements: a row for each lost episode and replacement, columns REPLACEMENTS.
         blame: a row for each lost episode, columns BLAME, see :func:`blame`.
         shares: a row for each replacement, columns SHARES: of the n lost episodes how many it won, with a 95 % Wilson
-            interval, and how many no other stage won.
+            interval, how many no other stage won, and p of the exact McNemar test against other noise on the same
+            episodes, with Holm's correction over the stages (NaN for controls, and where there is no other noise).
         left_out: the stages that this policy does not have, and why.
         out: the folder of the files.
     """
@@ -77,12 +78,13 @@ class ErrorBudget:
         return "\n".join([*lines, f"numbers: {self.out / 'replacements.csv'}, blame.csv, shares.csv"])
 
     def _table(self) -> list[str]:
-        cells = [["with", "won", "95 % interval", "no other stage wins"]]
+        cells = [["with", "won", "95 % interval", "no other stage wins", "p against other noise"]]
         for _, row in self.shares.iterrows():
             stage = STAGES[row["replacement"]]
             interval = f"{row['low']:.2f} to {row['high']:.2f}" if row["n"] else ""
             alone = str(row["won_alone"]) if stage.blamed else "(control)"
-            cells.append([stage.words, f"{row['won']}/{row['n']}", interval, alone])
+            p = "" if np.isnan(row["p"]) else f"{row['p']:.2g}"
+            cells.append([stage.words, f"{row['won']}/{row['n']}", interval, alone, p])
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells]
 
@@ -144,12 +146,14 @@ def _budget(
         won = {name: each.success for name, each in rows.items()}
         crashed = any(each.status == "crash" for each in rows.values())
         verdicts.append((row.seed, row.phase, UNKNOWN if crashed else blame(won), won.get("noise", False)))
+    against_noise = _against_noise(found)
     shares = []
     for name, of_seed in found.items():
         ended = [row.success for row in of_seed.values() if row.status != "crash"]
         interval = wilson(sum(ended), len(ended)) if ended else (np.nan, np.nan)
         alone = sum(verdict == name for _, _, verdict, _ in verdicts)
-        shares.append((name, len(ended), sum(ended), np.mean(ended) if ended else np.nan, *interval, alone))
+        share = np.mean(ended) if ended else np.nan
+        shares.append((name, len(ended), sum(ended), share, *interval, alone, against_noise.get(name, np.nan)))
     cells = [(row.seed, name, found[name][row.seed]) for row in lost for name in found]
     return ErrorBudget(
         played,
@@ -159,6 +163,20 @@ def _budget(
         left_out,
         out,
     )
+
+
+def _against_noise(found: Mapping[Replacement, Mapping[int, EpisodeRow]]) -> dict[Replacement, float]:
+    """p of each stage, see :class:`ErrorBudget`."""
+    from statsmodels.stats.multitest import multipletests
+
+    noise = {seed: row for seed, row in found.get("noise", {}).items() if row.status != "crash"}
+    tested: dict[Replacement, float] = {}
+    for name, of_seed in found.items():
+        both = [seed for seed, row in of_seed.items() if row.status != "crash" and seed in noise]
+        if STAGES[name].blamed and both:
+            tested[name] = mcnemar_exact([of_seed[s].success for s in both], [noise[s].success for s in both])
+    corrected = multipletests(list(tested.values()), method="holm")[1] if tested else ()
+    return dict(zip(tested, map(float, corrected), strict=True))
 
 
 def _picture(budget: ErrorBudget, path: Path) -> None:

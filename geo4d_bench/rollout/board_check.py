@@ -68,7 +68,7 @@ def run(config: BoardCheckConfig) -> BoardCheck:
                 f"{board}: no {leaderboard.sums_path(board).name} beside it, so that nothing tells whether wall times "
                 f"were changed; write the board anew with 'geo4d-bench leaderboard {board.parent} --out {board}'"
             )
-        rows += _check_board(board, ledgers, faults)
+        rows += _check_board(board, ledgers, told, faults, notes)
         checked.update(path.resolve() for path in ledgers)
     for path in sorted(checked):
         _check_ledger(path, faults)
@@ -113,10 +113,15 @@ def _sums(board: Path, faults: list[str]) -> tuple[list[Path], bool]:
             faults.append(f"{path}: {reason}, and the board {board} was computed from it")
             continue
         paths.append(path)
-    return [path for path in paths if path.resolve() != board.resolve()], True
+    ledgers = [path for path in paths if path.resolve() != board.resolve()]
+    if len(ledgers) == len(paths):
+        faults.append(f"{leaderboard.sums_path(board)}: does not name {board.name}, whose sums it is to hold")
+    if not ledgers:
+        faults.append(f"{leaderboard.sums_path(board)}: names no ledger that the board could be computed from")
+    return ledgers, True
 
 
-def _check_board(board: Path, ledgers: Sequence[Path], faults: list[str]) -> int:
+def _check_board(board: Path, ledgers: Sequence[Path], told: bool, faults: list[str], notes: list[str]) -> int:
     """Compute it anew; returns how many rows it should have."""
     try:
         expected = leaderboard.compute(leaderboard.read_all(ledgers), board)
@@ -125,6 +130,10 @@ def _check_board(board: Path, ledgers: Sequence[Path], faults: list[str]) -> int
         faults.append(f"{board}: cannot be computed anew: {error}")
         return 0
     _differences(board, leaderboard.csv_text(expected), actual, "its episodes say", faults)
+    if expected.unranked and not told:
+        notes += [
+            f"{board}: of what is not ranked nothing tells whether it was changed: {e}" for e in expected.unranked
+        ]
     return len(expected.rows)
 
 

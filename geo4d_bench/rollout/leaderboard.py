@@ -117,18 +117,17 @@ class Leaderboard:
         """What a reader must know: runs left out, and missing floor or ceiling rows."""
         notes = [*self.methods, *self.unranked, *self.unfinished, *self._like_random()]
         notes += [
-            f"{row.title} on {row.views} views never moved: when a plan came, its waypoints were past; give it more of "
+            f"{row.title} on {_where(row)} never moved: when a plan came, its waypoints were past; give it more of "
             "them (--execute, where the policy has it), or a smaller --realtime"
             for row in self.rows
             if row.idle_share == 1
         ]
         for key in sorted({_place(row) for row in self.rows}):
-            there = {row.policy for row in self.rows if _place(row) == key}
-            missing = [policy for policy in FLOOR_AND_CEILING if policy not in there]
+            rows = [row for row in self.rows if _place(row) == key]
+            there = {row.policy for row in rows}
+            missing = " and no ".join(policy for policy in FLOOR_AND_CEILING if policy not in there)
             if missing and len(there) > 1:
-                notes.append(
-                    f"no {' and no '.join(missing)} row on {key[2]} views: the board lacks its floor or ceiling"
-                )
+                notes.append(f"no {missing} row on {_where(rows[0])}: the board lacks its floor or ceiling")
         return notes
 
     def _like_random(self) -> list[str]:
@@ -141,7 +140,7 @@ class Leaderboard:
             if learned and floor is not None and row.ci_low <= floor.ci_high:
                 mine, chance = (f"{r.k}/{r.n}, {r.ci_low:.2f} to {r.ci_high:.2f}" for r in (row, floor))
                 notes.append(
-                    f"the intervals of {row.title} on {row.views} views ({mine}) and random ({chance}) overlap: train "
+                    f"the intervals of {row.title} on {_where(row)} ({mine}) and random ({chance}) overlap: train "
                     f"longer, or play more than {min(row.n, floor.n)} episodes"
                 )
         return notes
@@ -169,16 +168,25 @@ def find_ledgers(path: Path) -> list[Path]:
     """The ledger that a path names: itself, the one inside a folder, or all those below; of other names than
     episodes.csv where none is called so."""
     if path.is_file():
-        return [path]
+        return [_a_ledger(path)]
     if (path / "episodes.csv").is_file():
         return [path / "episodes.csv"]
     return sorted(path.rglob("episodes.csv")) or files_like_ledgers(path)
 
 
+def _a_ledger(path: Path) -> Path:
+    if path.name == CHOSEN_EPISODES:
+        raise LedgerError(
+            f"{path}: its seeds were chosen by how an episode ended, so that its success rate is none of a policy; "
+            "'geo4d-bench error-budget' made and reads it"
+        )
+    return path
+
+
 def files_like_ledgers(path: Path) -> list[Path]:
     """The ledgers that a path names, also those that have other names than episodes.csv: they begin alike."""
     if path.is_file():
-        return [path]
+        return [_a_ledger(path)]
     head, found = ",".join(COLUMNS[:3]).encode(), []
     for each in sorted(each for each in path.rglob("*.csv") if each.name != CHOSEN_EPISODES and each.is_file()):
         with each.open("rb") as file:
@@ -222,7 +230,7 @@ def compute(rows: dict[EpisodeRow, Path], out: Path) -> Leaderboard:
         crashed = sorted(row.seed for row in members if row.status == "crash")
         if crashed:
             unranked.append(
-                f"NOT RANKED: {members[0].title} on {members[0].views} views, {len(crashed)} crashed (seed "
+                f"NOT RANKED: {members[0].title} on {_where(members[0])}, {len(crashed)} crashed (seed "
                 f"{', '.join(map(str, crashed))}); see {rows[members[0]].parent / 'crashes.log'}, mend the cause "
                 "and run the same rollout again"
             )
@@ -260,7 +268,7 @@ def _methods(rows: dict[EpisodeRow, Path], ranked: dict[str, list[EpisodeRow]]) 
         played = [r for each in seeds.values() for r in each]
         low, high = wilson(sum(r.success for r in played), len(played))
         lines.append(
-            f"{row.title} as a method on {row.views} views: {mean.value:.2f}, {mean.low:.2f} to {mean.high:.2f} over "
+            f"{row.title} as a method on {_where(row)}: {mean.value:.2f}, {mean.low:.2f} to {mean.high:.2f} over "
             f"{len(seeds)} training seeds (hierarchical bootstrap); {low:.2f} to {high:.2f} over its {len(played)} "
             "episodes alone (Wilson)"
         )
@@ -310,7 +318,7 @@ def _unfinished(rows: dict[EpisodeRow, Path]) -> Iterator[str]:
         missing = episodes - len({row.seed for row in there if first <= row.seed < first + episodes})
         if missing > 0:
             yield (
-                f"NOT COMPLETE: {there[0].title} on {there[0].views} views lacks {missing} of {episodes} "
+                f"NOT COMPLETE: {there[0].title} on {_where(there[0])} lacks {missing} of {episodes} "
                 f"episodes, and those that take long are missing first; run the same rollout again ({path.parent})"
             )
 
@@ -328,6 +336,12 @@ def _place(row: RunColumns) -> tuple[str, ...]:
 def _cameras(row: RunColumns) -> tuple[str, str]:
     """Views, and the rig where they are its seen or novel cameras: others stand where they do for every rig."""
     return row.views, row.rig if row.views in ("seen", "novel") else ""
+
+
+def _where(row: RunColumns) -> str:
+    """The task, version and views of a row, with the rig where it decides them, as notes say it; titles have rooms."""
+    views, rig = _cameras(row)
+    return f"{row.task}-{row.task_version}, {views} views" + (f" of {rig}" if rig else "")
 
 
 def _letters(ranked: dict[str, list[EpisodeRow]]) -> dict[str, str]:

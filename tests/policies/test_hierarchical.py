@@ -97,7 +97,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_both_checkpoints_decide_the_rows(checkpoints: Path) -> None:
     def settings(fast: str, **options: Any) -> tuple[str, str, dict[str, Any]]:
-        own = HierarchicalOptions(checkpoint=checkpoints / "slow", fast_checkpoint=checkpoints / fast, **options)
+        given = {"slow_latency": 0.4} | options
+        own = HierarchicalOptions(checkpoint=checkpoints / "slow", fast_checkpoint=checkpoints / fast, **given)
         context = prepare(RolloutConfig(policy="hierarchical", options=own))
         assert set(map(type, (context.factory().slow, context.factory().fast))) == {  # type: ignore[attr-defined]
             policies.policy_class("layered"), policies.policy_class("trajectory_regression"),
@@ -105,7 +106,7 @@ def test_both_checkpoints_decide_the_rows(checkpoints: Path) -> None:
         return context.run_id, context.columns.checkpoint, context.settings
 
     one, again, other, slower = (settings(*a, **b) for a, b in (
-        (("fast",), {}), (("fast",), {}), (("other",), {}), (("fast",), {"slow_latency": 3.0}),
+        (("fast",), {}), (("fast",), {}), (("other",), {}), (("fast",), {"slow_latency": 0.8}),
     ))  # fmt: skip
     assert one == again
     assert len({one[0], other[0], slower[0]}) == 3
@@ -140,9 +141,18 @@ def test_checkpoints_that_do_not_fit_are_refused(
     checkpoints: Path, slow: str, fast: str | None, error: type[Exception], words: str
 ) -> None:
     own = HierarchicalOptions(
-        checkpoint=checkpoints / slow, fast_checkpoint=None if fast is None else checkpoints / fast
+        checkpoint=checkpoints / slow,
+        fast_checkpoint=None if fast is None else checkpoints / fast,
+        slow_latency=0.4,
     )
     with pytest.raises(error, match=words):
+        policies.load_policy("hierarchical", "store_cereal", own)
+
+
+@pytest.mark.parametrize("options", [{"slow_latency": 4.0}, {"slow_latency": 0.8, "execute": 2}])
+def test_a_video_plan_that_would_be_past_when_it_comes_is_refused(checkpoints: Path, options: dict[str, Any]) -> None:
+    own = HierarchicalOptions(checkpoint=checkpoints / "slow", fast_checkpoint=checkpoints / "fast", **options)
+    with pytest.raises(ConfigError, match=r"a video plan lasts \S+ s .* past when it comes, and would never be used"):
         policies.load_policy("hierarchical", "store_cereal", own)
 
 

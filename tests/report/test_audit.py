@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from episode_rows import ledger
 
@@ -26,7 +27,7 @@ def audited(folder: Path, data: Path | None = None) -> dict[str, Section]:
 def run(folder: Path, policy: str, k: int, n: int = 20, **changes: object) -> None:
     """Rows that differ from others by their settings, too."""
     name = "".join(map(str, (policy, *changes.values())))
-    ledger(folder / name, policy, k, n, run_id=name, settings=name, **changes)
+    ledger(folder / name, policy, k, n, run_id=name, **{"settings": name} | changes)
 
 
 def test_a_task_that_is_solved_without_looking_is_named(tmp_path: Path) -> None:
@@ -98,18 +99,43 @@ def test_crashed_episodes_are_said_to_be_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("others", "warned"), [(10, True), (19, False)])
 def test_seeds_and_cameras_that_are_fitted_are_named(tmp_path: Path, others: int, warned: bool) -> None:
-    run(tmp_path, "mine", 20, views="seen", checkpoint="c" * 64)
+    run(tmp_path, "mine", 20, views="seen", checkpoint="c" * 64, settings="s")
     run(tmp_path, "mine", others, views="novel", checkpoint="c" * 64)
-    run(tmp_path, "mine", others, views="seen", checkpoint="c" * 64, first=9000)
+    run(tmp_path, "mine", others, views="seen", checkpoint="c" * 64, settings="s", first=9000)
+    # Played with other options: neither more of the same, nor evidence on seeds.
+    run(tmp_path, "mine", 0, n=15, views="seen", checkpoint="c" * 64, settings="t", first=5000)
     found = audited(tmp_path)
     seeds, cameras = found["Overfitting of seeds"], found["Overfitting of cameras"]
     assert [row[0] for row in seeds.rows] == ["store_cereal-v1, seen, hemisphere16, fixed"]
     assert [row[2:6] for row in seeds.rows] == [["1000", "20 / 20", "9000", f"{others} / 20"]]
     assert [row[2:6] for row in cameras.rows] == [["novel", "20 / 20", f"{others} / 20", "20"]]
     assert bool(seeds.warnings) == bool(cameras.warnings) == warned
-    ((what, command),) = seeds.missing  # novel views have one first seed
+    (what, command), (_, other) = sorted(seeds.missing)  # novel views and the other options have one first seed
     assert "novel views, with other seeds" in what
-    assert "--views novel --rig hemisphere16 --seed 5000" in command
+    assert "--views novel --rig hemisphere16 --seed 5000 --episodes 20" in command
+    assert "--views seen --rig hemisphere16 --seed 9000 --episodes 15" in other
+
+
+def test_the_best_of_many_equal_policies_is_not_called_better(tmp_path: Path) -> None:
+    """Holm's correction is over all pairs: against the worst of 12 alone, chosen by its rate, p would pass."""
+    draws = np.random.default_rng(3).random((12, 60)) < 0.5
+    for name, won in zip("abcdefghijkl", sorted(draws.tolist(), key=sum), strict=True):
+        for seed, success in enumerate(won):
+            ledger(tmp_path / name, name, int(success), 1, 1000 + seed, episode=seed, run_id=name, settings=name)
+    found = audited(tmp_path)["Differences"]
+    least = min(float(row[6]) for row in found.rows)
+    assert min(float(row[7]) for row in found.rows) == pytest.approx(min(1.0, least * 66), rel=0.05)
+
+
+def test_the_command_that_fills_a_gap_names_all_that_is_unusual(tmp_path: Path) -> None:
+    unusual = {"calibration_deg": 2.0, "calibration_cm": 1.0, "latency_s": 0.5, "tracker": "mine", "segmenter": "sam"}
+    run(tmp_path, "mine", 3, checkpoint="c" * 64, sensor="stereo", steps=4, **unusual)
+    for section in ("seeds", "cameras", "the room"):
+        ((_, command),) = audited(tmp_path)[f"Overfitting of {section}"].missing
+        assert command.endswith(
+            "--episodes 20 --sensor stereo --steps 4 --tracker mine --segmenter sam --calibration-deg 2 "
+            "--calibration-cm 1 --realtime 0.5 --checkpoint FOLDER --out FOLDER"
+        )
 
 
 @pytest.mark.parametrize(("others", "warned"), [(10, True), (19, False)])

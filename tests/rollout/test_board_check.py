@@ -107,6 +107,25 @@ def test_ledgers_on_no_board_are_named(runs: Path) -> None:
     assert "1 ledger(s) on no board" in str(found)
 
 
+def test_sums_that_lack_their_board_or_its_ledgers_are_faults(runs: Path) -> None:
+    board = runs / "leaderboard.csv"
+    sums = leaderboard.sums_path(board)
+    text = sums.read_text()
+    sums.write_text("".join(line for line in text.splitlines(keepends=True) if "leaderboard.csv" not in line))
+    assert faults(runs) == (f"{sums}: does not name leaderboard.csv, whose sums it is to hold",)
+    board.write_text(board.read_text().splitlines(keepends=True)[0])
+    sums.write_text("")
+    assert f"{sums}: names no ledger that the board could be computed from" in faults(runs)
+
+
+def test_what_is_not_ranked_is_named_where_no_sums_tell_of_it(runs: Path) -> None:
+    ledger(runs, "gone", 0, n=2, status="crash", success=False)
+    leaderboard.run(LeaderboardConfig((runs,), runs / "leaderboard.csv"))
+    assert "NOT RANKED" not in str(board_check.run(BoardCheckConfig((runs,))))
+    leaderboard.sums_path(runs / "leaderboard.csv").unlink()
+    assert "nothing tells whether it was changed: NOT RANKED: gone" in str(board_check.run(BoardCheckConfig((runs,))))
+
+
 def test_a_last_line_without_end_and_a_damaged_list_of_sums_are_faults(runs: Path) -> None:
     board = runs / "leaderboard.csv"
     board.write_text(board.read_text()[:-1])

@@ -152,7 +152,10 @@ def test_several_checkpoints_are_training_seeds(tmp_path: Path) -> None:
     assert "over episodes alone (Wilson); seeds: 0.70, 0.75, 0.80, 0.85" in str(found)
     assert "taken for training seeds" not in str(found)
     board = leaderboard.run(LeaderboardConfig((tmp_path,), tmp_path / "b.csv"))
-    assert any(line.startswith("good as a method on novel views: 0.77") for line in board.notes())
+    assert any(
+        line.startswith("good as a method on store_cereal-v1, novel views of hemisphere16: 0.77")
+        for line in board.notes()
+    )
     with pytest.raises(LedgerError, match="name one checkpoint a side"):
         compared("good", "bad", tmp_path, sequential=True)
 

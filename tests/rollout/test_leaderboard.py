@@ -40,7 +40,11 @@ def test_the_board_says_rates_intervals_and_groups(tmp_path: Path) -> None:
 def test_a_trained_policy_that_may_be_chance_is_said_to_be(tmp_path: Path, k: int, told_apart: bool) -> None:
     runs = ledger(tmp_path, "random", 0, n=10), ledger(tmp_path, "mine", k, n=10, checkpoint="c" * 64)
     notes = run(LeaderboardConfig(runs, tmp_path / "board.csv")).notes()
-    said = [note for note in notes if note.startswith(f"the intervals of mine on novel views ({k}/10")]
+    said = [
+        note
+        for note in notes
+        if note.startswith(f"the intervals of mine on store_cereal-v1, novel views of hemisphere16 ({k}/10")
+    ]
     assert bool(said) != told_apart
 
 
@@ -66,7 +70,7 @@ def test_a_run_with_a_crash_is_not_ranked_until_run_again(tmp_path: Path) -> Non
     board = run(config)
     assert [row.policy for row in board.rows] == ["expert"]
     assert board.exit_code == 1
-    assert "NOT RANKED: mine on novel views, 6 crashed (seed 1000, 1001" in str(board)
+    assert "NOT RANKED: mine on store_cereal-v1, novel views of hemisphere16, 6 crashed (seed 1000, 1001" in str(board)
     ledger(tmp_path, "mine", 3, n=6)
     assert [(row.policy, row.n) for row in run(config).rows] == [("expert", 20), ("mine", 6)]
 
@@ -167,7 +171,9 @@ def test_nothing_to_rank_is_said(tmp_path: Path) -> None:
 
 def test_a_missing_floor_is_said(tmp_path: Path) -> None:
     runs = (ledger(tmp_path, "expert", 20), ledger(tmp_path, "mine", 3))
-    assert "no random row on novel views" in str(run(LeaderboardConfig(runs, tmp_path / "board.csv")))
+    assert "no random row on store_cereal-v1, novel views of hemisphere16" in str(
+        run(LeaderboardConfig(runs, tmp_path / "board.csv"))
+    )
 
 
 def test_a_policy_has_a_line_for_each_sensor(tmp_path: Path) -> None:

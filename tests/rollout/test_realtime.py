@@ -219,9 +219,10 @@ def test_a_measured_latency_is_measured_once(
 def test_plans_that_are_always_past_are_said_to_be(tmp_path: Path) -> None:
     result = roll(tmp_path, policy="expert", episodes=1, realtime=0.1)
     assert result.rows[0].idle_share == 1.0
-    assert "expert, real time 0.1 s on novel views never moved: when a plan came, its waypoints were past" in str(
-        result
-    )
+    assert (
+        "expert, real time 0.1 s on store_cereal-v1, novel views of hemisphere16 never moved: when a plan came, its "
+        "waypoints were past"
+    ) in str(result)
 
 
 @pytest.mark.usefixtures("short_episodes")

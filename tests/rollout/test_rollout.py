@@ -213,7 +213,7 @@ def test_a_crash_is_a_row_is_not_ranked_and_is_run_again(tmp_path: Path, monkeyp
     assert [row.status for row in broken.rows] == ["timeout", "crash", "timeout"]
     assert broken.exit_code == 1
     assert broken.board.rows == ()
-    assert "NOT RANKED: random on novel views, 1 crashed (seed 1001)" in str(broken)
+    assert "NOT RANKED: random on store_cereal-v1, novel views of hemisphere16, 1 crashed (seed 1001)" in str(broken)
     log = (tmp_path / "broken" / "crashes.log").read_text()
     assert "seed 1001" in log
     assert "the roof fell in" in log
