@@ -18,6 +18,7 @@ from geo4d_bench.dataset.writer import decode_depth, encode_depth
 from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.geometry.camera import ViewSplit, depth_to_points
 from geo4d_bench.geometry.hand import NO_PART, hand_mask, part_image, scale_to_hands
+from geo4d_bench.geometry.rig import Rig
 from geo4d_bench.geometry.se3 import Array, inverse
 from geo4d_bench.seeding import generator
 
@@ -138,7 +139,8 @@ class Windows:
         return len(self.starts)
 
     def sample(self, rng: np.random.Generator) -> Window:
-        """A random start seen from a random ordered pair of two distinct cameras, with the sensor's noise.
+        """A random start seen from a random ordered pair of two distinct cameras, on a ring from two that are a pair
+        there (``Rig.partner``), with the sensor's noise.
 
         Start and pair do not depend on the sensor: one ``rng`` shows the same window to each.
         """
@@ -147,8 +149,11 @@ class Windows:
     def draw(self, rng: np.random.Generator) -> tuple[int, int, str, str]:
         """Episode, start, view n and view m of :meth:`sample`."""
         episode, start = self.starts[int(rng.integers(len(self.starts)))]
-        n, m = rng.choice(len(self.cameras), size=2, replace=False)
-        return episode, start, self.cameras[int(n)], self.cameras[int(m)]
+        n, m = map(int, rng.choice(len(self.cameras), size=2, replace=False))
+        rig = self.datasets[0].rig
+        if isinstance(rig, Rig) and rig.ring_offset and self.cameras == rig.camera_names():
+            m = rig.partner(n)
+        return episode, start, self.cameras[n], self.cameras[m]
 
     def place(self, episode: int, start: int, camera_n: str, camera_m: str) -> Place:
         """What is no image of the :meth:`window` of that key."""

@@ -45,6 +45,11 @@ class Rig:
         """Names of all cameras, or of one split's, in the rig's order."""
         return tuple(c.name for c in self.cameras if split in (None, c.split))
 
+    def partner(self, n: int) -> int:
+        """On a ring, the index of the camera that is view m where camera ``n`` is view n: a fixed way along the ring,
+        on the side of its middle."""
+        return n + self.ring_offset if n < len(self.cameras) / 2 else n - self.ring_offset
+
     def episode(self, task_key: str, split: str, seed: int) -> Rig:
         """The rig itself: the same in every episode."""
         return self

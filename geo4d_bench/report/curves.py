@@ -271,6 +271,10 @@ def _with_depth(table: pd.DataFrame) -> pd.DataFrame:
         table[name] = table[name].astype(float) if name in table else 0.0
     for name in (*WORSE, *CAMERA_AXES):
         table[name] = table[name].astype(float) if name in table else np.nan
+        if name in CAMERA_AXES:
+            table[name] = table[name].round(
+                3
+            )  # as ledgers have them: cameras that stand alike differ by rounding alone
     columns = ["task", "contender", "views", "sensor", "cluster", "cameras", "camera_n", "camera_m", *WORSE, *AXES]
     return table.reindex(columns=columns)
 

@@ -93,8 +93,7 @@ def resolve(views: str, training: AnyRig) -> Views:
 def _ring_pair(ring: Rig, seed: int) -> tuple[Camera, Camera]:
     number = len(ring.cameras)
     n = seed * _stride(number) % number
-    m = n + ring.ring_offset if n < number / 2 else n - ring.ring_offset
-    return ring.cameras[n], ring.cameras[m]
+    return ring.cameras[n], ring.cameras[ring.partner(n)]
 
 
 def _stride(number: int) -> int:

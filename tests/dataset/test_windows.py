@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from typing import Any
 
@@ -13,6 +14,7 @@ from geo4d_bench.dataset.reader import Dataset
 from geo4d_bench.dataset.windows import Windows
 from geo4d_bench.errors import ConfigError, DatasetError
 from geo4d_bench.geometry.se3 import inverse, transform
+from geo4d_bench.tasks.rigs import make_rig
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +135,22 @@ def test_starts_are_kept_where_something_happens(windows: Windows, tiny_dataset:
         closing = np.flatnonzero(np.diff(opening[steps]) < -0.01)
         assert len(closing)
         assert set(closing.tolist()) & allowed <= kept
+
+
+def test_on_a_ring_a_window_s_views_are_a_pair_of_the_ring(windows: Windows) -> None:
+    def drawn(rig: str) -> list[tuple[str, str]]:
+        windows.datasets[0].__dict__["rig"] = make_rig(rig, (0.0, 0.0, 1.0))
+        windows.cameras = windows.datasets[0].rig.camera_names()
+        return [windows.draw(np.random.default_rng(seed))[2:] for seed in range(80)]
+
+    windows = copy.copy(windows)
+    windows.datasets = (copy.copy(windows.datasets[0]),)
+    ring, zoom, others = drawn("ring_360"), drawn("zoom"), drawn("hemisphere16")
+    azimuths = [[int(name.removeprefix("az")) for name in pair] for pair in ring]
+    assert {(m - n) % 360 for n, m in azimuths} == {90, 270}
+    assert len({n for n, _ in azimuths}) > 25
+    assert all(n[-2:] == m[-2:] and n != m for n, m in zoom)  # one field of view, left and right
+    assert len(set(others)) > 60
 
 
 def test_samples_come_from_the_generator_alone(windows: Windows) -> None:
