@@ -145,7 +145,7 @@ def lacking(replacement: Replacement, factory: PolicyFactory, sees_truth: bool) 
     tracker_finds = issubclass(policy, GeneratedVideo) and not policy.needs_both_poses
     several = policy.needs_checkpoint and policy.needs_images and not issubclass(policy, TrainedPolicy)
     if replacement in ("cameras", "parts", "noise") and several:
-        return "several policies make it, and one alone cannot be given it"
+        return "two policies plan together, and stages of one alone are not replaced"
     if replacement == "cameras" and not (factory.finds_cameras or tracker_finds):
         return "it searches for no cameras"
     if replacement == "parts" and not issubclass(policy, VideoPolicy):

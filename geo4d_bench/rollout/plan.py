@@ -105,11 +105,12 @@ def run(config: PlanConfig) -> Plan:
     low, high = config.success, config.success + config.detect
     by_chance = low * (1.0 - high) + high * (1.0 - low)
     discordant = config.discordant or max(PAIRED_SHARE * by_chance, config.detect)
-    normal = float(
-        samplesize_proportions_2indep_onetail(config.detect, low, config.power, alpha=ALPHA, alternative="two-sided")
+    normal = samplesize_proportions_2indep_onetail(
+        config.detect, low, config.power, alpha=ALPHA, alternative="two-sided"
     )
+    normal = max(float(normal), 1.0)
     # What Fisher's exact test takes, by the continuity correction of Fleiss, Tytun and Ury (1980).
-    unpaired = max(normal, 1.0) / 4.0 * (1.0 + math.sqrt(1.0 + 4.0 / (max(normal, 1.0) * config.detect))) ** 2
+    unpaired = normal / 4.0 * (1.0 + math.sqrt(1.0 + 4.0 / (normal * config.detect))) ** 2
     # Variance of one checkpoint's rate that its episodes make, in a difference of two.
     noise = {
         True: max(discordant - config.detect**2, 0.0) / 2.0,
@@ -143,6 +144,7 @@ def _fewest(least: int, enough: Callable[[int], bool], teeth: int = _TEETH) -> i
 
 
 def _about(least: int, enough: Callable[[int], bool]) -> int:
+    """A number that is enough and whose predecessor is not, by bisection."""
     low, high = least - 1, least
     while not enough(high):
         low, high = high, 2 * high
