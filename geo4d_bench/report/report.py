@@ -14,6 +14,7 @@ from geo4d_bench.errors import ConfigError
 from geo4d_bench.io import write_atomic
 from geo4d_bench.registry import task_name
 from geo4d_bench.report import audit, curves, rollouts, sections
+from geo4d_bench.report.curve_pictures import draw_curves
 from geo4d_bench.report.sections import Gap, Page
 from geo4d_bench.rollout import leaderboard
 from geo4d_bench.rollout.leaderboard import Leaderboard
@@ -76,7 +77,8 @@ def run(config: ReportConfig) -> Report:
     rollouts.add_trajectories(page, rows)
     sections.add_evaluations(page, runs)
     drawn = curves.compute((runs,), page.out, page.task)
-    page.values["curves"] = [path.name for path in curves.draw_curves(drawn)] if drawn else []
+    pictures = draw_curves(drawn.curves, drawn.halving, page.out) if drawn else ()
+    page.values["curves"] = [path.name for path in pictures]
     page.values["curve_notes"] = drawn.halving_lines if drawn else []
     page.files += [page.out / name for name in page.values["curves"]]
     ended = {row: path for row, path in rows.items() if row.status != "crash"}

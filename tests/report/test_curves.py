@@ -13,7 +13,8 @@ import pytest
 
 from geo4d_bench import cli
 from geo4d_bench.report.curve_fits import halves, isotonic
-from geo4d_bench.report.curves import _looks, compute
+from geo4d_bench.report.curve_pictures import _looks
+from geo4d_bench.report.curves import compute
 from geo4d_bench.rollout.ledger import COLUMNS, LATER, EpisodeRow
 
 ROW = EpisodeRow(
